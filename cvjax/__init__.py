@@ -1,0 +1,1 @@
+"""Functional computer vision in JAX and Flax."""

@@ -1,0 +1,146 @@
+"""What a data set is: records reached by position, a training and a test part, and their class names."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from cvjax.data.errors import DataError
+
+TEST_SHARE = 0.2
+
+
+class Source(Protocol):
+    """Random access to records. Pickles, because Grain sends it to worker processes.
+
+    A record is a dict: `image`, uint8 `(H, W, C)` or encoded bytes; `label`, int, -1 when unlabelled;
+    `index`, int.
+    """
+
+    channels: int
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+    def name(self, index: int) -> str:
+        """What to call the record in a message: its file, or `index i`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Images of one size, held in memory.
+
+    Attributes:
+        images: uint8 `(N, H, W, C)`.
+        labels: int32 `(N,)`, -1 where unlabelled.
+        dropped: `(name, reason)` of the files that could not be decoded when the array was made.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    dropped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[-1]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint([str(self.images.shape), self.images, self.labels])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.images[index], "label": int(self.labels[index]), "index": int(index)}
+
+    def name(self, index: int) -> str:
+        return f"index {index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set, opened.
+
+    Attributes:
+        train: the training records.
+        test: the held-out records, or None.
+        class_names: names by label; empty when unlabelled.
+        channels: 1 or 3 (arrays may have any).
+        ignored: what was found and left out, in words; empty when nothing was.
+    """
+
+    train: Source
+    test: Source | None
+    class_names: tuple[str, ...]
+    channels: int
+    ignored: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are arrays of one size: a batch is one gather, and crops belong on device."""
+        return isinstance(self.train, ArraySource)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """`(height, width)` when in memory, else None."""
+        return self.train.images.shape[1:3] if self.in_memory else None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short hash of what the data set is: names and sizes of files, or the values of arrays."""
+        splits = [split.fingerprint for split in (self.train, self.test) if split is not None]
+        return fingerprint([*splits, *self.class_names])
+
+
+def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
+    """16 hexadecimal digits that tell these parts, in this order, from others."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = (
+            part.encode("utf-8", "surrogateescape") if isinstance(part, str) else np.ascontiguousarray(part)
+        )
+        digest.update(content)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def split_positions(
+    labels: np.ndarray, class_names: tuple[str, ...], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits records 80 / 20, class by class, at random: `(train, test)` positions, each sorted.
+
+    Args:
+        labels: int `(N,)`; unlabelled records, all -1, count as one class.
+
+    Raises:
+        DataError: when a class has a single record, for then it cannot be both learnt and tested.
+    """
+    rng = np.random.default_rng(seed)
+    train, test = [], []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            what = f"class {class_names[label]!r}" if label >= 0 else "the data set"
+            raise DataError(f"{what} has a single image: a split into train and test needs at least two")
+        cut = max(1, round(TEST_SHARE * len(members)))
+        test.append(members[:cut])
+        train.append(members[cut:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def check_labelled_alike(train: np.ndarray, test: np.ndarray, what: str) -> None:
+    """Raises DataError when one of two splits' labels (int `(N,)`) are all -1 and the other's are not."""
+    if (train >= 0).any() and (test < 0).any():
+        raise DataError(f"{what}: the test split has no labels while the training split has them")
+    if (train < 0).all() and (test >= 0).any():
+        raise DataError(f"{what}: the training split has no labels while the test split has them")

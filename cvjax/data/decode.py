@@ -1,0 +1,176 @@
+"""From an encoded image, whatever its kind, to uint8 pixels; or to one error that says why not.
+
+The format is told by the first bytes and never by the file's name, and only the five formats below are ever
+parsed. Every image comes out upright (EXIF orientation applied), without its alpha (laid on white), with
+16-bit values scaled to 8, and is the first frame if it moves.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+# A decoded pixel takes 4 bytes, so one image may cost 256 MB for each loading thread.
+MAX_PIXELS = 2**26
+
+_FORMATS = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"RIFF", WebPImageFile),
+    (b"GIF8", GifImageFile),
+    (b"BM", BmpImageFile),
+)
+_MODES = {1: "L", 3: "RGB"}
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns about odd EXIF, palettes and sizes that are handled here. `warnings.catch_warnings` around each
+# image would not be safe in threads, so its own modules are silenced once.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class DecodeError(ValueError):
+    """An image that cannot be decoded, with the reason in one line."""
+
+
+def decode(image: bytes | np.ndarray, channels: int = 3, target: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes `image` to uint8 pixels `(H, W, channels)` in [0, 255].
+
+    Args:
+        image: an encoded JPEG, PNG, WebP, GIF or BMP; or pixels, uint8 `(H, W)` or `(H, W, 1 | 3)`.
+        channels: 1 (grey) or 3 (RGB).
+        target: `(height, width)` needed. A JPEG of more than twice that is decoded at 1/2, 1/4 or 1/8 size.
+
+    Raises:
+        DecodeError: for anything that is not a whole image of at most `MAX_PIXELS` pixels.
+    """
+    with LazyImage(image, channels) as lazy:
+        return to_array(lazy.load(target))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """A Pillow image of mode L or RGB -> uint8 `(H, W, C)`."""
+    pixels = np.array(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+class LazyImage:
+    """An image whose upright `height` and `width` are known from its header, before any pixel is decoded.
+
+    A context manager; all its failures are `DecodeError`.
+    """
+
+    def __init__(self, image: bytes | np.ndarray, channels: int):
+        if channels not in _MODES:
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
+        self._mode = _MODES[channels]
+        self._image = _guard(_open, image)
+        self._orientation = _orientation(self._image)
+        self.height, self.width = self._upright(self._image.height, self._image.width)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._image.close()
+
+    def load(self, target: tuple[int, int] | None = None) -> Image.Image:
+        """The upright Pillow image, mode L or RGB; perhaps smaller than the header says (see `decode`)."""
+        return _guard(self._load, target)
+
+    def _load(self, target):
+        image = self._image
+        if isinstance(image, JpegImageFile):
+            _draft(image, self._upright(*target) if target else None)
+        if image.width * image.height > MAX_PIXELS:
+            raise DecodeError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
+        image.load()
+        image = _to_mode(image, self._mode)
+        return image.transpose(_TRANSPOSE[self._orientation]) if self._orientation in _TRANSPOSE else image
+
+    def _upright(self, height, width):
+        return (width, height) if self._orientation >= 5 else (height, width)
+
+
+def _guard(function, *args):
+    """Pillow raises errors of many types (SyntaxError, struct.error, OSError, ...) for a damaged file."""
+    try:
+        return function(*args)
+    except DecodeError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DecodeError(reason[:200]) from error
+
+
+def _open(image):
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if not image:
+        raise DecodeError("the file is empty")
+    for magic, parser in _FORMATS:
+        if image.startswith(magic):
+            # Not `Image.open`: its limit on the header's size refuses a JPEG that draft brings under ours.
+            return parser(io.BytesIO(image))
+    raise DecodeError(f"not a JPEG, PNG, WebP, GIF or BMP image: it starts with {bytes(image[:8])!r}")
+
+
+def _from_array(pixels):
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (2, 3)
+        or pixels.ndim == 3
+        and pixels.shape[2] not in _MODES
+    ):
+        raise DecodeError(f"pixels must be uint8 (H, W) or (H, W, 1 | 3), got {pixels.dtype} {pixels.shape}")
+    if not pixels.size:
+        raise DecodeError(f"the image has no pixels: {pixels.shape}")
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _orientation(image) -> int:
+    if "exif" not in image.info and "Raw profile type exif" not in image.info:
+        return 1
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF: the pixels may still be fine
+        return 1
+    return orientation if orientation in _TRANSPOSE else 1
+
+
+def _draft(image, target):
+    """Asks the JPEG decoder for the least scale that keeps twice `target`; without one, for `MAX_PIXELS`."""
+    width, height = image.size
+    for scale in (8, 4, 2):
+        small = width // scale, height // scale
+        if target:
+            fits = small[1] >= 2 * target[0] and small[0] >= 2 * target[1]
+        else:
+            fits = width * height > MAX_PIXELS * (scale // 2) ** 2
+        if fits:
+            image.draft(None, (max(small[0], 1), max(small[1], 1)))
+            return
+
+
+def _to_mode(image, mode):
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255 rather than scale
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,320 @@
+"""From records to batches, by Grain: shuffled without end for training, in order and complete for evaluation.
+
+The whole position of a training stream is one integer, the number of batches drawn. Record order and random
+crops depend on the seed and on that position alone, never on threads, workers or the number of processes.
+
+With P processes, process p holds rows p, p + P, p + 2P, ... of each global batch: `global_batch[p::P]`.
+"""
+
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.dataset import ArraySource, Source
+from cvjax.data.decode import DecodeError, decode
+from cvjax.data.errors import DataError
+
+Crop = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
+
+# How many records after a bad one are tried in its place. A longer run of bad ones is no accident.
+_TRIES = 100
+
+
+def train_batches(
+    source: Source,
+    crop: Crop | None,
+    *,
+    batch_size: int,
+    seed: int,
+    start_batch: int = 0,
+    workers: int = 0,
+    threads: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    bad: BadFiles | None = None,
+) -> "TrainBatches":
+    """An endless stream of shuffled batches, every epoch in another order.
+
+    A batch is `image` uint8 `(B, H, W, C)`, `label` int32 `(B,)`, `index` int64 `(B,)`, with
+    B = `batch_size / process_count`. The slot of a record that cannot be decoded is filled by the next one
+    that can: `label` and `index` are those of the record that is there.
+
+    Args:
+        crop: makes all images one size; None for an `ArraySource`, whose batch is then a single gather.
+        batch_size: global, over all processes. A batch may reach over the end of an epoch.
+        seed: in [0, 2**32).
+        start_batch: where to start; the stream goes on as if the batches before had been drawn.
+        workers: worker processes; 0 loads with threads in this one. Each costs seconds to start.
+        threads: loading threads in all; by default the machine's cores, at most 16.
+        bad: where bad records are counted; by default a count with the usual limit and no file.
+
+    Raises:
+        DataError: for an impossible combination; from the stream, when too many records are bad.
+    """
+    local = _local_batch(source, crop, batch_size, process_index, process_count)
+    if not 0 <= seed < 2**32:
+        raise DataError(f"seed must lie in [0, 2**32), got {seed}")
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    if crop is None:
+        dataset = order.repeat()[process_index::process_count].batch(local).map(_Gather(source))
+    else:
+        # The crop's randomness is keyed by position in the whole stream, hence before it is cut into shards.
+        dataset = (
+            order.random_map(_LoadOrNext(source, crop)).repeat()[process_index::process_count].batch(local)
+        )
+    identity = {
+        "seed": int(seed),
+        "batch_size": int(batch_size),
+        "records": len(source),
+        "fingerprint": source.fingerprint,
+    }
+    start = functools.partial(_iterate, dataset, workers=workers, threads=threads or _default_threads())
+    return TrainBatches(start, identity, start_batch, source, _counted(source, bad))
+
+
+class TrainBatches:
+    """The iterator that `train_batches` returns. `close()` stops its threads and worker processes."""
+
+    def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, bad: BadFiles):
+        self._start, self._identity, self._source, self.bad = start, identity, source, bad
+        self._open(next_batch)
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if not self._running:
+            raise StopIteration
+        batch = next(self._running[0])
+        self._next_batch += 1
+        for index in batch.pop("bad", ()):
+            if index >= 0:
+                self.bad.add(self._source.name(index), _reason(self._source, index))
+        return batch
+
+    def state(self) -> dict:
+        """The position, and what it is a position in: JSON-able."""
+        return {"next_batch": self._next_batch, **self._identity}
+
+    def restore(self, state: dict) -> None:
+        """Goes to the position of `state`, exactly, whatever the number of workers or processes was.
+
+        Raises:
+            DataError: when the state is of another seed, batch size or data set.
+        """
+        for key, mine in self._identity.items():
+            if state.get(key) != mine:
+                raise DataError(
+                    f"cannot resume the data stream: {key} was {state.get(key)}, now it is {mine}"
+                )
+        self.close()
+        self._open(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops loading; the stream is then at its end, but can be restored."""
+        self._stop()
+
+    def _open(self, next_batch):
+        if next_batch < 0:
+            raise DataError(f"the first batch must be at least 0, got {next_batch}")
+        self._next_batch = int(next_batch)
+        self._running = [self._start(self._next_batch)]
+        # Also at exit and when forgotten, for Grain's own clean-up comes too late in a closing interpreter.
+        self._stop = weakref.finalize(self, _stop, self._running)
+
+
+def eval_batches(
+    source: Source,
+    crop: Crop | None,
+    *,
+    batch_size: int,
+    threads: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    bad: BadFiles | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every record once, in order, in batches of one size; the same number of batches in every process.
+
+    A batch is that of `train_batches` and `mask` bool `(B,)`: False on the rows that pad the last batch (zero
+    image, label 0, index -1) and on records that cannot be decoded (the same, with their index).
+
+    Raises:
+        DataError: for an impossible combination; while iterating, when too many records are bad.
+    """
+    local = _local_batch(source, crop, batch_size, process_index, process_count)
+    rows = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(rows)[process_index::process_count].batch(local)
+    dataset = dataset.map(_GatherOrMask(source) if crop is None else _LoadOrMask(source, crop))
+    threads = threads or _default_threads()
+    return _evaluate(dataset, source, threads, _counted(source, bad))
+
+
+def _evaluate(dataset, source, threads, bad):
+    iterator = _iterate(dataset, 0, workers=0, threads=threads)
+    try:
+        for batch in iterator:
+            for index in batch["index"][~batch["mask"]]:
+                if index >= 0:
+                    bad.add(source.name(index), _reason(source, index))
+            yield batch
+    finally:
+        iterator.close()
+
+
+def _iterate(dataset, start, *, workers, threads):
+    """Grain's iterator from element `start` on, loading ahead by a few batches."""
+    in_each = max(1, threads // max(workers, 1))
+    options = grain.ReadOptions(num_threads=in_each, prefetch_buffer_size=in_each + 1)
+    stream = dataset[start:].to_iter_dataset(options)
+    if workers:
+        from absl import flags
+
+        # Grain's workers read a flag, which fails in a program that does not use absl's own `app.run`.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        # Copied, for arrays in a worker's shared memory are complained of if they are still held at exit.
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(_copy)
+    iterator = iter(stream)
+    iterator.start_prefetch()
+    return iterator
+
+
+def _copy(batch):
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _stop(running):
+    # Taken out of the list, so that this was the last reference and the iterator is gone at once.
+    running.pop().close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gather:
+    """Positions `(B,)` -> a batch of images that are in memory."""
+
+    source: ArraySource
+
+    def __call__(self, positions):
+        return {
+            "image": self.source.images[positions],
+            "label": self.source.labels[positions],
+            "index": positions,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _GatherOrMask:
+    """Positions `(B,)` -> a batch of images that are in memory, masked where there is no record."""
+
+    source: ArraySource
+
+    def __call__(self, positions):
+        mask = positions < len(self.source)
+        batch = _Gather(self.source)(np.where(mask, positions, 0))
+        batch["image"][~mask] = 0
+        batch["label"][~mask] = 0
+        batch["index"][~mask] = -1
+        return {**batch, "mask": mask}
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadOrNext:
+    """Position -> example; in the place of a bad record, the next good one."""
+
+    source: Source
+    crop: Crop
+
+    def __call__(self, position, rng):
+        count = len(self.source)
+        for tried in range(min(_TRIES, count)):
+            index = (position + tried) % count
+            try:
+                example = _load(self.source, self.crop, index, rng)
+            except (DecodeError, OSError):
+                continue
+            return {**example, "bad": np.int64(position if tried else -1)}
+        raise DataError(
+            f"{min(_TRIES, count)} files in a row cannot be read, from {self.source.name(position)} on: "
+            f"{_reason(self.source, position)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadOrMask:
+    """Positions `(B,)` -> a batch, masked where there is no record or a bad one."""
+
+    source: Source
+    crop: Crop
+
+    def __call__(self, positions):
+        examples = [self._example(int(position)) for position in positions]
+        return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+    def _example(self, index):
+        if index >= len(self.source):
+            return {
+                "image": self._blank,
+                "label": np.int32(0),
+                "index": np.int64(-1),
+                "mask": np.bool_(False),
+            }
+        try:
+            example = _load(self.source, self.crop, index, np.random.default_rng(index))
+        except (DecodeError, OSError):
+            return {
+                "image": self._blank,
+                "label": np.int32(0),
+                "index": np.int64(index),
+                "mask": np.bool_(False),
+            }
+        return {**example, "mask": np.bool_(True)}
+
+    @functools.cached_property
+    def _blank(self):
+        return self.crop(np.zeros((1, 1, 1), np.uint8), np.random.default_rng(0))
+
+
+def _load(source, crop, index, rng):
+    record = source[index]
+    image = crop(record["image"], rng)
+    return {"image": image, "label": np.int32(record["label"]), "index": np.int64(record["index"])}
+
+
+def _reason(source, index):
+    """Why a record is bad: it is read again, for a batch of arrays has no room for words."""
+    try:
+        decode(source[index]["image"])
+    except (DecodeError, OSError) as error:
+        return str(error)
+    return "cannot be read"
+
+
+def _counted(source, bad):
+    bad = BadFiles(len(source)) if bad is None else bad
+    for name, reason in getattr(source, "dropped", ()):
+        bad.add(name, reason)
+    return bad
+
+
+def _local_batch(source, crop, batch_size, process_index, process_count):
+    if not len(source):
+        raise DataError("the data set has no records")
+    if crop is None and not isinstance(source, ArraySource):
+        raise DataError("images that are not in memory need a crop to make them one size, got None")
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index must lie in [0, {process_count}), got {process_index}")
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(
+            f"batch_size must be a positive multiple of the {process_count} processes, got {batch_size}"
+        )
+    return batch_size // process_count
+
+
+def _default_threads():
+    return min(16, os.cpu_count() or 1)

@@ -1,0 +1,33 @@
+"""One door to every data set: `open_dataset("digits" | "folder:PATH" | "tfds:NAME" | "npz:FILE")`."""
+
+from cvjax.data.arrays import open_digits, open_npz
+from cvjax.data.dataset import Dataset
+from cvjax.data.errors import DataError
+from cvjax.data.folder import open_folder
+from cvjax.data.tfds_records import open_tfds
+
+FORMS = "digits, folder:PATH, tfds:NAME, npz:FILE"
+
+
+def open_dataset(spec: str, *, seed: int = 0, cache: bool = False) -> Dataset:
+    """Opens the data set that `spec` names: `digits`, `folder:PATH`, `tfds:NAME` or `npz:FILE`.
+
+    Args:
+        seed: decides a held-out part where the data set brings none. The digits' split is always the same.
+        cache: decode a folder once, into memory. The digits and .npz files always are in memory.
+
+    Raises:
+        DataError: with what was asked and what is allowed.
+    """
+    kind, _, place = spec.partition(":")
+    if spec == "digits":
+        return open_digits()
+    if not place or kind not in ("folder", "tfds", "npz"):
+        raise DataError(f"unknown data set {spec!r}; allowed: {FORMS}")
+    if kind == "folder":
+        return open_folder(place, seed=seed, cache=cache)
+    if kind == "npz":
+        return open_npz(place, seed=seed)
+    if cache:
+        raise DataError(f"cache is for folder:PATH, got {spec!r}")
+    return open_tfds(place)

@@ -1,0 +1,150 @@
+"""TensorFlow Datasets, read from ArrayRecord files without TensorFlow."""
+
+import dataclasses
+import difflib
+import importlib.util
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvjax.data.dataset import Dataset, fingerprint
+from cvjax.data.decode import DecodeError
+from cvjax.data.errors import DataError
+
+_TEST_SPLITS = ("test", "validation")
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """One split of a prepared data set. Images stay encoded, and pass through the same decoder as files.
+
+    Attributes:
+        records: TFDS's random-access source.
+        title: full name and split.
+        labelled: whether records have a label.
+        channels: 1 or 3.
+    """
+
+    records: Sequence
+    title: str
+    labelled: bool
+    channels: int
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([self.title, str(len(self))])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            record = self.records[int(index)]
+        except RuntimeError as error:  # what ArrayRecord says of a damaged chunk
+            raise DecodeError(str(error)) from error
+        label = int(record["label"]) if self.labelled else -1
+        return {"image": record["image"], "label": label, "index": int(index)}
+
+    def name(self, index: int) -> str:
+        return f"{self.title} index {index}"
+
+
+def open_tfds(name: str) -> Dataset:
+    """Opens a data set that TFDS has prepared as ArrayRecord.
+
+    `name` is a TFDS name, perhaps with configuration and version (`cifar10`, `imagenet_resized/64x64:0.1.0`),
+    found in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`; or the folder of one prepared version. It must have
+    a split `train` and a feature `image`; `label` is optional. The test part is `test`, else `validation`,
+    else the last fifth of `train`.
+
+    Raises:
+        DataError: for an unknown name, one that is not prepared, or one that cannot be read this way.
+    """
+    builder = _builder(name)
+    _check_prepared(name, builder)
+    features = builder.info.features or {}
+    if "image" not in features:
+        raise DataError(f"tfds:{name} has no feature `image`; it has {', '.join(features)}")
+    train, test = _split_names(name, builder)
+    names = tuple(getattr(features.get("label"), "names", None) or ())
+    if "label" in features and not names:
+        names = _numbered(name, features["label"])
+    train, test = (_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
+    if names and int(test[0]["label"]) < 0:
+        raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
+    return Dataset(train, test, names, train.channels)
+
+
+def _builder(name):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError("tfds:NAME needs TensorFlow Datasets: pip install tensorflow-datasets") from error
+    # TFDS logs a warning about each data set that is not there, which the errors below say better.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        if (Path(name).expanduser() / "dataset_info.json").is_file():
+            return tfds.builder_from_directory(Path(name).expanduser())
+        return tfds.builder(name)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=3)
+        hint = (
+            f"; did you mean {', '.join(near)}?"
+            if near
+            else f"; TFDS knows {len(known)}, none of a similar name"
+        )
+        raise DataError(f"unknown TFDS data set {name!r}{hint}") from error
+    except (AssertionError, ValueError, OSError, TypeError) as error:
+        raise DataError(f"tfds:{name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_prepared(name, builder):
+    if builder.info.splits and builder.info.file_format and builder.info.file_format.value == "array_record":
+        return
+    prepare = (
+        f"""python -c "import tensorflow_datasets as tfds; """
+        f"""tfds.builder('{name}', file_format='array_record').download_and_prepare()\""""
+    )
+    install = (
+        "" if importlib.util.find_spec("tensorflow") else "pip install tensorflow (only to prepare), and "
+    )
+    if builder.info.splits:
+        form = builder.info.file_format.value.upper()
+        found = f"is prepared as {form}, and only ARRAY_RECORD can be read by position,"
+    else:
+        found = "is not prepared"
+    raise DataError(f"tfds:{name} {found} in {builder.data_dir}; {install}run: {prepare}")
+
+
+def _split_names(name, builder):
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise DataError(f"tfds:{name} has no split `train`; it has {', '.join(splits)}")
+    test = next((split for split in _TEST_SPLITS if split in splits), None)
+    return ("train", test) if test else ("train[:80%]", "train[80%:]")
+
+
+def _numbered(name, feature):
+    count = getattr(feature, "num_classes", None)
+    if not count:
+        raise DataError(f"tfds:{name}: the feature `label` is not a class label but {feature}")
+    return tuple(str(label) for label in range(count))
+
+
+def _channels(name, features):
+    shape = features["image"].shape or ()
+    if len(shape) != 3:
+        raise DataError(f"tfds:{name}: the feature `image` has shape {shape}, not (height, width, channels)")
+    return 1 if shape[-1] == 1 else 3
+
+
+def _source(builder, split, labelled, channels):
+    import tensorflow_datasets as tfds
+
+    try:
+        records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (NotImplementedError, OSError, ValueError, ImportError) as error:
+        raise DataError(f"tfds:{builder.info.full_name}: {' '.join(str(error).split())[:300]}") from error
+    return TfdsSource(records, f"{builder.info.full_name}/{split}", labelled, channels)

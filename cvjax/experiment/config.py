@@ -1,0 +1,167 @@
+"""Configurations as frozen dataclasses, and the command line made from them.
+
+A class below is shown by `--help` field by field; the text under a field is its help. An experiment extends
+`TrainingConfig` and names presets: dictionaries of the fields they change.
+"""
+
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+class ConfigError(Exception):
+    """An impossible configuration; the message says what was received and what is allowed, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """What every training experiment can be told."""
+
+    data: str = "digits"
+    """digits | folder:PATH | tfds:NAME | npz:FILE"""
+    data_cache: bool = False
+    """Decode all images once and keep them in memory; they must have one size."""
+    data_max_bad: float = 0.01
+    """Share of unreadable files past which the run stops; they are named in bad_files.txt."""
+    workers: int = 0
+    """Processes that decode images; 0 decodes in threads of this one."""
+    run_dir: Path | None = None
+    """Where the run is written; by default runs/EXPERIMENT/PRESET, with the changed fields in its name."""
+    overwrite: bool = False
+    """Delete a run that is there already and start anew, instead of resuming it."""
+    dry_run: bool = False
+    """Build everything, say what would run, and stop before the first step."""
+    seed: int = 0
+    """Seed of parameters, order of the data and augmentation."""
+    epochs: float = 100.0
+    """Passes over the training data."""
+    steps: int | None = None
+    """Optimizer steps; replaces --epochs."""
+    batch_size: int = 256
+    """Images per optimizer step, over all devices."""
+    accumulate: int = 1
+    """Split each batch into this many micro-batches, one after the other, to save memory."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """jit: one program over a mesh of all devices. pmap: the same numbers the older way."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the model; parameters, norms' statistics and losses stay float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass instead of storing them."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """The optax optimizer."""
+    base_learning_rate: float = 1.5e-4
+    """Peak learning rate at batch size 256; the real one is base * batch size / 256."""
+    weight_decay: float = 0.05
+    """Decay of matrices and kernels; norms, biases, positions and tokens have none."""
+    b2: float = 0.95
+    """AdamW's second-moment decay."""
+    clip_norm: float | None = None
+    """Limit on the global gradient norm."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from 0; after it, a cosine to 0."""
+    ema_decay: float | None = None
+    """Also keep a running average of the parameters with this decay, and evaluate that."""
+    log_every: int = 20
+    """Steps per line in metrics.jsonl."""
+    eval_every: int = 0
+    """Steps between evaluations on the test split; 0: only at the end."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("eval_every", "workers", "seed", "weight_decay", "base_learning_rate"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
+        _require(self.epochs > 0, "epochs", self.epochs, "more than 0")
+        _require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
+        _require(0 <= self.data_max_bad <= 1, "data_max_bad", self.data_max_bad, "in [0, 1]")
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
+        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
+
+    def total_steps(self, records: int) -> int:
+        """Optimizer steps of the run on a training set of `records` images."""
+        return self.steps or max(1, round(self.epochs * records / self.batch_size))
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be {allowed}")
+
+
+require = _require
+
+
+def parse(experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]], description: str,
+          arguments: Sequence[str] | None = None) -> tuple[Any, str]:
+    """The configuration a command line asks for, and a name for its run.
+
+    The command line is `[PRESET] [--field value]...`; the first preset is the default. Prints and exits as argparse
+    does on `--help` and on mistakes. The run's name is the preset and the fields changed on the command line.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    preset = next(iter(presets))
+    if arguments and not arguments[0].startswith("-"):
+        preset = arguments.pop(0)
+        if preset not in presets:
+            raise ConfigError(f"unknown preset {preset!r}: it must be one of {', '.join(presets)}")
+    given = {argument.split("=")[0] for argument in arguments}
+    if {"--steps", "--epochs"} <= given:
+        raise ConfigError("--steps and --epochs both given: give one of them")
+    base = config(**presets[preset])
+    text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
+    parsed = tyro.cli(config, default=base, args=arguments, description=text,
+                      prog=f"python -m experiments.{experiment} [{'|'.join(presets)}]")
+    return parsed, _run_name(preset, base, parsed)
+
+
+def _run_name(preset: str, base: Any, parsed: Any) -> str:
+    """`digits`, or `digits-seed=1-epochs=10` when fields were changed."""
+    changed = [f.name for f in dataclasses.fields(base) if f.name not in PLACE and f.name not in FREE
+               and getattr(base, f.name) != getattr(parsed, f.name)]
+    parts = [f"{name}={getattr(parsed, name)}" for name in changed]
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in "-".join([preset, *parts]))[:120]
+
+
+PLACE = ("run_dir", "overwrite", "dry_run")  # where and whether a run is written, not what it computes
+FREE = ("workers", "log_every", "data_max_bad", "parallel", "checkpoint_every")  # may change when a run is resumed
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The fields that make a run what it is, JSON-able."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in PLACE}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]],
+         description: str) -> None:
+    """Entry point of an experiment: parse, run, and turn expected errors into one line and exit status 2."""
+    from cvjax.train.preemption import StopRequest  # light: no JAX
+
+    stop = StopRequest().install()
+    try:
+        parsed, name = parse(experiment, config, presets, description)
+    except ConfigError as error:
+        sys.exit(_complain(error))
+    from cvjax.experiment.run import EXPECTED_ERRORS
+
+    try:
+        run(parsed, name, stop)
+    except EXPECTED_ERRORS as error:
+        sys.exit(_complain(error))
+
+
+def _complain(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2

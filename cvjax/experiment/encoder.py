@@ -1,0 +1,84 @@
+"""A pre-trained encoder out of a run's checkpoint, and features from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cvjax.experiment.config import ConfigError
+from cvjax.models import create_model
+from cvjax.models.mae import MaskedAutoencoder
+from cvjax.models.vit import VisionTransformer
+from cvjax.train.checkpoint import restore_weights
+from cvjax.train.mesh import MeshEngine
+
+MAE_FIELDS = ("patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+
+
+def build_mae(config: dict[str, Any], *, image_size: int, channels: int) -> MaskedAutoencoder:
+    """The masked autoencoder that a configuration of `experiments.mae_pretrain` describes."""
+    chosen = {name: config[name] for name in MAE_FIELDS if config[name] is not None}
+    try:
+        model = create_model(config["model"], image_size=image_size, in_channels=channels, remat=config["remat"],
+                             mask_ratio=config["mask_ratio"], dtype=jnp.dtype(config["dtype"]), **chosen)
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)),
+                       jnp.zeros((1, model.grid[0] * model.grid[1])))
+    except ValueError as error:
+        raise ConfigError(f"--model {config['model']}: {error}") from None
+    return model
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A headless ViT with its parameters; `pool` says which tokens are its features ("token" or "avg")."""
+
+    vit: VisionTransformer
+    params: Any
+    pool: str
+    image_size: int
+    channels: int
+    origin: str
+
+    def apply(self, params: Any, images: jax.Array) -> jax.Array:
+        """Features float32 `(B, D)` of normalised images `(B, H, W, C)`: after the last norm, the class token or the
+        mean of the patch tokens."""
+        tokens = self.vit.apply({"params": params}, images, method="tokens").astype(jnp.float32)
+        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(axis=1)
+
+    def random(self, seed: int) -> "Encoder":
+        """The same architecture with fresh parameters."""
+        images = jnp.zeros((1, self.image_size, self.image_size, self.channels))
+        params = jax.jit(self.vit.init)(jax.random.key(seed), images)["params"]
+        return Encoder(self.vit, params, self.pool, self.image_size, self.channels, "random")
+
+
+def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
+    """The encoder of a `mae_pretrain` run; the run's averaged parameters where it kept them.
+
+    step: "latest", "best" or a number. Raises ConfigError or CheckpointError where there is none.
+    """
+    folder = Path(run) / "checkpoints"
+    if not folder.is_dir():
+        raise ConfigError(f"--checkpoint {run}: no checkpoints in it; give the folder of a mae_pretrain run")
+    weights, meta = restore_weights(folder, step)
+    if meta["experiment"] != "mae_pretrain":
+        raise ConfigError(f"--checkpoint {run} is a run of {meta['experiment']}; it must be one of mae_pretrain")
+    model = build_mae(meta["config"], image_size=meta["image_size"], channels=meta["channels"])
+    params = (weights["ema"] or weights["params"])["encoder"]
+    return Encoder(model.vit(), params, meta["config"]["pool"], meta["image_size"], meta["channels"], str(run))
+
+
+def extractor(function: Callable[[Any, jax.Array], jax.Array], variables: Any,
+              preprocess: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
+    """A compiled function from a batch to `function(variables, preprocessed images)`, with the batch over all devices."""
+    engine = MeshEngine()
+    compiled = engine.compile_evaluation(lambda v, batch: function(v, preprocess(batch["image"])))
+    return lambda batch: compiled(variables, engine.put({"image": batch["image"]}))
+
+
+def pixels(_: Any, images: jax.Array) -> jax.Array:
+    """The baseline that learns nothing: raw pixels as features, `(B, H * W * C)`."""
+    return images.reshape(images.shape[0], -1)

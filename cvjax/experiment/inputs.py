@@ -1,0 +1,100 @@
+"""From a configuration's data to batches on the host and image functions on the device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cvjax.data import BadFiles, DataError, Dataset, open_dataset
+from cvjax.data.augment import (HALF, IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize,
+                                random_flip, random_resized_crop)
+from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
+from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
+from cvjax.experiment.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A data set at one image size.
+
+    Images of a data set in memory go to the device whole and are cropped there; others are decoded and cropped on
+    the host. Either way the device gets uint8 and does the rest inside the compiled step.
+    image_size: side of the square images that the model sees.
+    crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
+    bad: the unreadable files of each split.
+    """
+
+    dataset: Dataset
+    image_size: int
+    crop_scale: tuple[float, float]
+    flip: bool
+    batch_size: int
+    seed: int
+    workers: int
+    bad: dict[str, BadFiles]
+
+    @property
+    def statistics(self) -> tuple[Any, Any]:
+        """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
+        colour = self.dataset.channels == 3
+        return (IMAGENET_MEAN, IMAGENET_STD) if colour else (HALF, HALF)
+
+    def train_batches(self) -> TrainBatches:
+        """An endless stream of shuffled batches with random crops, resumable."""
+        crop = None if self.dataset.in_memory else RandomResizedCrop(
+            self.image_size, self.crop_scale, channels=self.dataset.channels)
+        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=self.seed,
+                             workers=self.workers, bad=self.bad["train"])
+
+    def eval_batches(self, split: str) -> Iterator[dict]:
+        """Every record of a split ("train" or "test") once, in order, not augmented."""
+        crop = None if self.dataset.in_memory else ResizeCenterCrop(
+            self.image_size, round(self.image_size * 256 / 224), channels=self.dataset.channels)
+        return eval_batches(getattr(self.dataset, split), crop, batch_size=self.batch_size, bad=self.bad[split])
+
+    def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """One training image uint8 `(H, W, C)` to what the model sees, float32: cropped, flipped, normalised."""
+        crop_key, flip_key = jax.random.split(key)
+        size = (self.image_size, self.image_size)
+        if self.dataset.in_memory and (self.crop_scale != (1.0, 1.0) or image.shape[:2] != size):
+            image = random_resized_crop(crop_key, image, self.image_size, self.crop_scale)
+        if self.flip:
+            image = random_flip(flip_key, image)
+        return normalize(image, *self.statistics)
+
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """Images uint8 `(B, H, W, C)` to what the model sees, float32, without randomness."""
+        shape = (images.shape[0], self.image_size, self.image_size, images.shape[3])
+        if images.shape != shape:
+            images = images.astype(jnp.float32)
+            images = jnp.clip(jax.image.resize(images, shape, "bicubic", antialias=True), 0, 255)
+        return normalize(images, *self.statistics)
+
+    def displayable(self, images: jax.Array) -> jax.Array:
+        """The inverse of the normalisation, for pictures: float in [0, 1]."""
+        return jnp.clip(denormalize(images, *self.statistics) / 255, 0, 1)
+
+
+def make_inputs(config: Any, *, image_size: int | None, folder: RunFolder) -> Inputs:
+    """Open the data set of a training configuration.
+
+    image_size: side of what the model sees; None takes the data set's own, where its images have one.
+    folder: where `bad_files.txt` goes.
+    """
+    dataset = open_dataset(config.data, seed=0, cache=config.data_cache)
+    if config.batch_size > len(dataset.train):
+        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
+                        f"{len(dataset.train)} images")
+    if image_size is None:
+        height, width = dataset.image_size or (None, 0)
+        if height != width:
+            raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
+        image_size = height
+    path = None if config.dry_run else folder.path / "bad_files.txt"
+    bad = {split: BadFiles(len(source), config.data_max_bad, path, split)
+           for split, source in (("train", dataset.train), ("test", dataset.test)) if source is not None}
+    return Inputs(dataset, image_size, tuple(config.crop_scale), config.flip, config.batch_size, config.seed,
+                  config.workers, bad)
+

@@ -1,0 +1,155 @@
+"""The wiring of one training run: devices, state, resume, loop and final numbers."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from cvjax.experiment.config import ConfigError
+from cvjax.experiment.inputs import Inputs
+from cvjax.experiment.run import RunFolder
+from cvjax.train.checkpoint import Checkpointer
+from cvjax.train.log import RunLog
+from cvjax.train.loop import evaluate, fit
+from cvjax.train.mesh import MeshEngine, check_batch_size
+from cvjax.train.optim import make_optimizer
+from cvjax.train.pmap import PmapEngine
+from cvjax.train.preemption import StopRequest
+from cvjax.train.schedules import scaled_learning_rate, warmup_cosine
+from cvjax.train.state import TrainState, create_state
+from cvjax.train.step import make_train_step
+
+ENGINES = {"jit": MeshEngine, "pmap": PmapEngine}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training run; `state` is one copy, whatever the number of devices."""
+
+    state: TrainState
+    test_metrics: dict[str, float]  # `test/NAME` for the task's metrics; empty without a test split
+    steps: int
+    seconds: float
+    images_per_second: float
+    params_sha256: str
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs under ~/.cache/cvjax, so that the second start of an experiment is quick."""
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cvjax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def params_sha256(params: Any) -> str:
+    """Hash of all parameters with their paths: equal for equal runs on equal devices."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()
+
+
+def build_optimizer(config: Any, total_steps: int,
+                    layer_scale: Callable[[str], float] | None = None) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer and the learning-rate schedule of a training configuration."""
+    peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
+    schedule = warmup_cosine(peak, warmup_steps=int(config.warmup * total_steps), total_steps=total_steps)
+    optimizer = make_optimizer(config.optimizer, schedule, weight_decay=config.weight_decay, b2=config.b2,
+                               clip_norm=config.clip_norm, layer_scale=layer_scale)
+    return optimizer, schedule
+
+
+def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
+    """A batch of one blank image, to make parameters with."""
+    size = inputs.dataset.image_size or (inputs.image_size, inputs.image_size)
+    return {"image": np.zeros((1, *size, inputs.dataset.channels), np.uint8), "label": np.zeros(1, np.int32),
+            "index": np.zeros(1, np.int64), "mask": np.ones(1, bool)}
+
+
+def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
+          best_mode: str, meta: dict[str, Any], layer_scale: Callable[[str], float] | None = None,
+          adapt: Callable[[Any], Any] | None = None) -> Trained | None:
+    """Train `task` to the end, resuming what is in the run's folder; None on a dry run.
+
+    meta: goes into every checkpoint, for whoever reads it without this configuration at hand.
+    adapt(variables) -> variables: applied to fresh parameters, for example to put pretrained ones in.
+    """
+    engine = ENGINES[config.parallel]()
+    try:
+        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=jax.device_count())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    total_steps = config.total_steps(len(inputs.dataset.train))
+    optimizer, schedule = build_optimizer(config, total_steps, layer_scale)
+
+    def initialize() -> TrainState:
+        def variables(rng: jax.Array) -> Any:
+            fresh = task.init(rng, example_batch(inputs))
+            return adapt(fresh) if adapt else fresh
+        return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
+
+    step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
+                           axis_name=engine.axis_name)
+    describe(config, inputs, jax.eval_shape(initialize).params, total_steps, schedule)
+    if config.dry_run:
+        return None
+
+    state = engine.create(initialize)
+    batches = inputs.train_batches()
+    with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
+        restored = checkpointer.restore_latest(engine.single(state))
+        first, saved = 0, {}
+        if restored:
+            single, saved = restored
+            state, first = engine.spread(single), int(single.step)
+            batches.restore(saved["data"])
+            print(f"resuming {run.path} at step {first} of {total_steps}")
+        log = RunLog(run.path, every=config.log_every, total_steps=total_steps, batch_size=config.batch_size,
+                     steps_per_epoch=len(inputs.dataset.train) / config.batch_size, start_step=first,
+                     resumed=saved.get("log"))
+        evaluation = engine.compile_evaluation(task.evaluate)
+        results: dict[str, float] = {}
+
+        def evaluate_test(current: TrainState) -> dict[str, float]:
+            results.update(evaluate(evaluation, engine, current.variables, inputs.eval_batches("test")))
+            return dict(results)
+
+        has_test = inputs.dataset.test is not None
+        try:
+            state = fit(state, engine.compile_step(step), batches, engine=engine, total_steps=total_steps,
+                        learning_rate=schedule, log=log, checkpointer=checkpointer, meta=meta,
+                        checkpoint_every=config.checkpoint_every, evaluate=evaluate_test if has_test else None,
+                        eval_every=config.eval_every, stop=stop)
+            if has_test and not results:  # the last checkpoint was the end of the run
+                evaluate_test(state)
+        finally:
+            batches.close()
+            log.close()
+    single = engine.single(state)
+    seconds = log.seconds
+    return Trained(single, {f"test/{name}": value for name, value in results.items()}, total_steps, seconds, total_steps * config.batch_size / seconds,
+                   params_sha256(single.params))
+
+
+def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, schedule: Any) -> None:
+    """Print what is about to run, in a few lines."""
+    dataset = inputs.dataset
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    tested = f" and {len(dataset.test):,} test" if dataset.test is not None else ""
+    classes = f"{dataset.num_classes} classes" if dataset.num_classes else "no labels"
+    print(f"data {config.data}: {len(dataset.train):,} training{tested} images, {classes}, seen at "
+          f"{inputs.image_size}x{inputs.image_size}x{dataset.channels}")
+    if dataset.ignored:
+        print(f"data ignored: {dataset.ignored}")
+    peak = max(float(schedule(step)) for step in range(0, total_steps, max(1, total_steps // 200)))
+    print(f"model: {count:,} parameters, {config.dtype} on {jax.device_count()} {jax.default_backend()} "
+          f"device{'s' if jax.device_count() > 1 else ''} by {config.parallel}")
+    print(f"training: {total_steps:,} steps of {config.batch_size} images "
+          f"({total_steps * config.batch_size / len(dataset.train):.1f} epochs), {config.optimizer} to learning rate "
+          f"{peak:.2e}, seed {config.seed}")

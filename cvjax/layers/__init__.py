@@ -1,0 +1,1 @@
+"""Small Flax modules that several models share."""

@@ -1,0 +1,23 @@
+"""Stochastic depth per example (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class DropPath(nn.Module):
+    """Zero a whole residual branch for a random share `rate` of the examples, and scale the others to keep the mean.
+
+    Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))

@@ -1,0 +1,15 @@
+"""A learned per-channel scale on a residual branch (Touvron et al. 2021, https://arxiv.org/abs/2103.17239)."""
+
+import flax.linen as nn
+import jax
+
+
+class LayerScale(nn.Module):
+    """Multiply `(..., D)` by a learned vector that starts at `init`."""
+
+    init: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)

@@ -1,0 +1,23 @@
+"""The transformer's position-wise feed-forward network."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvjax.layers.initializers import xavier_uniform
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear: `(..., D) -> (..., D)` through `hidden` channels."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dim = x.shape[-1]
+        x = nn.Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)

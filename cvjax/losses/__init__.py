@@ -1,0 +1,1 @@
+"""Stateless losses: arrays in, one value per example out."""

@@ -1,0 +1,131 @@
+"""ViT: An Image is Worth 16x16 Words (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
+
+Deviations: parameters carry timm's names (`blocks/0/attn/qkv`), so published weights map one to one. The patch
+embedding is written as a linear map of flattened patches, the same numbers as a strided convolution, so that MAE can
+embed visible patches only. Average pooling follows timm: mean of the patch tokens, then `fc_norm`, and no `norm`.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
+from cvjax.layers.transformer import Blocks
+from cvjax.ops.masking import gather_tokens
+from cvjax.ops.patches import patch_grid, patchify
+from cvjax.ops.position import resize_positions, sincos_2d
+
+
+def as_pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image size given as one number or as a pair."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of flattened patches `(B, L, p*p*C) -> (B, L, D)` (eq. 1)."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        return nn.Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(patches)
+
+
+class VisionTransformer(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
+
+    image_size: the size positions are made for; another input size interpolates them.
+    pool: "token" reads the class token, "avg" the mean of the patch tokens.
+    position: "learned", or "sincos2d" (fixed, no parameters).
+    num_classes: 0 drops the head, the output is then `features`.
+    layer_scale: start value of the per-channel residual scale, None for none.
+    drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    in_channels: int = 3
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    pool: Literal["token", "avg"] = "token"
+    position: Literal["learned", "sincos2d"] = "learned"
+    qk_norm: bool = False
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
+        self.patch_embed = PatchEmbed(self.width, self.dtype)
+        self.cls_token = self.param("cls_token", token_normal, (1, 1, self.width))
+        if self.position == "learned":
+            length = 1 + self.grid[0] * self.grid[1]
+            self.pos_embed = self.param("pos_embed", token_normal, (1, length, self.width))
+        self.blocks = Blocks(self.depth, self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, self.drop_path,
+                             self.remat, self.dtype)
+        norm_name = "norm" if self.pool == "token" else "fc_norm"
+        self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
+        if self.num_classes:
+            self.head = nn.Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+
+    def positions(self, grid: tuple[int, int]) -> jax.Array:
+        """Position embedding `(1, 1 + L, D)` of the class token and of a grid of patches."""
+        if self.position == "sincos2d":
+            patches = sincos_2d(self.width, grid, trained_grid=self.grid)
+            return jnp.concatenate([jnp.zeros((1, self.width)), patches])[None]
+        patches = resize_positions(self.pos_embed[0, 1:], self.grid, grid)
+        return jnp.concatenate([self.pos_embed[:, :1], patches[None]], axis=1)
+
+    def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+        """All tokens after the last block `(B, 1 + L, D)`, class token first; normalised where pool is "token".
+
+        keep: int `(B, K)`, positions of the only patches to look at; the others are never embedded.
+        """
+        if images.shape[-1] != self.in_channels:
+            raise ValueError(f"images have {images.shape[-1]} channels, the model takes {self.in_channels}")
+        positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size)).astype(self.dtype)
+        patches, patch_positions = patchify(images, self.patch_size), positions[:, 1:]
+        if keep is not None:
+            patches = gather_tokens(patches, keep)
+            patch_positions = patch_positions[0][keep]  # (B, K, D)
+        x = self.patch_embed(patches) + patch_positions
+        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype) + positions[:, :1], (x.shape[0], 1, self.width))
+        x = self.blocks(jnp.concatenate([cls, x], axis=1), train=train)
+        return self.final_norm(x) if self.pool == "token" else x
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What comes before the head: `(B, D)`."""
+        x = self.tokens(images, train=train)
+        return x[:, 0] if self.pool == "token" else self.final_norm(x[:, 1:].mean(axis=1))
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = self.features(images, train=train)
+        return self.head(x).astype(jnp.float32) if self.num_classes else x
+
+
+TINY = dict(width=192, depth=12, heads=3)
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+HUGE = dict(width=1280, depth=32, heads=16)
+
+VARIANTS = {
+    f"vit_{size}_patch{patch}_{image}": (VisionTransformer, dict(dims, patch_size=patch, image_size=image))
+    for size, dims, patch, image in (
+        ("tiny", TINY, 16, 224), ("tiny", TINY, 16, 384),
+        ("small", SMALL, 8, 224), ("small", SMALL, 16, 224), ("small", SMALL, 16, 384),
+        ("small", SMALL, 32, 224), ("small", SMALL, 32, 384),
+        ("base", BASE, 8, 224), ("base", BASE, 16, 224), ("base", BASE, 16, 384),
+        ("base", BASE, 32, 224), ("base", BASE, 32, 384),
+        ("large", LARGE, 14, 224), ("large", LARGE, 16, 224), ("large", LARGE, 16, 384),
+        ("large", LARGE, 32, 224), ("large", LARGE, 32, 384),
+        ("huge", HUGE, 14, 224),
+    )
+}

@@ -1,0 +1,1 @@
+"""Pure array functions, no Flax: patches, position embeddings, masking."""

@@ -1,0 +1,1 @@
+"""What is learnt: bundles of pure functions that the training step calls."""

@@ -1,0 +1,59 @@
+"""The contract between what is learnt and the training step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count): summed over batches, divided once
+
+
+class Aux(NamedTuple):
+    """What a loss gives besides its value."""
+
+    metrics: Metrics
+    model_state: Any  # the model's other variables after this batch, for example batch statistics
+    extra: Any = None  # for `post_update`
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pure functions; `variables` is a dict of `params` and the model state.
+
+    init(rng, batch) -> variables.
+    loss(params, model_state, batch, rng) -> (mean loss of the batch, Aux).
+    evaluate(variables, batch) -> Metrics over the rows where `batch["mask"]` is True.
+    post_update(state, aux) -> state, after the optimizer has stepped; None for nothing to do.
+    """
+
+    init: Callable[[jax.Array, Batch], Any]
+    loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Aux]]
+    evaluate: Callable[[Any, Batch], Metrics]
+    post_update: Callable[[Any, Aux], Any] | None = None
+
+
+def example_keys(rng: jax.Array, batch: Batch) -> jax.Array:
+    """One key per example, from the step's key and the record's index: keys `(B,)`.
+
+    An example draws the same numbers wherever its row lands, so one device, eight devices and pmap agree.
+    """
+    return jax.vmap(lambda index: jax.random.fold_in(rng, index))(batch["index"])
+
+
+def batch_key(rng: jax.Array, batch: Batch) -> jax.Array:
+    """One key for what is drawn per batch (dropout, mixup); differs between shards and micro-batches of one step."""
+    return jax.random.fold_in(jax.random.fold_in(rng, batch["index"][0]), batch["index"].shape[0])
+
+
+def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum and count of per-example values `(B,)` over the rows where mask `(B,)` is True."""
+    weights = mask.astype(jnp.float32)
+    return (values * weights).sum(), weights.sum()
+
+
+def total(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum and count of per-example values `(B,)`."""
+    return masked_sum(values, jnp.ones(values.shape, bool))

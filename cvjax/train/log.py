@@ -1,0 +1,103 @@
+"""What a run writes down while it trains: a progress bar, `metrics.jsonl` and TensorBoard events."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from cvjax.train import metrics
+
+TIMING = ("images_per_second", "input_wait", "seconds")  # keys that differ from run to run; all others repeat exactly
+
+
+class RunLog:
+    """Averages step metrics over windows of `every` steps and writes one line per window.
+
+    `state()` goes into each checkpoint and comes back as `resumed`, so a resumed run writes the very lines an
+    uninterrupted one writes: lines after the checkpoint are cut off and its half-filled window is taken up again.
+    """
+
+    def __init__(self, folder: Path, *, every: int, total_steps: int, batch_size: int, steps_per_epoch: float,
+                 start_step: int = 0, resumed: Mapping[str, Any] | None = None) -> None:
+        self.every, self.batch_size, self.steps_per_epoch = every, batch_size, steps_per_epoch
+        resumed = resumed or {}
+        self._window = {name: tuple(pair) for name, pair in resumed.get("window", {}).items()}
+        self._seconds_before = resumed.get("seconds", 0.0)
+        self._started = self._window_started = time.perf_counter()
+        self._window_steps = self._waited = 0
+        self._file = _cut_after(folder / "metrics.jsonl", start_step).open("a")
+        self._events = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=terminal,
+                         mininterval=0.2 if terminal else 20, smoothing=0.05)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, those before a resume included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def step(self, step: int, values: Mapping[str, tuple[float, float]], learning_rate: float, waited: float) -> None:
+        """Take in one step's metrics as (sum, count); `waited`: seconds the loop waited for its input."""
+        self._window = metrics.add(self._window, values)
+        self._window_steps += 1
+        self._waited += waited
+        self._bar.update()
+        if step % self.every == 0:
+            self._close_window(step, learning_rate)
+
+    def _close_window(self, step: int, learning_rate: float) -> None:
+        elapsed = time.perf_counter() - self._window_started
+        means = metrics.mean(self._window)
+        speed, wait = self._window_steps * self.batch_size / elapsed, min(self._waited / elapsed, 1.0)
+        line = {f"train/{name}": value for name, value in means.items()} | {"train/learning_rate": learning_rate}
+        self.write(step, line | {"images_per_second": round(speed, 1), "input_wait": round(wait, 4)})
+        self._bar.set_postfix_str(f"loss {means['loss']:.4f}, lr {learning_rate:.2e}, {speed:,.0f} images/s, "
+                                  f"input wait {wait:.0%}", refresh=False)
+        self._window, self._window_steps, self._waited = {}, 0, 0.0
+        self._window_started = time.perf_counter()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line at once, so that it is on disk before a checkpoint of the same step."""
+        line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values, "seconds": round(self.seconds, 2)}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._events.add_scalar(name, value, step)
+
+    def pause_clock(self, seconds: float) -> None:
+        """Leave time spent outside training steps (evaluation, saving) out of the running window's speed."""
+        self._window_started += seconds
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed log needs, JSON-able."""
+        return {"window": self._window, "seconds": self.seconds}
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _cut_after(path: Path, step: int) -> Path:
+    """Drop the lines written after `step`: a resumed run writes them anew."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return path

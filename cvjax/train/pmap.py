@@ -1,0 +1,64 @@
+"""`jax.pmap` with the interface of `cvjax.train.mesh.MeshEngine`, for readers who know JAX by it.
+
+pmap is in maintenance mode since JAX 0.8; the mesh is the engine, and a test holds both to the same numbers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class PmapEngine:
+    """Data parallel: every device holds a copy of the state with a leading device axis, and its rows of the batch."""
+
+    axis_name = "data"
+
+    def __init__(self, devices: list[jax.Device] | None = None) -> None:
+        self.devices = jax.local_devices() if devices is None else devices
+        if jax.process_count() > 1:
+            raise ValueError("--parallel pmap runs in one process; use --parallel jit for several")
+
+    def create(self, function: Callable[[], Any]) -> Any:
+        """Run `function() -> state` once and copy the state to every device."""
+        return self.spread(jax.jit(function)())
+
+    def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+        """Compile `step(state, batch) -> (state, metrics)`, which must average over the axis `data`."""
+        mapped = jax.pmap(step, axis_name=self.axis_name, donate_argnums=0, devices=self.devices)
+
+        def run(state: Any, batch: Any) -> tuple[Any, Any]:
+            state, metrics = mapped(state, batch)
+            return state, self.single(metrics)
+
+        return run
+
+    def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Compile `function(variables, batch) -> metrics`, summed over the devices."""
+        def summed(variables: Any, batch: Any) -> Any:
+            return jax.lax.psum(function(variables, batch), self.axis_name)
+
+        mapped = jax.pmap(summed, axis_name=self.axis_name, devices=self.devices)
+        return lambda variables, batch: self.single(mapped(variables, batch))
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Send rows `(B, ...)` to the devices as `(devices, B / devices, ...)`."""
+        count = len(self.devices)
+        return {name: np.reshape(x, (count, -1, *np.shape(x)[1:])) for name, x in batch.items()}
+
+    def single(self, state: Any) -> Any:
+        """The first device's copy."""
+        return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), state)
+
+    def spread(self, state: Any) -> Any:
+        """Copy one state to every device, with a leading device axis."""
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), (self.axis_name,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(self.axis_name))
+
+        def copies(x: jax.Array) -> jax.Array:
+            return jax.device_put(jax.numpy.broadcast_to(x[None], (len(self.devices), *x.shape)), sharding)
+
+        return jax.tree.map(copies, state)
+
+

@@ -1,0 +1,37 @@
+"""Everything a training run carries from one step to the next."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A pytree; `rng` is the run's root key and never changes, step keys are `fold_in(rng, step)`."""
+
+    step: jax.Array  # int32 (), optimizer steps done
+    params: Any
+    model_state: Any  # the model's other variables, for example {"batch_stats": ...}
+    opt_state: Any
+    ema: Any  # running average of params, None without
+    extra: Any  # a task's own state, for example a teacher; None without
+    rng: jax.Array  # typed PRNG key
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes for evaluation: the averaged parameters where an average is kept."""
+        return {"params": self.params if self.ema is None else self.ema, **self.model_state}
+
+
+def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, rng: jax.Array, *,
+                 ema: bool = False) -> TrainState:
+    """Initial state from `init(rng) -> variables`; pure, so it can be jitted with sharded outputs."""
+    params_rng, root = jax.random.split(rng)
+    model_state = dict(init(params_rng))
+    params = model_state.pop("params")
+    averaged = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, None, root)

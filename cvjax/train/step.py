@@ -1,0 +1,70 @@
+"""The training step: one optimizer update as a pure function of state and batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cvjax.train import metrics
+from cvjax.train.state import TrainState
+
+Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict]]
+
+
+def _split(batch: Any, parts: int) -> Any:
+    """Cut a batch into `parts` micro-batches `(parts, B / parts, ...)` by stride.
+
+    A strided cut leaves every row on the device that holds it; cutting off whole blocks would move rows about.
+    """
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), batch)
+
+
+def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
+                    ema_decay: float | None = None, axis_name: str | None = None) -> Step:
+    """`step(state, batch) -> (state, metrics)` for a task (see `cvjax.tasks.task.Task`).
+
+    accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
+    where a model has them, are then those of micro-batches.
+    ema_decay: running average of the parameters, None for none.
+    axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
+    metrics: the task's, and `gradient_norm` before clipping, all as (sum, count).
+    """
+    gradients_of = jax.value_and_grad(task.loss, has_aux=True)
+
+    def accumulated(state: TrainState, batch: Any, rng: jax.Array) -> tuple[Any, Any]:
+        def body(carry: Any, micro: Any) -> tuple[Any, Any]:
+            gradients, model_state = carry
+            (_, aux), new = gradients_of(state.params, model_state, micro, rng)
+            carry = jax.tree.map(lambda a, b: a + b / accumulate, gradients, new), aux.model_state
+            return carry, aux._replace(model_state=None)
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (gradients, model_state), aux = jax.lax.scan(body, (zeros, state.model_state), _split(batch, accumulate))
+        summed = jax.tree.map(lambda x: x.sum(axis=0), aux.metrics)
+        last = jax.tree.map(lambda x: x[-1], aux.extra)
+        return gradients, aux._replace(metrics=summed, model_state=model_state, extra=last)
+
+    def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        if accumulate == 1:
+            (_, aux), gradients = gradients_of(state.params, state.model_state, batch, rng)
+        else:
+            gradients, aux = accumulated(state, batch, rng)
+        if axis_name:
+            gradients = jax.lax.pmean(gradients, axis_name)
+            aux = aux._replace(metrics=jax.lax.psum(aux.metrics, axis_name))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = optax.incremental_update(params, ema, step_size=1.0 - ema_decay)
+        state = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
+                              ema=ema)
+        if task.post_update is not None:
+            state = task.post_update(state, aux)
+        norm = (optax.tree.norm(gradients), jnp.ones(()))
+        return state, metrics.add({}, aux.metrics) | {"gradient_norm": norm}
+
+    return step

@@ -1,0 +1,105 @@
+"""Training curves, drawn from the `metrics.jsonl` of a run."""
+
+import json
+import math
+from os import PathLike
+from pathlib import Path
+
+Series = dict[int, float]  # step -> value
+
+_FIRST = ("loss", "learning_rate")
+_CLOCKS = ("step", "epoch", "seconds")  # say when a line was written, not how training goes
+_LOG_RATIO = 10  # a loss that falls by more than this is drawn on a log scale
+_FEW_POINTS = 30  # series this short show their points
+
+
+def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Series]], dict[str, int]]:
+    """Group the numbers of a metrics file by what they measure.
+
+    Args:
+      metrics_jsonl: path of JSON lines, each `{"step": int, "train/loss": float, "test/loss": float, ...}`;
+        every key but `step` is optional. A last line cut off by a kill is left out.
+
+    Returns:
+      `{group: {curve: {step: value}}}`: the key "train/loss" is curve "train" of group "loss", a key without
+      a slash is a group of its own; loss and learning rate come first. And `{group: number of non-finite
+      values left out}`.
+
+    Raises:
+      ValueError: a line before the last is not JSON, a line has no step, or the file has no metric.
+    """
+    groups: dict[str, dict[str, Series]] = {}
+    skipped: dict[str, int] = {}
+    for line in _read_lines(Path(metrics_jsonl)):
+        for key, value in line.items():
+            if key in _CLOCKS:
+                continue
+            curve, _, group = key.rpartition("/")
+            series = groups.setdefault(group, {}).setdefault(curve, {})
+            if math.isfinite(value):
+                series[line["step"]] = value
+            else:
+                skipped[group] = skipped.get(group, 0) + 1
+    if not groups:
+        raise ValueError(f"{metrics_jsonl} has no metric: each line needs a step and at least one other number")
+    first = [group for group in _FIRST if group in groups]
+    return {group: groups[group] for group in (*first, *groups)}, skipped
+
+
+def plot_curves(metrics_jsonl: str | PathLike, path: str | PathLike) -> None:
+    """Save a PNG with one small panel per group of curves: loss, learning rate, and what else was logged.
+
+    A positive loss that spans more than a factor 10 is drawn on a log scale. Values that are not finite are
+    left out, and the panel's title says how many. Arguments and errors are those of `read_curves`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups, skipped = read_curves(metrics_jsonl)
+    columns = min(3, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(4.2 * columns, 3 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (group, curves) in enumerate(groups.items()):
+        _panel(figure.add_subplot(rows, columns, number + 1), group, curves, skipped.get(group, 0))
+    figure.savefig(path, format="png")
+
+
+def _read_lines(path: Path) -> list[dict]:
+    texts = path.read_text().splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            if number == len(texts):
+                break
+            raise ValueError(f"{path}, line {number} is not JSON: {text[:60]!r}") from error
+        if "step" not in line:
+            raise ValueError(f"{path}, line {number} has no step: {text[:60]!r}")
+        lines.append(line)
+    return lines
+
+
+def _panel(axes, group: str, curves: dict[str, Series], skipped: int) -> None:
+    for name, series in curves.items():
+        steps = sorted(series)
+        marker = "." if len(steps) <= _FEW_POINTS else None
+        axes.plot(steps, [series[step] for step in steps], marker=marker, linewidth=1.2, label=name or group)
+    if "loss" in group and _spans_decades(curves):
+        axes.set_yscale("log")
+    name = group.replace("_", " ")
+    if skipped:
+        axes.set_title(f"{skipped} non-finite value{'s' if skipped > 1 else ''} left out", fontsize=9)
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel(name, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _spans_decades(curves: dict[str, Series]) -> bool:
+    values = [value for series in curves.values() for value in series.values()]
+    return bool(values) and min(values) > 0 and max(values) > _LOG_RATIO * min(values)
