@@ -31,17 +31,11 @@ class Config(TrainingConfig):
     """Share of the patches hidden from the encoder."""
     normalize_pixels: bool = True
     """Predict each patch normalised by its own mean and variance."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Share of an image's area that a random training crop keeps."""
-    flip: bool = True
-    """Mirror half of the training images."""
     pool: Literal["token", "avg"] = "token"
     """Features to probe: the class token, or the mean of the patch tokens."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.crop_scale
-        require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")
         require(0 <= self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "in [0, 1)")
 
 
@@ -64,10 +58,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def run(config: Config, name: str, stop: Any) -> None:
     """Pre-train, probe, draw."""
-    from cvjax.evaluate.probe import probe_features, table
     from cvjax.experiment.config import as_json
-    from cvjax.experiment.encoder import Encoder, build_mae, extractor, pixels
+    from cvjax.experiment.encoder import Encoder, build_mae
     from cvjax.experiment.inputs import make_inputs
+    from cvjax.experiment.probing import probe_encoders
     from cvjax.experiment.run import RunFolder
     from cvjax.experiment.training import enable_compilation_cache, train
     from cvjax.tasks.mae import mae_task
@@ -76,7 +70,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     folder = RunFolder(config, "mae_pretrain", name)
     if folder.finished():
         return
-    inputs = make_inputs(config, image_size=config.image_size, folder=folder)
+    inputs = make_inputs(config, image_size=config.image_size, folder=folder, crop_scale=config.crop_scale,
+                         flip=config.flip)
     size, channels = inputs.image_size, inputs.dataset.channels
     model = build_mae(as_json(config), image_size=size, channels=channels)
     task = mae_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
@@ -90,20 +85,13 @@ def run(config: Config, name: str, stop: Any) -> None:
     params = trained.state.variables["params"]
     draw(model, params, inputs, config, folder)
     if inputs.dataset.num_classes:
-        encoder = Encoder(model.vit(), params["encoder"], config.pool, size, channels, name)
-        extractors = {
-            "random": extractor(encoder.apply, encoder.random(config.seed).params, inputs.preprocess),
-            "mae": extractor(encoder.apply, encoder.params, inputs.preprocess),
-            "pixels": extractor(pixels, {}, inputs.preprocess)}
-        probed, protocol = probe_features(
-            extractors, lambda: inputs.eval_batches("train"), lambda: inputs.eval_batches("test"),
-            inputs.dataset.num_classes, seed=config.seed)
+        encoder = Encoder(model.vit(), params["encoder"], config.pool, size, channels)
+        probed, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
+                                          seed=config.seed)
         metrics |= probed
-        print(f"\nFrozen features of {config.data}, test accuracy:\n{table(metrics, extractors)}\n")
     else:
         print(f"{config.data} has no labels: nothing to probe")
-    protocol |= {"pool": config.pool, "image_size": size}
-    folder.finish(trained, metrics, protocol)
+    folder.finish(metrics, protocol, trained)
 
 
 def draw(model: Any, params: Any, inputs: Any, config: Config, folder: Any) -> None:

@@ -58,7 +58,7 @@ def _read(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _KEYS if key in file.files}
             return arrays, sorted(set(file.files) - set(_KEYS))
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npz file: {' '.join(str(error).split())}") from error
 
 

@@ -61,13 +61,12 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise DataError(f"seed must lie in [0, 2**32), got {seed}")
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    # The crop's randomness is keyed by position in the whole stream, hence before that is cut into shards.
+    dataset = order if crop is None else order.random_map(_LoadOrNext(source, crop))
+    # The endless stream's length is the greatest int, of which only whole batches can be counted without overflow.
+    dataset = dataset.repeat()[process_index::process_count].batch(local, drop_remainder=True)
     if crop is None:
-        dataset = order.repeat()[process_index::process_count].batch(local).map(_Gather(source))
-    else:
-        # The crop's randomness is keyed by position in the whole stream, hence before it is cut into shards.
-        dataset = (
-            order.random_map(_LoadOrNext(source, crop)).repeat()[process_index::process_count].batch(local)
-        )
+        dataset = dataset.map(_Gather(source))
     identity = {
         "seed": int(seed),
         "batch_size": int(batch_size),

@@ -67,9 +67,7 @@ def open_tfds(name: str) -> Dataset:
     if "image" not in features:
         raise DataError(f"tfds:{name} has no feature `image`; it has {', '.join(features)}")
     train, test = _split_names(name, builder)
-    names = tuple(getattr(features.get("label"), "names", None) or ())
-    if "label" in features and not names:
-        names = _numbered(name, features["label"])
+    names = _class_names(name, features["label"]) if "label" in features else ()
     train, test = (_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
     if names and int(test[0]["label"]) < 0:
         raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
@@ -126,11 +124,10 @@ def _split_names(name, builder):
     return ("train", test) if test else ("train[:80%]", "train[80%:]")
 
 
-def _numbered(name, feature):
-    count = getattr(feature, "num_classes", None)
-    if not count:
-        raise DataError(f"tfds:{name}: the feature `label` is not a class label but {feature}")
-    return tuple(str(label) for label in range(count))
+def _class_names(name, label):
+    if not getattr(label, "num_classes", None):
+        raise DataError(f"tfds:{name}: the feature `label` is not a class label but {label}")
+    return tuple(label.names or map(str, range(label.num_classes)))
 
 
 def _channels(name, features):

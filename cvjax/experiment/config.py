@@ -19,8 +19,8 @@ class ConfigError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """What every training experiment can be told."""
+class DataConfig:
+    """What every experiment can be told."""
 
     data: str = "digits"
     """digits | folder:PATH | tfds:NAME | npz:FILE"""
@@ -28,8 +28,6 @@ class TrainingConfig:
     """Decode all images once and keep them in memory; they must have one size."""
     data_max_bad: float = 0.01
     """Share of unreadable files past which the run stops; they are named in bad_files.txt."""
-    workers: int = 0
-    """Processes that decode images; 0 decodes in threads of this one."""
     run_dir: Path | None = None
     """Where the run is written; by default runs/EXPERIMENT/PRESET, with the changed fields in its name."""
     overwrite: bool = False
@@ -37,13 +35,30 @@ class TrainingConfig:
     dry_run: bool = False
     """Build everything, say what would run, and stop before the first step."""
     seed: int = 0
-    """Seed of parameters, order of the data and augmentation."""
+    """Seed of parameters, order of the data, augmentation and probes."""
+    batch_size: int = 256
+    """Images per step, over all devices."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(0 <= self.data_max_bad <= 1, "data_max_bad", self.data_max_bad, "in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(DataConfig):
+    """What every training experiment can be told."""
+
+    workers: int = 0
+    """Processes that decode images; 0 decodes in threads of this one."""
     epochs: float = 100.0
     """Passes over the training data."""
     steps: int | None = None
     """Optimizer steps; replaces --epochs."""
-    batch_size: int = 256
-    """Images per optimizer step, over all devices."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Share of an image's area that a random training crop keeps; 1 1 for no cropping."""
+    flip: bool = True
+    """Mirror half of the training images."""
     accumulate: int = 1
     """Split each batch into this many micro-batches, one after the other, to save memory."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -74,28 +89,27 @@ class TrainingConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("eval_every", "workers", "seed", "weight_decay", "base_learning_rate"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
-        _require(self.epochs > 0, "epochs", self.epochs, "more than 0")
-        _require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
-        _require(0 <= self.data_max_bad <= 1, "data_max_bad", self.data_max_bad, "in [0, 1]")
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
-        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
+        super().__post_init__()
+        for name in ("accumulate", "log_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.epochs > 0, "epochs", self.epochs, "more than 0")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
+        low, high = self.crop_scale
+        require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
+        require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
 
     def total_steps(self, records: int) -> int:
         """Optimizer steps of the run on a training set of `records` images."""
         return self.steps or max(1, round(self.epochs * records / self.batch_size))
 
 
-def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be {allowed}")
-
-
-require = _require
 
 
 def parse(experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]], description: str,

@@ -1,6 +1,5 @@
 """A pre-trained encoder out of a run's checkpoint, and features from it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from cvjax.models import create_model
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.vit import VisionTransformer
 from cvjax.train.checkpoint import restore_weights
-from cvjax.train.mesh import MeshEngine
 
 MAE_FIELDS = ("patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
 
@@ -40,7 +38,6 @@ class Encoder:
     pool: str
     image_size: int
     channels: int
-    origin: str
 
     def apply(self, params: Any, images: jax.Array) -> jax.Array:
         """Features float32 `(B, D)` of normalised images `(B, H, W, C)`: after the last norm, the class token or the
@@ -52,7 +49,7 @@ class Encoder:
         """The same architecture with fresh parameters."""
         images = jnp.zeros((1, self.image_size, self.image_size, self.channels))
         params = jax.jit(self.vit.init)(jax.random.key(seed), images)["params"]
-        return Encoder(self.vit, params, self.pool, self.image_size, self.channels, "random")
+        return Encoder(self.vit, params, self.pool, self.image_size, self.channels)
 
 
 def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
@@ -68,17 +65,4 @@ def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
         raise ConfigError(f"--checkpoint {run} is a run of {meta['experiment']}; it must be one of mae_pretrain")
     model = build_mae(meta["config"], image_size=meta["image_size"], channels=meta["channels"])
     params = (weights["ema"] or weights["params"])["encoder"]
-    return Encoder(model.vit(), params, meta["config"]["pool"], meta["image_size"], meta["channels"], str(run))
-
-
-def extractor(function: Callable[[Any, jax.Array], jax.Array], variables: Any,
-              preprocess: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
-    """A compiled function from a batch to `function(variables, preprocessed images)`, with the batch over all devices."""
-    engine = MeshEngine()
-    compiled = engine.compile_evaluation(lambda v, batch: function(v, preprocess(batch["image"])))
-    return lambda batch: compiled(variables, engine.put({"image": batch["image"]}))
-
-
-def pixels(_: Any, images: jax.Array) -> jax.Array:
-    """The baseline that learns nothing: raw pixels as features, `(B, H * W * C)`."""
-    return images.reshape(images.shape[0], -1)
+    return Encoder(model.vit(), params, meta["config"]["pool"], meta["image_size"], meta["channels"])

@@ -8,10 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.data import BadFiles, DataError, Dataset, open_dataset
-from cvjax.data.augment import (HALF, IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize,
-                                random_flip, random_resized_crop)
+from cvjax.data.augment import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    denormalize,
+    normalize,
+    random_flip,
+    random_resized_crop,
+)
 from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
+from cvjax.experiment.config import DataConfig
 from cvjax.experiment.run import RunFolder
 
 
@@ -22,18 +30,16 @@ class Inputs:
     Images of a data set in memory go to the device whole and are cropped there; others are decoded and cropped on
     the host. Either way the device gets uint8 and does the rest inside the compiled step.
     image_size: side of the square images that the model sees.
-    crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
     bad: the unreadable files of each split.
+    crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
     """
 
     dataset: Dataset
     image_size: int
-    crop_scale: tuple[float, float]
-    flip: bool
     batch_size: int
-    seed: int
-    workers: int
     bad: dict[str, BadFiles]
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
 
     @property
     def statistics(self) -> tuple[Any, Any]:
@@ -41,12 +47,12 @@ class Inputs:
         colour = self.dataset.channels == 3
         return (IMAGENET_MEAN, IMAGENET_STD) if colour else (HALF, HALF)
 
-    def train_batches(self) -> TrainBatches:
+    def train_batches(self, *, seed: int, workers: int) -> TrainBatches:
         """An endless stream of shuffled batches with random crops, resumable."""
         crop = None if self.dataset.in_memory else RandomResizedCrop(
             self.image_size, self.crop_scale, channels=self.dataset.channels)
-        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=self.seed,
-                             workers=self.workers, bad=self.bad["train"])
+        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed,
+                             workers=workers, bad=self.bad["train"])
 
     def eval_batches(self, split: str) -> Iterator[dict]:
         """Every record of a split ("train" or "test") once, in order, not augmented."""
@@ -77,11 +83,11 @@ class Inputs:
         return jnp.clip(denormalize(images, *self.statistics) / 255, 0, 1)
 
 
-def make_inputs(config: Any, *, image_size: int | None, folder: RunFolder) -> Inputs:
-    """Open the data set of a training configuration.
+def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder, **augmentation: Any) -> Inputs:
+    """Open the data set of a configuration.
 
     image_size: side of what the model sees; None takes the data set's own, where its images have one.
-    folder: where `bad_files.txt` goes.
+    folder: where `bad_files.txt` goes. augmentation: `crop_scale` and `flip` of training images.
     """
     dataset = open_dataset(config.data, seed=0, cache=config.data_cache)
     if config.batch_size > len(dataset.train):
@@ -95,6 +101,4 @@ def make_inputs(config: Any, *, image_size: int | None, folder: RunFolder) -> In
     path = None if config.dry_run else folder.path / "bad_files.txt"
     bad = {split: BadFiles(len(source), config.data_max_bad, path, split)
            for split, source in (("train", dataset.train), ("test", dataset.test)) if source is not None}
-    return Inputs(dataset, image_size, tuple(config.crop_scale), config.flip, config.batch_size, config.seed,
-                  config.workers, bad)
-
+    return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)

@@ -58,20 +58,24 @@ class RunFolder:
         print_metrics(self.summary["metrics"])
         return True
 
-    def finish(self, trained: Any, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-        """Draw the curves and write `summary.json`, whose presence marks the run as complete.
+    def finish(self, metrics: dict[str, float], protocol: dict[str, Any], trained: Any = None) -> None:
+        """Write `summary.json`, whose presence marks the run as complete, and draw a training's curves.
 
         metrics: flat names to numbers. protocol: what they hold for (k, temperature, crop, layer, seed).
+        trained: the `Trained` of an experiment that trains.
         """
         from cvjax.visualize.curves import plot_curves
 
-        plot_curves(self.path / "metrics.jsonl", self.figures / "curves.png")
+        facts = {}
+        if trained is not None:
+            plot_curves(self.path / "metrics.jsonl", self.figures / "curves.png")
+            facts = {"params_sha256": trained.params_sha256, "steps": trained.steps,
+                     "wall_seconds": round(trained.seconds, 2),
+                     "images_per_second": round(trained.images_per_second, 1)}
         versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
-        write_json(self.path / "summary.json", {
-            "metrics": metrics, "params_sha256": trained.params_sha256, "steps": trained.steps,
-            "wall_seconds": round(trained.seconds, 2), "images_per_second": round(trained.images_per_second, 1),
-            "protocol": protocol, "versions": versions})
-        print(f"written to {self.path}: summary.json, figures/, metrics.jsonl, checkpoints/")
+        write_json(self.path / "summary.json",
+                   {"metrics": metrics, **facts, "protocol": protocol, "versions": versions})
+        print(f"written to {self.path}/summary.json")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

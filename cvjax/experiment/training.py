@@ -74,11 +74,11 @@ def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
 
 def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
           best_mode: str, meta: dict[str, Any], layer_scale: Callable[[str], float] | None = None,
-          adapt: Callable[[Any], Any] | None = None) -> Trained | None:
+          adapt: Callable[[Any, Any], Any] | None = None, pretrained: Any = None) -> Trained | None:
     """Train `task` to the end, resuming what is in the run's folder; None on a dry run.
 
     meta: goes into every checkpoint, for whoever reads it without this configuration at hand.
-    adapt(variables) -> variables: applied to fresh parameters, for example to put pretrained ones in.
+    adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
     """
     engine = ENGINES[config.parallel]()
     try:
@@ -88,20 +88,21 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     total_steps = config.total_steps(len(inputs.dataset.train))
     optimizer, schedule = build_optimizer(config, total_steps, layer_scale)
 
-    def initialize() -> TrainState:
+    def initialize(pretrained: Any) -> TrainState:
         def variables(rng: jax.Array) -> Any:
             fresh = task.init(rng, example_batch(inputs))
-            return adapt(fresh) if adapt else fresh
+            return adapt(fresh, pretrained) if adapt else fresh
+
         return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
 
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
                            axis_name=engine.axis_name)
-    describe(config, inputs, jax.eval_shape(initialize).params, total_steps, schedule)
+    describe(config, inputs, jax.eval_shape(initialize, pretrained).params, total_steps, schedule)
     if config.dry_run:
         return None
 
-    state = engine.create(initialize)
-    batches = inputs.train_batches()
+    state = engine.create(initialize, pretrained)
+    batches = inputs.train_batches(seed=config.seed, workers=config.workers)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
         restored = checkpointer.restore_latest(engine.single(state))
         first, saved = 0, {}
@@ -133,8 +134,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
             log.close()
     single = engine.single(state)
     seconds = log.seconds
-    return Trained(single, {f"test/{name}": value for name, value in results.items()}, total_steps, seconds, total_steps * config.batch_size / seconds,
-                   params_sha256(single.params))
+    return Trained(single, {f"test/{name}": value for name, value in results.items()}, total_steps, seconds,
+                   total_steps * config.batch_size / seconds, params_sha256(single.params))
 
 
 def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, schedule: Any) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.losses.mae import masked_reconstruction_loss, pixel_target
-from cvjax.models.mae import MaskedAutoencoder, MAEOutput
+from cvjax.models.mae import MAEOutput, MaskedAutoencoder
 from cvjax.tasks.task import Aux, Batch, Metrics, Task, example_keys, masked_sum, total
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]

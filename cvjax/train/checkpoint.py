@@ -20,6 +20,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -38,8 +39,22 @@ from cvjax.train.fingerprint import fingerprints
 _ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "extra", "rng")}
 
 _log = logging.getLogger(__name__)
-# orbax logs a page of traceback per failed read or write; what is raised or logged here says it in one line.
-logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+
+
+def _quieten_orbax() -> None:
+    """Drops the pages of traceback per failed read or write that would bury the one line written here."""
+    logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    show = sys.unraisablehook
+
+    def show_others(unraisable: Any) -> None:
+        # After the first array that fails, orbax leaves the event loop that its other arrays report to.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others
+
+
+_quieten_orbax()
 
 
 class CheckpointError(Exception):
@@ -65,7 +80,8 @@ class Checkpointer:
     def __init__(self, directory: str | os.PathLike, *, keep_latest: int = 2, best_metric: str | None = None,
                  best_mode: str = "max", keep_best: int = 1):
         if keep_latest < 1 or keep_best < 0:
-            raise CheckpointError(f"keep_latest={keep_latest}, keep_best={keep_best}: at least 1 and 0 are allowed")
+            raise CheckpointError(f"keep_latest={keep_latest}, keep_best={keep_best}: "
+                                  "allowed are at least 1 latest and at least 0 best")
         if best_mode not in ("max", "min"):
             raise CheckpointError(f"best_mode={best_mode!r}: allowed is 'max' or 'min'")
         self._directory = _local(directory)

@@ -64,7 +64,8 @@ class RunLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line at once, so that it is on disk before a checkpoint of the same step."""
-        line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values, "seconds": round(self.seconds, 2)}
+        place = {"step": step, "epoch": round(step / self.steps_per_epoch, 4)}
+        line = place | dict(values) | {"seconds": round(self.seconds, 2)}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in values.items():

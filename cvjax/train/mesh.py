@@ -22,9 +22,9 @@ class MeshEngine:
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec("data"))
 
-    def create(self, function: Callable[[], Any]) -> Any:
-        """Run `function() -> state` on the devices."""
-        return jax.jit(function, out_shardings=self.replicated)()
+    def create(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `function(*arguments) -> state` on the devices."""
+        return jax.jit(function, out_shardings=self.replicated)(*arguments)
 
     def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
         """Compile `step(state, batch) -> (state, metrics)`; the state given to it is used up."""

@@ -20,9 +20,9 @@ class PmapEngine:
         if jax.process_count() > 1:
             raise ValueError("--parallel pmap runs in one process; use --parallel jit for several")
 
-    def create(self, function: Callable[[], Any]) -> Any:
-        """Run `function() -> state` once and copy the state to every device."""
-        return self.spread(jax.jit(function)())
+    def create(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `function(*arguments) -> state` once and copy the state to every device."""
+        return self.spread(jax.jit(function)(*arguments))
 
     def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
         """Compile `step(state, batch) -> (state, metrics)`, which must average over the axis `data`."""

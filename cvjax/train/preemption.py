@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave with exit status 0 (Slurm, Kubernetes and spot machines send these)."""
+"""SIGTERM (from Slurm, Kubernetes, spot machines) and Ctrl-C: finish the step, save, leave with exit status 0."""
 
 import signal
 import sys

@@ -41,7 +41,7 @@ def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Seri
             else:
                 skipped[group] = skipped.get(group, 0) + 1
     if not groups:
-        raise ValueError(f"{metrics_jsonl} has no metric: each line needs a step and at least one other number")
+        raise ValueError(f"{metrics_jsonl} has no metric: its lines need a step and another number")
     first = [group for group in _FIRST if group in groups]
     return {group: groups[group] for group in (*first, *groups)}, skipped
 

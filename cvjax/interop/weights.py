@@ -1,0 +1,125 @@
+"""Published weights into a model's variables, and back."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cvjax.interop.families import Family, Layout, family_of
+from cvjax.interop.state_dict import read_state_dict
+
+_log = logging.getLogger(__name__)
+
+# Far above the rounding of half precision, far below the distance between two positions.
+_CONSTANT_TOLERANCE = 5e-3
+
+
+class _Slot(NamedTuple):
+    """Where one of their arrays goes."""
+
+    path: tuple[str, ...]  # in the model's variables
+    layout: Layout
+    shape: tuple[int, ...]  # in their layout
+
+
+def _slots(model: nn.Module, family: Family) -> dict[str, _Slot]:
+    """The model's parameters by the names that files give them."""
+    slots = {}
+    variables = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model))
+    for path, leaf in flatten_dict(variables).items():
+        name, layout = family.lookup("/".join(path[1:]))
+        stand_in = np.broadcast_to(np.float32(0), leaf.shape)
+        slots[name] = _Slot(path, layout, layout.to_theirs(stand_in, model).shape)
+    return slots
+
+
+def _start(model: nn.Module, family: Family, paths: list[tuple[str, ...]], rng: jax.Array) -> dict:
+    """Freshly initialised variables of some paths; the compiler drops the work for all others."""
+    @jax.jit
+    def start(rng: jax.Array) -> dict:
+        inputs = [jnp.zeros(x.shape, x.dtype) for x in family.inputs(model)]
+        variables = flatten_dict(model.init(rng, *inputs))
+        return {path: variables[path] for path in paths}
+
+    return start(rng)
+
+
+def _describe(lists: Mapping[str, list[str]]) -> str:
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
+
+
+def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
+                 rng: jax.Array | None = None) -> dict[str, Any]:
+    """The model's variables, float32, from a published weight file or from its names and arrays.
+
+    weights: a file for `read_state_dict`, or name -> array, with timm's names and layout for a ViT and the
+    authors' for an MAE. A ViT also takes an MAE's file (and leaves the decoder), learned positions of another
+    square grid (resized as timm does), and a file whose head is missing or has other classes.
+    rng: key of the parameters that start fresh, `jax.random.key(0)` when None.
+    What is fresh, ignored or resized is logged, in one line. Any other difference between file and model is a
+    ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
+    """
+    family = family_of(model)
+    content = read_state_dict(weights) if isinstance(weights, str | Path) else weights
+    given = {name: np.asarray(array, np.float32) for name, array in content.items()}
+    slots, constants = _slots(model, family), family.constants(model)
+    shapes = {name: value.shape for name, value in (slots | constants).items()}
+
+    resized = [name for name in family.resized if name in given and given[name].shape != shapes[name]]
+    for name in resized:
+        given[name] = family.resized[name](given[name], model)
+    fits = [name for name in shapes if name in given and given[name].shape == shapes[name]]
+    fresh = [name for name in slots if name not in fits and re.fullmatch(family.fresh, name)]
+    ignored = [name for name in given if name not in shapes and re.fullmatch(family.ignored, name)]
+
+    if faults := _describe({
+        "missing": [name for name in slots if name not in given and name not in fresh],
+        "unexpected": [name for name in given if name not in shapes and name not in ignored],
+        "of another shape": [f"{name} {given[name].shape} (the model has {shapes[name]})" for name in shapes
+                             if name in given and name not in fits and name not in fresh],
+        "of other values than the model computes": [
+            name for name in constants if name in fits
+            and not np.allclose(given[name], constants[name], rtol=0, atol=_CONSTANT_TOLERANCE)],
+    }):
+        raise ValueError(f"the weights do not fit {type(model).__name__}: {faults}")
+    if notes := _describe({"fresh": fresh, "ignored": ignored, "resized": resized}):
+        _log.warning("weights of %s: %s", type(model).__name__, notes)
+
+    loaded = {slot.path: jnp.asarray(slot.layout.to_ours(given[name]))
+              for name, slot in slots.items() if name not in fresh}
+    if fresh:
+        key = jax.random.key(0) if rng is None else rng
+        loaded |= _start(model, family, [slots[name].path for name in fresh], key)
+    return unflatten_dict(loaded)
+
+
+def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
+    """The variables in the names and the layout of timm (ViT) or the authors (MAE), with any fixed positions.
+
+    variables: `{"params": ...}`, or whatever has the same structure: gradients, for example.
+    """
+    family = family_of(model)
+    theirs = {}
+    for path, array in flatten_dict(dict(variables)).items():
+        name, layout = family.lookup("/".join(path[1:]))
+        theirs[name] = np.ascontiguousarray(layout.to_theirs(np.asarray(array), model))
+    return theirs | family.constants(model)
+
+
+def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path) -> None:
+    """Write `to_state_dict(variables, model)` as a `.safetensors` file, which torch loads with `strict=True`.
+
+    `load_weights` of the file gives the same variables bit for bit.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights can be saved as .safetensors, not as {path.suffix!r}")
+    safetensors.numpy.save_file(to_state_dict(variables, model), path)
