@@ -114,7 +114,7 @@ def _guard(function, *args):
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DecodeError(reason[:200]) from error
+        raise DecodeError(f"damaged image: {reason[:200]}") from error
 
 
 def _open(image):

@@ -63,7 +63,7 @@ def train_batches(
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     # The crop's randomness is keyed by position in the whole stream, hence before that is cut into shards.
     dataset = order if crop is None else order.random_map(_LoadOrNext(source, crop))
-    # The endless stream's length is the greatest int, of which only whole batches can be counted without overflow.
+    # The endless stream's length is the greatest int: rounding its batches up would overflow.
     dataset = dataset.repeat()[process_index::process_count].batch(local, drop_remainder=True)
     if crop is None:
         dataset = dataset.map(_Gather(source))

@@ -69,7 +69,7 @@ def open_tfds(name: str) -> Dataset:
     train, test = _split_names(name, builder)
     names = _class_names(name, features["label"]) if "label" in features else ()
     train, test = (_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
-    if names and int(test[0]["label"]) < 0:
+    if names and _label_of_first(test) < 0:
         raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
     return Dataset(train, test, names, train.channels)
 
@@ -128,6 +128,13 @@ def _class_names(name, label):
     if not getattr(label, "num_classes", None):
         raise DataError(f"tfds:{name}: the feature `label` is not a class label but {label}")
     return tuple(label.names or map(str, range(label.num_classes)))
+
+
+def _label_of_first(source):
+    try:
+        return source[0]["label"]
+    except DecodeError:  # counted and limited like any bad record, once batches are made
+        return 0
 
 
 def _channels(name, features):

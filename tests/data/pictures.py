@@ -1,0 +1,29 @@
+"""Test images, made here so that the suite needs none."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """A smooth uint8 (height, width, 3) picture: red grows to the right, green downwards, blue is 64."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return np.stack([red, green, np.full_like(red, 64)], -1).round().astype(np.uint8)
+
+
+def encode(image, format: str = "PNG", **options) -> bytes:
+    """Pixels or a Pillow image, as a file's bytes."""
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def write_folder(root, classes: dict[str, int], size: int = 12) -> None:
+    """Writes `classes[name]` different images into root/name/."""
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((size, size, 3), (7 * i) % 256, np.uint8)
+            pixels[: size // 2] = sum(map(ord, name)) % 256
+            (root / name / f"{i:03}.png").write_bytes(encode(pixels))

@@ -1,0 +1,296 @@
+import json
+
+import numpy as np
+import pytest
+
+from cvjax.data import (
+    ArraySource,
+    BadFiles,
+    DataError,
+    RandomResizedCrop,
+    ResizeCenterCrop,
+    eval_batches,
+    open_dataset,
+    train_batches,
+)
+from tests.data.pictures import encode, gradient, write_folder
+
+N = 23
+CROP = RandomResizedCrop(6)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """23 different pictures in files: an odd number, on purpose."""
+    root = tmp_path_factory.mktemp("pictures") / "train"
+    root.mkdir()
+    for i in range(N):
+        (root / f"{i:03}.png").write_bytes(encode(np.roll(gradient(16, 20), i, axis=1)))
+    write_folder(root.parent, {"test": 2})
+    return open_dataset(f"folder:{root.parent}").train
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    images = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 1)).astype(np.uint8)
+    return ArraySource(images, np.arange(N, dtype=np.int32) % 5)
+
+
+def take(source, crop, count, *, batch_size=4, seed=0, **options):
+    stream = train_batches(source, crop, batch_size=batch_size, seed=seed, **options)
+    batches = [next(stream) for _ in range(count)]
+    stream.close()
+    return batches
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def both(test):
+    """Runs a test on files that are cropped and on arrays that are gathered."""
+    return pytest.mark.parametrize("kind, crop", [("files", CROP), ("arrays", None)])(test)
+
+
+@both
+def test_batches_have_the_stated_types(kind, crop, request):
+    source = request.getfixturevalue(kind)
+    (batch,) = take(source, crop, 1)
+    shape = (4, 6, 6, 3) if crop else (4, 4, 4, 1)
+    assert {key: (value.shape, str(value.dtype)) for key, value in batch.items()} == {
+        "image": (shape, "uint8"),
+        "label": ((4,), "int32"),
+        "index": ((4,), "int64"),
+    }
+
+
+@both
+def test_each_epoch_is_another_permutation(kind, crop, request):
+    batches = take(request.getfixturevalue(kind), crop, 3 * N, batch_size=1)
+    order = np.concatenate([batch["index"] for batch in batches]).reshape(3, N)
+    assert (np.sort(order) == np.arange(N)).all()
+    assert len({tuple(epoch) for epoch in order}) == 3
+    other = take(request.getfixturevalue(kind), crop, N, batch_size=1, seed=1)
+    # Not one seed's second epoch as another seed's first, either.
+    assert tuple(batch["index"][0] for batch in other) not in {tuple(epoch) for epoch in order}
+
+
+def test_a_record_is_cropped_differently_in_each_epoch(files):
+    crops = {}
+    for batch in take(files, CROP, 3 * N, batch_size=1):
+        crops.setdefault(int(batch["index"][0]), []).append(batch["image"].tobytes())
+    assert all(len(set(seen)) == 3 for seen in crops.values())
+
+
+@both
+def test_resuming_is_exact_mid_epoch_and_at_its_end(kind, crop, request):
+    source = request.getfixturevalue(kind)
+    whole = take(source, crop, 2 * N + 5, batch_size=1)
+    for start in (0, 7, N - 1, N, 2 * N):
+        assert_same(take(source, crop, 3, batch_size=1, start_batch=start), whole[start : start + 3])
+
+
+@both
+def test_state_restores_and_is_json(kind, crop, request):
+    source = request.getfixturevalue(kind)
+    stream = train_batches(source, crop, batch_size=4, seed=3)
+    for _ in range(9):
+        next(stream)
+    state = json.loads(json.dumps(stream.state()))
+    assert state["next_batch"] == 9
+    ahead = [next(stream) for _ in range(4)]
+    stream.restore(state)
+    assert_same([next(stream) for _ in range(4)], ahead)
+    stream.close()
+    assert list(stream) == []
+    stream.close()
+
+
+@pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8)])
+def test_a_state_of_another_stream_is_refused(arrays, name, value):
+    stream = train_batches(arrays, None, batch_size=4, seed=3)
+    with pytest.raises(DataError, match=f"{name} was {value}, now it is {stream.state()[name]}"):
+        stream.restore({**stream.state(), name: value})
+    next(stream)
+    other = ArraySource(arrays.images ^ 1, arrays.labels)
+    foreign = train_batches(other, None, batch_size=4, seed=3)
+    with pytest.raises(DataError, match="fingerprint was"):
+        stream.restore(foreign.state())
+    stream.close()
+    foreign.close()
+
+
+@both
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_hold_the_global_batch(kind, crop, count, request):
+    source = request.getfixturevalue(kind)
+    whole = take(source, crop, 14)
+    for index in range(count):
+        part = take(source, crop, 14, process_index=index, process_count=count)
+        assert_same(part, [{key: value[index::count] for key, value in batch.items()} for batch in whole])
+
+
+def test_threads_and_workers_change_nothing(files):
+    expected = take(files, CROP, 8, threads=1)
+    assert_same(take(files, CROP, 8, threads=4), expected)
+    assert_same(take(files, CROP, 8, workers=1), expected)
+
+
+def test_workers_resume_anywhere(files):
+    expected = take(files, CROP, 10)
+    assert_same(take(files, CROP, 3, workers=2, start_batch=7), expected[7:])
+
+
+def test_a_single_record_and_a_batch_larger_than_the_data(arrays):
+    one = ArraySource(arrays.images[:1], arrays.labels[:1])
+    assert take(one, None, 2, batch_size=3)[1]["index"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 5, "process_count": 2}, "multiple of the 2 processes, got 5"),
+        ({"process_index": 2, "process_count": 2}, "process_index"),
+        ({"seed": -1}, "seed"),
+        ({"start_batch": -1}, "at least 0"),
+    ],
+)
+def test_impossible_combinations(arrays, options, words):
+    with pytest.raises(DataError, match=words):
+        train_batches(arrays, None, **{"batch_size": 4, "seed": 0, **options})
+
+
+def test_files_need_a_crop(files):
+    with pytest.raises(DataError, match="need a crop"):
+        train_batches(files, None, batch_size=4, seed=0)
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("kind, crop", [("files", ResizeCenterCrop(6)), ("arrays", None)])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 8, 46])
+def test_evaluation_sees_every_record_once(kind, crop, count, batch_size, request):
+    source = request.getfixturevalue(kind)
+    parts = [
+        list(eval_batches(source, crop, batch_size=batch_size, process_index=i, process_count=count))
+        for i in range(count)
+    ]
+    assert {len(part) for part in parts} == {-(-N // batch_size)}
+    batches = [batch for part in parts for batch in part]
+    assert {batch["image"].shape[0] for batch in batches} == {batch_size // count}
+    index, mask, label = (
+        np.concatenate([batch[key] for batch in batches]) for key in ("index", "mask", "label")
+    )
+    assert sorted(index[mask]) == list(range(N)) and (index[~mask] == -1).all()
+    np.testing.assert_array_equal(label[mask], source.labels[index[mask]])
+    assert (label[~mask] == 0).all() and mask.dtype == bool
+    if count == 1:
+        assert (index[mask] == np.arange(N)).all()
+    if crop is None:
+        images = np.concatenate([batch["image"] for batch in batches])
+        np.testing.assert_array_equal(images[mask], source.images[index[mask]])
+        assert (images[~mask] == 0).all()
+
+
+# --- bad files
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """Two classes of 10 files, of which positions 3, 4 and 19 cannot be decoded."""
+    write_folder(tmp_path / "train", {"a": 10, "b": 10})
+    write_folder(tmp_path / "test", {"a": 2})
+    (tmp_path / "train/a/003.png").write_bytes(b"")
+    (tmp_path / "train/a/004.png").write_bytes(encode(gradient(9, 9), "JPEG")[:200])
+    (tmp_path / "train/b/009.png").write_bytes(b"text")
+    return open_dataset(f"folder:{tmp_path}").train
+
+
+def test_a_bad_file_is_replaced_by_the_next_good_one_and_named(spoilt, tmp_path):
+    bad = BadFiles(20, 0.5, tmp_path / "run" / "bad_files.txt")
+    batches = take(spoilt, CROP, 20, batch_size=2, bad=bad)
+    index = np.concatenate([batch["index"] for batch in batches]).reshape(2, 20)
+    for epoch in index:
+        assert np.bincount(epoch, minlength=20).tolist() == [2, 1, 1, 0, 0, 3, *[1] * 13, 0]
+    np.testing.assert_array_equal(
+        np.concatenate([batch["label"] for batch in batches]), spoilt.labels[index.ravel()]
+    )
+    lines = (tmp_path / "run" / "bad_files.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [spoilt.name(i) for i in (3, 4, 19)]
+    assert "empty" in lines[0] and "damaged" in lines[1] and "b'text'" in lines[2]
+    assert bad.count == 3
+    assert_same(take(spoilt, CROP, 5, start_batch=5, batch_size=2, bad=bad), batches[5:10])
+
+
+def test_too_many_bad_files_stop_the_run(spoilt, tmp_path):
+    path = tmp_path / "bad_files.txt"
+    with pytest.raises(DataError) as error:
+        take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(20, 0.1, path, "train"))
+    assert str(error.value) == (
+        f"train: 3 of 20 files cannot be read (15.00%, the limit is 10.00%); see {path}"
+    )
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_nothing_but_bad_files(tmp_path):
+    write_folder(tmp_path, {"a": 4})
+    for file in tmp_path.glob("a/*"):
+        file.write_bytes(b"")
+    source = open_dataset(f"folder:{tmp_path}").train
+    with pytest.raises(DataError, match="3 files in a row cannot be read"):
+        take(source, CROP, 1)
+
+
+def test_evaluation_masks_bad_files(spoilt):
+    bad = BadFiles(20, 0.5)
+    batches = list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8, bad=bad))
+    index, mask = (np.concatenate([batch[key] for batch in batches]) for key in ("index", "mask"))
+    assert index[~mask].tolist() == [3, 4, 19, -1, -1, -1, -1] and bad.count == 3
+    with pytest.raises(DataError, match="1.00%"):
+        list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8))
+
+
+def test_a_vanished_file_is_a_bad_file(spoilt, tmp_path):
+    (tmp_path / "train/a/000.png").unlink()
+    bad = BadFiles(20, 0.5)
+    list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8, bad=bad))
+    assert "No such file" in bad.reasons[spoilt.name(0)]
+
+
+def test_files_dropped_by_the_cache_count(spoilt, tmp_path):
+    source = open_dataset(f"folder:{tmp_path}", cache=True).train
+    with pytest.raises(DataError, match="cannot be read"):
+        train_batches(source, None, batch_size=2, seed=0)
+    bad = BadFiles(20, 0.5)
+    train_batches(source, None, batch_size=2, seed=0, bad=bad).close()
+    assert bad.count == 3
+
+
+def test_the_list_is_shared_and_survives(tmp_path):
+    path = tmp_path / "bad_files.txt"
+    first, second = BadFiles(100, 1, path), BadFiles(100, 1, path)
+    first.add("b", "x\ny")
+    second.add("a", "z")
+    second.add("a", "another reason, later")
+    first.add("c", "")
+    assert path.read_text() == "a\tz\nb\tx y\nc\t\n"
+    assert (first.count, second.count) == (2, 1)
+
+
+def test_the_limit_is_a_share():
+    exactly = BadFiles(200, 0.01)
+    exactly.add("a", "")
+    exactly.add("b", "")
+    with pytest.raises(DataError):
+        exactly.add("c", "")
+    with pytest.raises(DataError, match="got 2"):
+        BadFiles(10, 2)
+    with pytest.raises(DataError):
+        BadFiles(10, 0).add("a", "")
