@@ -45,8 +45,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         decoder_depth=2, decoder_heads=4, mask_ratio=0.5, crop_scale=(0.6, 1.0), flip=False, epochs=400,
         base_learning_rate=1e-3, pool="avg"),
     "cifar10": dict(
-        data="folder:cifar10", data_cache=True, model="mae_vit_tiny_patch16", patch_size=4, decoder_width=128,
-        decoder_depth=4, decoder_heads=4, epochs=50, base_learning_rate=5e-4, checkpoint_every=1000),
+        data="folder:cifar10", data_cache=True, model="mae_vit_tiny_patch16", patch_size=4, width=128, depth=6,
+        heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4, epochs=8, base_learning_rate=1e-3,
+        checkpoint_every=500, pool="avg"),
     "folder": dict(
         data="folder:photos", model="mae_vit_small_patch16", image_size=224, batch_size=64, epochs=800,
         decoder_width=256, decoder_depth=4, decoder_heads=8, workers=2),

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import tyro
 
+from cvjax.train.preemption import Stopped, StopRequest
+
 
 class ConfigError(Exception):
     """An impossible configuration; the message says what was received and what is allowed, in one line."""
@@ -160,9 +162,10 @@ def _plain(value: Any) -> Any:
 
 def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]],
          description: str) -> None:
-    """Entry point of an experiment: parse, run, and turn expected errors into one line and exit status 2."""
-    from cvjax.train.preemption import StopRequest  # light: no JAX
+    """Entry point of an experiment: parse, run, and turn expected errors into one line and exit status 2.
 
+    A requested stop that was saved exits with 0.
+    """
     stop = StopRequest().install()
     try:
         parsed, name = parse(experiment, config, presets, description)
@@ -172,6 +175,8 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
 
     try:
         run(parsed, name, stop)
+    except Stopped as saved:
+        print(f"{saved}; the same command resumes", file=sys.stderr)
     except EXPECTED_ERRORS as error:
         sys.exit(_complain(error))
 

@@ -88,9 +88,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_torch(path: Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is no zip archive: save it again with torch 1.6 or later, or as .safetensors")
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise ValueError("no zip archive: save it with torch 1.6 or later, or as .safetensors") from None
+    with archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it holds {len(pickles)} data.pkl, a file of torch.save holds 1")

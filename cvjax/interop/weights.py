@@ -73,7 +73,8 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
     slots, constants = _slots(model, family), family.constants(model)
     shapes = {name: value.shape for name, value in (slots | constants).items()}
 
-    resized = [name for name in family.resized if name in given and given[name].shape != shapes[name]]
+    resized = [name for name in family.resized
+               if name in slots and name in given and given[name].shape != shapes[name]]
     for name in resized:
         given[name] = family.resized[name](given[name], model)
     fits = [name for name in shapes if name in given and given[name].shape == shapes[name]]
@@ -110,7 +111,7 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, n
     theirs = {}
     for path, array in flatten_dict(dict(variables)).items():
         name, layout = family.lookup("/".join(path[1:]))
-        theirs[name] = np.ascontiguousarray(layout.to_theirs(np.asarray(array), model))
+        theirs[name] = layout.to_theirs(np.asarray(array), model)
     return theirs | family.constants(model)
 
 
@@ -122,4 +123,5 @@ def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Pat
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights can be saved as .safetensors, not as {path.suffix!r}")
-    safetensors.numpy.save_file(to_state_dict(variables, model), path)
+    arrays = to_state_dict(variables, model)
+    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)

@@ -43,12 +43,15 @@ _log = logging.getLogger(__name__)
 
 def _quieten_orbax() -> None:
     """Drops the pages of traceback per failed read or write that would bury the one line written here."""
-    logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    source = f"{os.sep}orbax{os.sep}"
+    logging.getLogger("absl").addFilter(lambda record: source not in record.pathname)
     show = sys.unraisablehook
 
     def show_others(unraisable: Any) -> None:
-        # After the first array that fails, orbax leaves the event loop that its other arrays report to.
-        if str(unraisable.exc_value) != "Event loop is closed":
+        # At the first array that fails, orbax drops the coroutines of the others and the loop they report to.
+        code = getattr(unraisable.object, "cr_code", None)
+        dropped = code is not None and source in code.co_filename
+        if not dropped and str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 
     sys.unraisablehook = show_others
@@ -212,7 +215,7 @@ class Checkpointer:
     def _write_failed(self, step: int, error: Exception) -> CheckpointError:
         self._pending = None
         self._remove_leftovers()  # they hold the space that the next save needs
-        # TensorStore hides the reason in the middle of a page of text.
+        # The reason is somewhere in TensorStore's page of text.
         reason = "no space left on the disk" if "no space left" in str(error).lower() else _line(error)
         return CheckpointError(f"checkpoint of step {step} was not written to {self._directory}: {reason}")
 
@@ -244,11 +247,9 @@ class Checkpointer:
 def restore_weights(directory: str | os.PathLike, step: int | str = "latest") -> tuple[dict[str, Any], dict]:
     """Read the weights of one checkpoint as `({"params": ..., "model_state": ..., "ema": ...}, meta)`.
 
-    The arrays are numpy arrays in nested dictionaries.
-
-    Needs no target, and as many devices as there are. step: "latest", "best" (by the run's own rule) or a
-    number. What was empty or None comes back as {}; tuples and lists come back as dictionaries with the keys
-    "0", "1", ...
+    These are numpy arrays in nested dictionaries, whatever devices wrote them; what was empty or None comes
+    back as {}, tuples and lists as dictionaries with the keys "0", "1", ... step: "latest", "best" (by the
+    run's own rule) or a number.
 
     Raises CheckpointError if there is no such checkpoint or it is damaged.
     """
@@ -371,7 +372,9 @@ def _read_arrays(folder: Path, target: Mapping[str, Any]) -> dict[str, Any]:
         stored = ocp.StandardCheckpointHandler().restore(
             epath.Path(folder), args=ocp.args.StandardRestore(_not_empty(target)))
     except Exception as error:
-        raise _Damaged(f"{folder.name} cannot be read ({_line(error)})") from None
+        named = [name for name in target if f"{name}/" in str(error)]
+        name = max(named, key=len, default=folder.name)
+        raise _Damaged(f"{name} cannot be read ({_line(error)})") from None
     return {name: stored[name] if leaf.size else _empty(leaf) for name, leaf in target.items()}
 
 
@@ -441,7 +444,7 @@ def _crc32(record: Mapping[str, Any]) -> int:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def _barrier(name: str) -> None:

@@ -1,8 +1,8 @@
 """A 32-bit hash per array that does not depend on how the array is spread over devices.
 
-The hash sums the array's bits, read as unsigned words, each times an odd number drawn from its position.
-Integer sums do not care about order, so one device and eight agree. An odd factor hides no change: any single
-altered word alters the hash, and other damage goes unseen with a chance of about 2**-32.
+The hash is the sum, over the array's bits read as unsigned words, of a scrambled (word + position). Integer
+sums do not care about order, so one device and eight agree. Scrambling is invertible, so any single altered
+word alters the hash; other damage goes unseen with a chance of about 2**-32.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # a 64-bit value becomes two words
-_GOLDEN = 2654435761  # 2**32 / golden ratio: spreads positions over all 32 bits
 
 
 # One jit per leaf, not one for the tree: leaves of equal shape share a compilation (Adam's moments, an
@@ -31,7 +30,11 @@ def _hash(x: jax.Array) -> jax.Array:
     for axis in reversed(range(words.ndim)):
         position += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]
-    return jnp.sum(words * ((position * jnp.uint32(_GOLDEN)) | jnp.uint32(1)), dtype=jnp.uint32)
+    # MurmurHash3's finalizer. Mere odd weights would not do: two flipped sign bits would cancel.
+    words += position * jnp.uint32(0x9E3779B1)
+    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(words ^ (words >> 16), dtype=jnp.uint32)
 
 
 def fingerprints(leaves: Mapping[str, Any]) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _mosaic(triples: np.ndarray) -> tuple[np.ndarray, list[float]]:
     zoom = max(1, math.ceil(_TILE / min(height, width)))
     triples = np.repeat(np.repeat(triples, zoom, axis=2), zoom, axis=3)
     height, width = height * zoom, width * zoom
-    columns = min(count, math.ceil(math.sqrt(count * height / (3 * width))))  # about as wide as high
+    columns = max(1, round(math.sqrt(count * height / (3 * width))))  # about as wide as high
     rows = math.ceil(count / columns)
 
     margin = 3 * _GAP
