@@ -29,7 +29,7 @@ def extract_features(
     if desc is not None:
         from tqdm import tqdm
 
-        batches = tqdm(batches, desc=desc, unit="batch")
+        batches = tqdm(batches, desc=desc, unit="batch", delay=2)
     features, labels, pending = [], [], None
     for batch in batches:
         label, mask = np.asarray(batch["label"]), np.asarray(batch["mask"], bool)

@@ -86,7 +86,7 @@ class TrainingConfig(DataConfig):
     log_every: int = 20
     """Steps per line in metrics.jsonl."""
     eval_every: int = 0
-    """Steps between evaluations on the test split; 0: only at the end."""
+    """Steps between evaluations on the test split, each saved; 0: only at the end."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
 

@@ -32,7 +32,7 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
 
     step: a compiled training step. batches: an iterator with `state()`, whose state goes into checkpoints next to
     the log's and `meta`. learning_rate: the schedule, for the log. evaluate(state) -> {name: value} runs every
-    `eval_every` steps (0: only after the last) and its values decide which checkpoint is best.
+    `eval_every` steps (0: only after the last); that step is saved, and the values decide which checkpoint is best.
     Metrics of a step are fetched after the next one is on its way, so the device never waits for the host.
     Raises TrainingError when the loss is not finite, Stopped after a requested stop was saved.
     """
@@ -66,16 +66,14 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
 
             last = number == total_steps
             evaluating = evaluate is not None and (last or (eval_every and number % eval_every == 0))
-            saving = last or number % checkpoint_every == 0 or stop.requested
-            if not (evaluating or saving):
+            if not (evaluating or number % checkpoint_every == 0 or last or stop.requested):
                 continue
             read_pending()
             paused = time.perf_counter()
             results = evaluate(state) if evaluating else None
             if results:
                 log.write(number, {f"test/{name}": value for name, value in results.items()})
-            if saving:
-                save(results)
+            save(results)  # an evaluated step is saved too, so that the best one exists
             log.pause_clock(time.perf_counter() - paused)
             if stop.requested and not last:
                 checkpointer.wait()

@@ -1,0 +1,202 @@
+"""The loop against fakes that record what it asks for, and in which order."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvjax.train.loop import TrainingError, evaluate, fit
+from cvjax.train.preemption import Stopped, StopRequest
+
+
+class Engine:
+    """Everything lives on the host."""
+
+    def put(self, batch):
+        return batch
+
+    def single(self, state):
+        return state
+
+
+class Value:
+    """A device scalar that notes when it is fetched."""
+
+    def __init__(self, diary, name, value):
+        self.diary, self.name, self.value = diary, name, value
+
+    def __array__(self, *_, **__):
+        self.diary.append(f"fetch {self.name}")
+        return np.asarray(self.value, np.float32)
+
+
+class State:
+    def __init__(self, step):
+        self.step = np.int32(step)
+
+
+class Batches:
+    drawn = 0
+
+    def __next__(self):
+        self.drawn += 1
+        return {"number": self.drawn}
+
+    def state(self):
+        return {"next_batch": self.drawn}
+
+
+class Log:
+    def __init__(self, diary):
+        self.diary, self.lines = diary, []
+
+    def step(self, step, values, learning_rate, waited):
+        self.diary.append(f"log {step}")
+        self.lines.append((step, values["loss"], learning_rate))
+
+    def write(self, step, values):
+        self.diary.append(f"write {step}")
+        self.lines.append((step, values))
+
+    def pause_clock(self, seconds):
+        pass
+
+    def state(self):
+        return {"lines": len(self.lines)}
+
+
+class Checkpoints:
+    def __init__(self, diary):
+        self.diary, self.saved = diary, {}
+
+    def save(self, state, meta, metrics=None):
+        self.diary.append(f"save {int(state.step)}")
+        self.saved[int(state.step)] = (meta, metrics)
+
+    def wait(self):
+        self.diary.append("wait")
+
+
+class World:
+    """A training of `total` steps whose step n has loss n, or what `losses` says."""
+
+    def __init__(self, losses=None):
+        self.diary, self.losses = [], losses or {}
+        self.log, self.checkpoints = Log(self.diary), Checkpoints(self.diary)
+
+    def step(self, state, batch):
+        number = int(state.step) + 1
+        self.diary.append(f"step {number}")
+        loss = self.losses.get(number, float(number))
+        return State(number), {"loss": (Value(self.diary, number, loss), 1)}
+
+    def fit(self, total, first=0, **options):
+        options = {"checkpoint_every": 100, "learning_rate": lambda step: 10.0 * step, "meta": {"experiment": "fake"},
+                   "batches": Batches()} | options
+        return fit(State(first), self.step, options.pop("batches"), engine=Engine(), total_steps=total, log=self.log,
+                   checkpointer=self.checkpoints, **options)
+
+
+def test_a_step_is_fetched_after_the_next_one_is_on_its_way():
+    world = World()
+    world.fit(4)
+    assert world.diary[:9] == ["step 1", "step 2", "fetch 1", "log 1", "step 3", "fetch 2", "log 2", "step 4",
+                               "fetch 3"]
+    assert world.diary[9:] == ["log 3", "fetch 4", "log 4", "save 4", "wait"]
+
+
+def test_the_learning_rate_in_the_log_is_the_one_the_step_used():
+    world = World()
+    world.fit(3)
+    assert world.log.lines == [(1, (1.0, 1.0), 0.0), (2, (2.0, 1.0), 10.0), (3, (3.0, 1.0), 20.0)]
+
+
+def test_checkpoints_hold_what_was_logged_and_drawn_until_then():
+    world = World()
+    world.fit(7, checkpoint_every=3)
+    assert list(world.checkpoints.saved) == [3, 6, 7]
+    for step, (meta, metrics) in world.checkpoints.saved.items():
+        assert meta == {"experiment": "fake", "data": {"next_batch": step}, "log": {"lines": step}}
+        assert metrics is None
+
+
+def test_evaluates_every_so_often_and_at_the_end_and_writes_before_saving():
+    world = World()
+    world.fit(5, checkpoint_every=4, eval_every=2, evaluate=lambda state: {"top1": int(state.step) / 10})
+    assert [line for line in world.log.lines if len(line) == 2] == [
+        (2, {"test/top1": 0.2}), (4, {"test/top1": 0.4}), (5, {"test/top1": 0.5})]
+    assert {step: metrics for step, (_, metrics) in world.checkpoints.saved.items()} == {
+        4: {"top1": 0.4}, 5: {"top1": 0.5}}
+    assert world.diary.index("log 4") < world.diary.index("write 4") < world.diary.index("save 4")
+
+
+def test_without_an_interval_it_evaluates_at_the_end_only():
+    world, seen = World(), []
+    world.fit(4, evaluate=lambda state: seen.append(int(state.step)) or {"loss": 1.0})
+    assert seen == [4]
+
+
+def test_goes_on_where_the_state_stands():
+    world = World()
+    assert world.fit(6, first=4).step == 6
+    assert [entry for entry in world.diary if entry.startswith("step")] == ["step 5", "step 6"]
+    assert [line[0] for line in world.log.lines] == [5, 6]
+
+
+def test_a_finished_state_is_left_alone():
+    world = World()
+    assert world.fit(4, first=4).step == 4
+    assert world.diary == ["wait"] and not world.checkpoints.saved
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_in_one_line_and_keeps_earlier_checkpoints(value):
+    world = World(losses={6: value})
+    with pytest.raises(TrainingError) as error:
+        world.fit(20, checkpoint_every=3)
+    assert str(error.value).startswith(f"step 6 gave loss {value}: ") and "\n" not in str(error.value)
+    assert list(world.checkpoints.saved) == [3], "the state after the bad step is not saved"
+
+
+def test_a_stop_is_saved_at_once_and_says_where():
+    world, stop = World(), StopRequest()
+
+    def step(state, batch):
+        stop.requested = int(state.step) + 1 == 3
+        return World.step(world, state, batch)
+
+    world.step = step
+    with pytest.raises(Stopped, match="saved at step 3 of 20"):
+        world.fit(20, stop=stop)
+    assert list(world.checkpoints.saved) == [3] and world.diary[-1] == "wait"
+    assert world.checkpoints.saved[3][0]["log"] == {"lines": 3}
+
+
+def test_a_stop_during_an_evaluation_is_saved_too():
+    world, stop = World(), StopRequest()
+
+    def evaluation(state):
+        stop.requested = True
+        return {"loss": 1.0}
+
+    with pytest.raises(Stopped, match="saved at step 2 of 20"):
+        world.fit(20, stop=stop, eval_every=2, evaluate=evaluation)
+    assert list(world.checkpoints.saved) == [2], "it says saved at step 2"
+
+
+def test_a_stop_at_the_last_step_finishes_the_training():
+    world, stop = World(), StopRequest()
+    stop.requested = True
+    assert world.fit(1, stop=stop).step == 1
+
+
+def test_evaluation_divides_once_over_all_batches():
+    batches = [{"x": np.array([1.0, 2.0, 3.0, 4.0]), "mask": np.ones(4, bool)},
+               {"x": np.array([10.0, 99.0, 99.0, 99.0]), "mask": np.array([True, False, False, False])}]
+
+    def compiled(variables, batch):
+        x, mask = jnp.asarray(batch["x"]), jnp.asarray(batch["mask"])
+        return {"x": (jnp.where(mask, x * variables, 0).sum(), mask.sum())}
+
+    assert evaluate(compiled, Engine(), 2.0, batches) == {"x": 2 * 20 / 5}

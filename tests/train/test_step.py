@@ -1,0 +1,157 @@
+"""One training step: accumulation, averages, metrics and keys, on a task small enough to work out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cvjax.tasks.task import Aux, Task
+from cvjax.train.state import create_state
+from cvjax.train.step import make_train_step
+
+
+def least_squares(**replaced) -> Task:
+    """Fit x . w to y; the model state counts batches, and `extra` carries the key that the loss was given."""
+    def init(rng, batch):
+        return {"params": {"w": jnp.array([0.5, -1.0, 2.0])}, "counter": jnp.zeros((), jnp.int32)}
+
+    def loss(params, model_state, batch, rng):
+        error = (batch["x"] @ params["w"] - batch["y"]) ** 2
+        metrics = {"loss": (error.sum(), jnp.float32(error.size)), "y": (batch["y"].sum(), jnp.float32(error.size))}
+        return error.mean(), Aux(metrics, {"counter": model_state["counter"] + 1}, extra=jax.random.key_data(rng))
+
+    return Task(**({"init": init, "loss": loss, "evaluate": None} | replaced))
+
+
+def batch_of(rows: int, seed: int = 0) -> dict:
+    numbers = np.random.default_rng(seed)
+    return {"x": jnp.asarray(numbers.normal(size=(rows, 3)), jnp.float32),
+            "y": jnp.arange(rows, dtype=jnp.float32)}
+
+
+def start(task, optimizer, *, ema=False, seed=0):
+    return create_state(lambda rng: task.init(rng, None), optimizer, jax.random.key(seed), ema=ema)
+
+
+def keep_key(state, aux):
+    return state.replace(extra=aux.extra)
+
+
+def test_four_micro_batches_equal_the_full_batch():
+    task, optimizer, batch = least_squares(), optax.sgd(0.1), batch_of(32)
+    state = start(task, optimizer)
+    full, full_metrics = jax.jit(make_train_step(task, optimizer))(state, batch)
+    parts, parts_metrics = jax.jit(make_train_step(task, optimizer, accumulate=4))(state, batch)
+    # Sums of 32 float32 terms in another order: a few units of 2**-24, relative to the gradient's terms.
+    np.testing.assert_allclose(full.params["w"], parts.params["w"], rtol=1e-6)
+    assert full_metrics["y"] == parts_metrics["y"] == (sum(range(32)), 32)  # small integers: exact
+    np.testing.assert_allclose(full_metrics["loss"], parts_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(full_metrics["gradient_norm"], parts_metrics["gradient_norm"], rtol=1e-6)
+
+
+def test_micro_batches_see_every_row_once_and_pass_the_model_state_on():
+    seen = []
+
+    def loss(params, model_state, batch, rng):
+        jax.debug.callback(lambda y: seen.append(np.asarray(y)), batch["y"])
+        return least_squares().loss(params, model_state, batch, rng)
+
+    task, optimizer = least_squares(loss=loss), optax.sgd(0.1)
+    state, _ = make_train_step(task, optimizer, accumulate=4)(start(task, optimizer), batch_of(12))
+    jax.effects_barrier()
+    assert {len(rows) for rows in seen} == {3} and sorted(np.concatenate(seen)) == list(range(12))
+    assert state.model_state["counter"] == 4
+
+
+def test_gradient_and_update_are_those_worked_out_by_hand():
+    task, optimizer, batch = least_squares(), optax.sgd(0.1), batch_of(8)
+    state = start(task, optimizer)
+    x, y, w = (np.asarray(v, np.float64) for v in (batch["x"], batch["y"], state.params["w"]))
+    gradient = 2 * x.T @ (x @ w - y) / 8
+    after, metrics = make_train_step(task, optimizer)(state, batch)
+    np.testing.assert_allclose(after.params["w"], w - 0.1 * gradient, rtol=1e-5)  # float32 of about 10 operations
+    norm, count = metrics["gradient_norm"]
+    np.testing.assert_allclose(norm, np.sqrt((gradient**2).sum()), rtol=1e-5)
+    assert count == 1
+    assert metrics["y"] == (28, 8)
+
+
+def test_gradient_norm_is_that_before_clipping():
+    task, optimizer, batch = least_squares(), optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)), batch_of(8)
+    state = start(task, optimizer)
+    after, metrics = make_train_step(task, optimizer)(state, batch)
+    assert metrics["gradient_norm"][0] > 1
+    # A step of 1e-3 on weights of about 2 is read off with an error of 2**-23.
+    assert float(jnp.linalg.norm(after.params["w"] - state.params["w"])) == pytest.approx(1e-3, abs=1e-6)
+
+
+def test_average_of_parameters_follows_its_formula():
+    task, optimizer = least_squares(), optax.sgd(0.01)
+    step, state = make_train_step(task, optimizer, ema_decay=0.9), start(task, optimizer, ema=True)
+    expected = np.asarray(state.params["w"])
+    assert state.ema["w"] is not state.params["w"]
+    for seed in range(5):
+        state, _ = step(state, batch_of(8, seed))
+        expected = 0.9 * expected + 0.1 * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)  # 5 float32 roundings
+    np.testing.assert_array_equal(state.variables["params"]["w"], state.ema["w"])
+    assert not np.allclose(state.ema["w"], state.params["w"], rtol=1e-3)
+
+
+def test_root_key_stays_and_every_step_has_its_own():
+    task, optimizer = least_squares(post_update=keep_key), optax.sgd(0.01)
+    step, state = make_train_step(task, optimizer), start(task, optimizer)
+    root, keys = jax.random.key_data(state.rng), []
+    for number in range(4):
+        assert state.step == number
+        state, _ = step(state, batch_of(4))
+        np.testing.assert_array_equal(jax.random.key_data(state.rng), root)
+        keys.append(tuple(np.asarray(state.extra)))
+    assert len(set(keys)) == 4
+    again, _ = step(start(task, optimizer).replace(step=jnp.int32(2)), batch_of(4))
+    assert tuple(np.asarray(again.extra)) == keys[2], "a resumed step draws the numbers it would have drawn"
+    other, _ = step(start(task, optimizer, seed=1), batch_of(4))
+    assert tuple(np.asarray(other.extra)) not in keys
+
+
+def test_post_update_sees_the_new_parameters_and_may_change_the_state():
+    def halve(state, aux):
+        return state.replace(params=jax.tree.map(lambda x: x / 2, state.params))
+
+    optimizer = optax.sgd(0.1)
+    plain, _ = make_train_step(least_squares(), optimizer)(start(least_squares(), optimizer), batch_of(4))
+    task = least_squares(post_update=halve)
+    halved, _ = make_train_step(task, optimizer)(start(task, optimizer), batch_of(4))
+    np.testing.assert_array_equal(halved.params["w"], plain.params["w"] / 2)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_many_steps_compile_once(accumulate):
+    traces = []
+
+    def loss(*arguments):
+        traces.append(1)
+        return least_squares().loss(*arguments)
+
+    task, optimizer = least_squares(loss=loss), optax.adamw(1e-3)
+    step, state = jax.jit(make_train_step(task, optimizer, accumulate=accumulate, ema_decay=0.9)), None
+    state = start(task, optimizer, ema=True)
+    for seed in range(10):
+        state, _ = step(state, batch_of(8, seed))
+        if seed == 0:
+            first = len(traces)
+    assert step._cache_size() == 1 and len(traces) == first
+
+
+def test_metrics_of_a_constant_task_are_exact():
+    """Whatever the parameters, this task's metric is (7, 2) a batch: 4 micro-batches must give (28, 8)."""
+    def loss(params, model_state, batch, rng):
+        return 0.0 * params["w"].sum(), Aux({"constant": (jnp.float32(7), jnp.float32(2))}, model_state)
+
+    task, optimizer = least_squares(loss=loss), optax.sgd(1.0)
+    for accumulate, expected in ((1, (7, 2)), (4, (28, 8))):
+        state, metrics = make_train_step(task, optimizer, accumulate=accumulate)(start(task, optimizer), batch_of(8))
+        assert tuple(map(float, metrics["constant"])) == expected
+        assert tuple(map(float, metrics["gradient_norm"])) == (0, 1)
+        np.testing.assert_array_equal(state.params["w"], start(task, optimizer).params["w"])
