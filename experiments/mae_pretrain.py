@@ -36,7 +36,7 @@ class Config(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "in [0, 1)")
+        require(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "in (0, 1)")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

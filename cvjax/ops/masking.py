@@ -15,7 +15,7 @@ class Masking(NamedTuple):
 
 
 def num_visible(length: int, mask_ratio: float) -> int:
-    """How many of `length` tokens stay visible; ValueError unless 0 <= mask_ratio < 1 and both kinds remain."""
+    """How many of `length` tokens stay visible; ValueError unless 0 <= mask_ratio < 1 and one remains."""
     keep = int(length * (1 - mask_ratio))
     if not 0 <= mask_ratio < 1 or keep < 1:
         raise ValueError(f"mask_ratio {mask_ratio} leaves {keep} of {length} tokens visible: "

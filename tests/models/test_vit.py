@@ -1,0 +1,139 @@
+"""ViT's properties; its numbers are compared with timm's in tests/parity."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvjax.models.vit import VisionTransformer
+
+
+def vit(**fields: Any) -> VisionTransformer:
+    return VisionTransformer(**dict(image_size=8, patch_size=4, width=8, depth=2, heads=2, num_classes=3) | fields)
+
+
+def random_like(shapes: Any) -> Any:
+    """Numbers that leave no parameter without effect, where an initialiser has zeros."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+
+def variables_of(model: VisionTransformer) -> Any:
+    return random_like(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+
+
+@pytest.fixture(scope="module")
+def images() -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    return variables_of(vit())
+
+
+def gradients(model: VisionTransformer, variables: Any, images: jax.Array) -> Any:
+    return jax.jit(jax.grad(lambda v: jnp.square(model.apply(v, images, train=True)).sum()))(variables)
+
+
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", qk_norm=True, layer_scale=0.1, position="sincos2d")],
+                         ids=["plain", "with_options"])
+def test_every_parameter_receives_a_gradient(fields: dict, images: jax.Array) -> None:
+    model = vit(**fields)
+    grads = jax.tree_util.tree_leaves_with_path(gradients(model, variables_of(model), images))
+    none = [jax.tree_util.keystr(path) for path, leaf in grads if not jnp.abs(leaf).max() > 1e-5]
+    # A constant added to all keys moves every score of a query alike, which the softmax does not see.
+    assert none == [f"['params']['blocks']['{i}']['attn']['k_norm']['bias']" for i in range(2) if fields]
+
+
+def test_remat_changes_memory_and_no_number(variables: Any, images: jax.Array) -> None:
+    plain, remat = (gradients(vit(remat=flag), variables, images) for flag in (False, True))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-6 * np.abs(a).max())
+    for flag, blocks in ((False, 0), (True, 2)):
+        program = str(jax.make_jaxpr(vit(remat=flag).apply)(variables, images))
+        assert program.count("remat2[") + program.count("checkpoint[") == blocks
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(variables: Any, images: jax.Array) -> None:
+    model = vit(dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    tokens = jax.eval_shape(lambda: model.apply(variables, images, method="tokens"))
+    assert tokens.dtype == jnp.bfloat16
+    exact, rough = (jax.jit(m.apply)(variables, images) for m in (vit(), model))
+    assert rough.dtype == jnp.float32
+    distance = jnp.abs(rough - exact).max() / jnp.abs(exact).max()
+    assert 1e-4 < distance < 3e-2
+
+
+def test_features_come_before_the_head(variables: Any, images: jax.Array) -> None:
+    model = vit()
+    features = model.apply(variables, images, method="features")
+    head = variables["params"]["head"]
+    assert features.shape == (4, 8)
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"], model.apply(variables, images), atol=1e-5)
+
+    params = {name: leaf for name, leaf in variables["params"].items() if name != "head"}
+    np.testing.assert_array_equal(vit(num_classes=0).apply({"params": params}, images), features)
+    tokens = model.apply(variables, images, method="tokens")
+    np.testing.assert_array_equal(tokens[:, 0], features)
+
+
+def test_average_pooling_leaves_the_class_token_out(images: jax.Array) -> None:
+    model = vit(pool="avg")
+    variables = variables_of(model)
+    patches = model.apply(variables, images, method="tokens")[:, 1:].mean(axis=1)
+    norm = variables["params"]["fc_norm"]
+    standard = (patches - patches.mean(-1, keepdims=True)) / jnp.sqrt(patches.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(model.apply(variables, images, method="features"),
+                               standard * norm["scale"] + norm["bias"], atol=1e-5)
+
+
+def test_kept_patches_keep_their_positions(images: jax.Array, variables: Any) -> None:
+    model = vit()
+    whole = model.apply(variables, images, method="tokens")
+    order = jnp.tile(jnp.array([2, 0, 3, 1]), (4, 1))
+    shuffled = model.apply(variables, images, order, method="tokens")
+    np.testing.assert_allclose(shuffled[:, 1:], whole[:, 1:][:, order[0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["learned", "sincos2d"])
+def test_images_need_not_be_square_or_of_the_trained_size(position: str) -> None:
+    model = vit(image_size=(8, 12), position=position)
+
+    def tokens(*size: int) -> jax.Array:
+        out, _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, *size, 3)), method="tokens")
+        return out
+
+    for height, width in ((8, 12), (12, 8), (16, 24)):
+        shape = jax.eval_shape(lambda height=height, width=width: tokens(height, width)).shape
+        assert shape == (1, 1 + height * width // 16, 8)
+
+
+def test_drop_path_acts_in_training_only(variables: Any, images: jax.Array) -> None:
+    model = vit(drop_path=0.5)
+    plain = vit().apply(variables, images)
+    np.testing.assert_array_equal(model.apply(variables, images), plain)
+    first, again, other = (model.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)})
+                           for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other) and not np.array_equal(first, plain)
+
+
+def test_impossible_requests_are_refused() -> None:
+    def init(model: VisionTransformer, *shape: int) -> Any:
+        return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+    with pytest.raises(ValueError, match="images have 1 channels, the model takes 3"):
+        init(vit(), 1, 8, 8, 1)
+    with pytest.raises(ValueError, match="image of 8x10 pixels cannot be cut into patches of 4"):
+        init(vit(), 1, 8, 10, 3)
+    with pytest.raises(ValueError, match="image of 9x9 pixels cannot be cut into patches of 4"):
+        init(vit(image_size=9), 1, 8, 8, 3)
+    with pytest.raises(ValueError, match="width 8 cannot be split into 3 heads"):
+        init(vit(heads=3), 1, 8, 8, 3)
+    with pytest.raises(ValueError, match="a width that is a multiple of 4, got 6"):
+        init(vit(width=6, position="sincos2d"), 1, 8, 8, 3)

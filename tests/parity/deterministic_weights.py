@@ -1,0 +1,34 @@
+"""Weights from nothing but names and shapes: the same numbers on every machine, with or without torch."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def fill(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Parameter name -> float32 array, sized so that every part of a network matters to its output.
+
+    Matrices have standard deviation 1 / sqrt(fan in), tokens and positions 0.2; scales are around 1, biases
+    not zero. The names and layouts are torch's.
+    """
+    return {name: _values(name, shape) for name, shape in shapes.items()}
+
+
+def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    normal = random(f"{name}{tuple(shape)}").standard_normal(shape)
+    if len(shape) == 1:
+        around = 0.0 if name.endswith("bias") else 1.0
+        values = around + 0.1 * normal
+    elif shape[0] == 1:  # tokens and positions (1, T, D)
+        values = 0.2 * normal
+    else:
+        values = normal / math.sqrt(math.prod(shape[1:]))
+    return values.astype(np.float32)
+
+
+def random(name: str) -> np.random.Generator:
+    """A generator of its own for each name."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+    return np.random.Generator(np.random.Philox(seed))
