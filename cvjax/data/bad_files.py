@@ -7,15 +7,14 @@ from cvjax.data.errors import DataError
 
 
 class BadFiles:
-    """Counts the unreadable records of one split, each once, and stops the run when they are too many.
+    """Counts the unreadable records of a data set, each once, and stops the run when they are too many.
 
     Args:
-        total: records in the split.
+        total: records in all its splits together.
         limit_fraction: greatest share of them that may be bad (`--data-max-bad`), in [0, 1].
         path: a text file that lists them, one `name<TAB>reason` a line, sorted. What it holds already stays
             there: several splits, and a run and its resumption, share one file. None: no file. When several
             processes load one data set, give each its own path, or only the first one a path.
-        split: what the message calls the records.
     """
 
     def __init__(
@@ -23,11 +22,10 @@ class BadFiles:
         total: int,
         limit_fraction: float = 0.01,
         path: str | os.PathLike | None = None,
-        split: str = "data",
     ):
         if not 0 <= limit_fraction <= 1:
             raise DataError(f"the limit on bad files must lie in [0, 1], got {limit_fraction}")
-        self.total, self.limit_fraction, self.split = total, limit_fraction, split
+        self.total, self.limit_fraction = total, limit_fraction
         self.path = Path(path) if path else None
         self.reasons: dict[str, str] = {}
 
@@ -51,7 +49,7 @@ class BadFiles:
         if self.count > self.limit_fraction * self.total:
             where = f"see {self.path}" if self.path else f"the last is {name}: {reason}"
             raise DataError(
-                f"{self.split}: {self.count} of {self.total} files cannot be read "
+                f"{self.count} of {self.total} files cannot be read "
                 f"({self.count / max(self.total, 1):.2%}, the limit is {self.limit_fraction:.2%}); {where}"
             )
 

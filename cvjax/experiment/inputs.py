@@ -30,14 +30,14 @@ class Inputs:
     Images of a data set in memory go to the device whole and are cropped there; others are decoded and cropped on
     the host. Either way the device gets uint8 and does the rest inside the compiled step.
     image_size: side of the square images that the model sees.
-    bad: the unreadable files of each split.
+    bad: the unreadable files, of all splits together.
     crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
     """
 
     dataset: Dataset
     image_size: int
     batch_size: int
-    bad: dict[str, BadFiles]
+    bad: BadFiles
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
 
@@ -52,13 +52,13 @@ class Inputs:
         crop = None if self.dataset.in_memory else RandomResizedCrop(
             self.image_size, self.crop_scale, channels=self.dataset.channels)
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed,
-                             workers=workers, bad=self.bad["train"])
+                             workers=workers, bad=self.bad)
 
     def eval_batches(self, split: str) -> Iterator[dict]:
         """Every record of a split ("train" or "test") once, in order, not augmented."""
         crop = None if self.dataset.in_memory else ResizeCenterCrop(
             self.image_size, round(self.image_size * 256 / 224), channels=self.dataset.channels)
-        return eval_batches(getattr(self.dataset, split), crop, batch_size=self.batch_size, bad=self.bad[split])
+        return eval_batches(getattr(self.dataset, split), crop, batch_size=self.batch_size, bad=self.bad)
 
     def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """One training image uint8 `(H, W, C)` to what the model sees, float32: cropped, flipped, normalised."""
@@ -99,6 +99,6 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
             raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
         image_size = height
     path = None if config.dry_run else folder.path / "bad_files.txt"
-    bad = {split: BadFiles(len(source), config.data_max_bad, path, split)
-           for split, source in (("train", dataset.train), ("test", dataset.test)) if source is not None}
+    files = sum(len(source) for source in (dataset.train, dataset.test) if source is not None)
+    bad = BadFiles(files, config.data_max_bad, path)
     return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)

@@ -132,6 +132,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         finally:
             batches.close()
             log.close()
+    if inputs.bad.count:
+        print(f"{inputs.bad.count} unreadable files were skipped; {inputs.bad.path} names them")
     single = engine.single(state)
     seconds = log.seconds
     return Trained(single, {f"test/{name}": value for name, value in results.items()}, total_steps, seconds,

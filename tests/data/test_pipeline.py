@@ -232,7 +232,7 @@ def test_a_bad_file_is_replaced_by_the_next_good_one_and_named(spoilt, tmp_path)
 def test_too_many_bad_files_stop_the_run(spoilt, tmp_path):
     path = tmp_path / "bad_files.txt"
     with pytest.raises(DataError) as error:
-        take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(20, 0.1, path, "train"))
+        take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(20, 0.1, path))
     assert str(error.value) == (
         f"train: 3 of 20 files cannot be read (15.00%, the limit is 10.00%); see {path}"
     )
