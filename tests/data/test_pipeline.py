@@ -234,7 +234,7 @@ def test_too_many_bad_files_stop_the_run(spoilt, tmp_path):
     with pytest.raises(DataError) as error:
         take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(20, 0.1, path))
     assert str(error.value) == (
-        f"train: 3 of 20 files cannot be read (15.00%, the limit is 10.00%); see {path}"
+        f"3 of 20 files cannot be read (15.00%, the limit is 10.00%); see {path}"
     )
     assert len(path.read_text().splitlines()) == 3
 

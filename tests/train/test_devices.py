@@ -1,6 +1,7 @@
 """One device, eight under jit and eight under pmap: the same records, the same draws, the same losses."""
 
 import functools
+import json
 import re
 
 import jax
@@ -46,97 +47,98 @@ def blank():
     return {"image": np.zeros((1, 8, 8, 1), np.uint8), "index": np.zeros(1, np.int64)}
 
 
-def setup(engine, task, accumulate=1):
-    optimizer = make_optimizer("adamw", optax.constant_schedule(1e-3), weight_decay=0.05, b2=0.95, clip_norm=1.0)
+def setup(engine, task, accumulate=1, rate=1e-3):
+    optimizer = make_optimizer("adamw", optax.constant_schedule(rate), weight_decay=0.05, b2=0.95, clip_norm=1.0)
     step = make_train_step(task, optimizer, accumulate=accumulate, ema_decay=0.9, axis_name=engine.axis_name)
-    state = engine.create(lambda: create_state(lambda rng: task.init(rng, blank()), optimizer, jax.random.key(0), ema=True))
+    state = engine.create(
+        lambda: create_state(lambda rng: task.init(rng, blank()), optimizer, jax.random.key(0), ema=True))
     return state, engine.compile_step(step)
 
 
-def curve(engine, task, accumulate=1):
-    """Training losses of 20 steps, then the loss of the test set and the sum of all averaged parameters' squares."""
-    state, step = setup(engine, task, accumulate)
-    batches, losses = inputs().train_batches(seed=0, workers=0), []
+KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
+
+
+def curve(engine, task, **options):
+    """What a short training gives: losses of 20 steps and of the test set, the averaged parameters' squared norm, and
+    under jit how often each kind of communication occurs in the compiled step."""
+    state, step = setup(engine, task, **options)
+    batches, losses, kinds = inputs().train_batches(seed=0, workers=0), [], {}
+    batch = engine.put(next(batches))
+    if engine.axis_name is None:
+        step = step.lower(state, batch).compile()
+        kinds = {kind: len(re.findall(rf" {kind}(?:-start)?\(", step.as_text())) for kind in KINDS}
     for _ in range(STEPS):
-        state, values = step(state, engine.put(next(batches)))
+        state, values = step(state, batch)
         losses.append(metrics.mean(metrics.to_host(values))["loss"])
+        batch = engine.put(next(batches))
     batches.close()
     compiled = engine.compile_evaluation(task.evaluate)
     results = (compiled(state.variables, engine.put(batch)) for batch in inputs().eval_batches("test"))
     losses.append(metrics.mean(metrics.sum_over(results))["loss"])
-    return [*losses, float(optax.tree.norm(engine.single(state).ema, squared=True))]
+    return {"losses": [*losses, float(optax.tree.norm(engine.single(state).ema, squared=True))], "kinds": kinds}
 
 
-def curves() -> dict[str, list[float]]:
-    """All curves, in a process with eight devices."""
+def main() -> None:
+    """Print all curves as JSON; for a process with eight devices."""
     assert jax.device_count() == 8
-    found = {}
-    for name, task in (("mae", mae()), ("supervised", supervised())):
-        found[f"{name}, one"] = curve(MeshEngine(jax.devices()[:1]), task)
-        found[f"{name}, jit"] = curve(MeshEngine(), task)
-        found[f"{name}, pmap"] = curve(PmapEngine(), task)
-    found["mae, one, accumulate 4"] = curve(MeshEngine(jax.devices()[:1]), mae(), accumulate=4)
-    found["mae, jit, accumulate 4"] = curve(MeshEngine(), mae(), accumulate=4)
-    found["mae, pmap, accumulate 4"] = curve(PmapEngine(), mae(), accumulate=4)
-    return found
-
-
-def collectives(accumulate: int) -> dict[str, int]:
-    """How often each kind of communication occurs in the compiled step on eight devices."""
-    engine = MeshEngine()
-    state, step = setup(engine, mae(), accumulate)
-    text = step.lower(state, engine.put(next(inputs().train_batches(seed=0, workers=0)))).compile().as_text()
-    kinds = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
-    return {kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in kinds}
+    found, one = {}, MeshEngine(jax.devices()[:1])
+    for name, task, rate in (("mae", mae(), 1e-3), ("supervised", supervised(), 1e-2)):
+        found[name] = {layout: curve(engine, task, rate=rate)
+                       for layout, engine in (("one", one), ("jit", MeshEngine()), ("pmap", PmapEngine()))}
+    found["mae"]["jit, accumulate 2"] = curve(MeshEngine(), mae(), accumulate=2)
+    print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
 def measured(python):
-    return python("import json; from tests.train import test_devices as t; print(json.dumps("
-                  "{'curves': t.curves(), 'collectives': [t.collectives(1), t.collectives(2)]}))", devices=8)
+    return python("from tests.train import test_devices; test_devices.main()", devices=8)
 
 
-@pytest.mark.parametrize("name", ["mae", "supervised"])
-@pytest.mark.parametrize("other", ["jit", "pmap"])
-def test_eight_devices_give_the_loss_curve_of_one(measured, name, other):
-    one, eight = (np.array(measured["curves"][f"{name}, {key}"]) for key in ("one", other))
-    assert one[0] - one[STEPS - 1] > 0.05 * one[0], "it learns, so the curves are no constants"
-    # The order of float32 sums differs: 2**-24 = 6e-8 a step, which AdamW's division lets grow over 20 of them.
-    # Measured: see TOLERANCE.
+# The order of float32 sums differs: 2**-24 = 6e-8 relative a sum, which 20 steps of AdamW may let grow.
+# Measured over all curves below: at most TODO.
+TOLERANCE = 3e-6
+
+
+@pytest.mark.parametrize("task, layout", [("mae", "jit"), ("mae", "pmap"), ("mae", "jit, accumulate 2"),
+                                          ("supervised", "jit"), ("supervised", "pmap")])
+def test_eight_devices_give_the_loss_curve_of_one(measured, task, layout):
+    one, eight = (np.array(measured[task][key]["losses"]) for key in ("one", layout))
+    assert one[STEPS - 1] < 0.9 * one[0], "it learns, so the curves are no constants"
     np.testing.assert_allclose(eight, one, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("key", ["one, accumulate 4", "jit, accumulate 4", "pmap, accumulate 4"])
-def test_accumulation_changes_nothing_on_any_devices(measured, key):
-    np.testing.assert_allclose(measured["curves"][f"mae, {key}"], measured["curves"]["mae, one"], rtol=TOLERANCE)
-
-
-@pytest.mark.parametrize("index", [0, 1], ids=["whole batch", "accumulate 2"])
-def test_devices_exchange_sums_and_nothing_else(measured, index):
-    counts = dict(measured["collectives"][index])
+@pytest.mark.parametrize("layout", ["jit", "jit, accumulate 2"])
+def test_devices_exchange_sums_and_nothing_else(measured, layout):
+    counts = dict(measured["mae"][layout]["kinds"])
     assert counts.pop("all-reduce") > 0
     assert not any(counts.values()), counts
+    assert not any(measured["mae"]["one"]["kinds"].values())
 
 
-TOLERANCE = 2e-5  # the largest relative difference measured over all curves above was X
+def small_state(engine):
+    """A state with every kind of leaf: counts, arrays, a typed key."""
+    optimizer = optax.adam(0.1)
+    return engine.create(lambda: create_state(lambda rng: {"params": {"w": jnp.arange(3.0)}}, optimizer,
+                                              jax.random.key(0), ema=True))
 
 
 def test_a_step_uses_up_its_state():
-    state, step = setup(MeshEngine(jax.devices()[:1]), mae())
-    step(state, {k: jnp.asarray(v) for k, v in next(inputs().train_batches(seed=0, workers=0)).items()})
-    assert jax.tree.leaves(state.params)[0].is_deleted()
+    engine = MeshEngine(jax.devices()[:1])
+    state = small_state(engine)
+    engine.compile_step(lambda state, batch: (state, batch["x"].sum()))(state, engine.put({"x": np.ones(2)}))
+    assert state.params["w"].is_deleted()
 
 
 @pytest.mark.parametrize("engine", [MeshEngine, PmapEngine])
 def test_single_and_spread_are_inverse(engine):
     engine = engine(jax.devices()[:1])
-    state, _ = setup(engine, mae())
-    single = engine.single(state)
+    single = engine.single(small_state(engine))
     back = engine.single(engine.spread(single))
+    assert single.params["w"].shape == (3,) and single.rng.shape == ()
     for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(back), strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+        a, b = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("batch, accumulate, devices", [(100, 1, 8), (64, 3, 1), (64, 4, 32)])
