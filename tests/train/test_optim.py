@@ -26,7 +26,7 @@ BLOCK = {"norm1/scale", "norm1/bias", "attn/qkv/bias", "attn/proj/bias", "norm2/
 
 def test_undecayed_leaves_of_a_vit_with_all_options():
     params = params_of("vit_tiny_patch16_224", depth=2, num_classes=3, qk_norm=True, layer_scale=0.1)
-    special = {"attn/q_norm/scale", "attn/q_norm/bias", "attn/k_norm/scale", "attn/k_norm/bias", "ls1/gamma", "ls2/gamma"}
+    special = {f"attn/{x}_norm/{leaf}" for x in "qk" for leaf in ("scale", "bias")} | {"ls1/gamma", "ls2/gamma"}
     expected = {f"blocks/{i}/{leaf}" for i in range(2) for leaf in BLOCK | special}
     assert undecayed(params) == expected | {
         "cls_token", "pos_embed", "patch_embed/proj/bias", "norm/scale", "norm/bias", "head/bias"}

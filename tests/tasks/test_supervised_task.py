@@ -1,0 +1,116 @@
+"""Supervised classification as a task, with a model whose logits can be worked out."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvjax.tasks.supervised import supervised_task
+
+
+class Brightness(nn.Module):
+    """Logits (0, 8 x + bias, ...): class 1 where the image is bright; counts its training batches."""
+
+    num_classes: int = 2
+    noisy: bool = False
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        bias = self.param("bias", nn.initializers.zeros, ())
+        seen = self.variable("batch_stats", "seen", lambda: jnp.zeros((), jnp.int32))
+        if train and not self.is_initializing():
+            seen.value += 1
+        x = images.mean(axis=(1, 2, 3))
+        if train and self.noisy:
+            x = x + jax.random.normal(self.make_rng("dropout"), x.shape)
+        logits = jnp.zeros((len(x), self.num_classes))
+        return logits.at[:, 1].set(8 * x + bias)
+
+
+def task_of(model=None, **options):
+    return supervised_task(model or Brightness(), augment=lambda key, image: image.astype(jnp.float32) / 255 - 0.5,
+                           preprocess=lambda images: images.astype(jnp.float32) / 255 - 0.5, **options)
+
+
+def batch_of(values, labels, mask=None):
+    images = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 2, 2, 1))
+    return {"image": jnp.asarray(images), "label": jnp.array(labels), "index": jnp.arange(len(values)),
+            "mask": jnp.ones(len(values), bool) if mask is None else jnp.array(mask)}
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def test_loss_and_accuracy_by_hand():
+    task = task_of()
+    variables = task.init(jax.random.key(0), batch_of([0], [0]))
+    batch = batch_of([255, 0, 255, 0], [1, 0, 0, 0])  # logits of class 1: 4, -4, 4, -4
+    loss, aux = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    expected = 3 * softplus(-4) + softplus(4)
+    assert float(loss) == pytest.approx(expected / 4, rel=1e-5)  # a float32 exponential and logarithm
+    np.testing.assert_allclose(aux.metrics["loss"], (expected, 4), rtol=1e-5)
+    assert tuple(map(float, aux.metrics["top1"])) == (3, 4)
+    assert aux.model_state["batch_stats"]["seen"] == 1
+
+
+def test_label_smoothing_by_hand():
+    task = task_of(label_smoothing=0.2)
+    variables = task.init(jax.random.key(0), batch_of([0], [0]))
+    loss, _ = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch_of([255], [1]),
+                        jax.random.key(0))
+    assert float(loss) == pytest.approx(0.9 * softplus(-4) + 0.1 * softplus(4), rel=1e-5)
+
+
+def test_mixup_mixes_images_and_targets_by_one_share():
+    """Bright 1s and dark 0s: mixed by a share s, both images have logit 8 (s - 1/2) of class 1 or its negative."""
+    task = task_of(mixup_alpha=1.0)
+    variables = task.init(jax.random.key(0), batch_of([0], [0]))
+    batch = batch_of([255, 0], [1, 0])
+    losses, state = set(), {"batch_stats": variables["batch_stats"]}
+    for seed in range(4):
+        loss, aux = task.loss(variables["params"], state, batch, jax.random.key(seed))
+        shares = np.linspace(0, 1, 200001)
+        curve = shares * softplus(-8 * (shares - 0.5)) + (1 - shares) * softplus(8 * (shares - 0.5))
+        assert np.abs(curve - float(loss)).min() < 1e-4
+        assert float(aux.metrics["top1"][0]) == 2, "counted against the stronger label"
+        losses.add(float(loss))
+    assert len(losses) == 4
+
+
+def test_evaluation_is_exact_on_a_ragged_last_batch_of_any_size():
+    task, numbers = task_of(), np.random.default_rng(0)
+    variables = task.init(jax.random.key(0), batch_of([0], [0]))
+    values, labels = numbers.choice([0, 255], 11), numbers.integers(0, 2, 11)
+    correct = ((values > 0) == labels).sum()
+    assert 0 < correct < 11
+    losses = []
+    for size in (1, 4, 11, 16):
+        sums = np.zeros((2, 2))
+        for start in range(0, 11, size):
+            rows = np.arange(start, start + size)
+            batch = batch_of(np.append(values, [255] * 16)[rows], np.append(labels, [1] * 16)[rows], rows < 11)
+            metrics = task.evaluate(variables, batch)
+            sums += [[float(x) for x in metrics[name]] for name in ("top1", "loss")]
+        assert tuple(sums[0]) == (correct, 11)
+        losses.append(sums[1][0] / sums[1][1])
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("classes, names", [(2, "loss top1"), (5, "loss top1"), (6, "loss top1 top5")])
+def test_top_5_is_given_where_it_says_something(classes, names):
+    task = task_of(Brightness(num_classes=classes))
+    variables = task.init(jax.random.key(0), batch_of([0], [0]))
+    assert set(task.evaluate(variables, batch_of([0], [0]))) == set(names.split())
+
+
+def test_dropout_draws_anew_each_step_and_not_in_evaluation():
+    task = task_of(Brightness(noisy=True))
+    batch = batch_of([255, 0], [1, 0])
+    variables = task.init(jax.random.key(0), batch)
+    state = {"batch_stats": variables["batch_stats"]}
+    losses = {float(task.loss(variables["params"], state, batch, jax.random.key(step))[0]) for step in range(3)}
+    assert len(losses) == 3
+    first, second = (float(task.evaluate(variables, batch)["loss"][0]) for _ in range(2))
+    assert first == second

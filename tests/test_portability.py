@@ -1,0 +1,69 @@
+"""Training steps lower for accelerators that this machine does not have."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cvjax.data.augment import normalize, random_flip
+from cvjax.models import create_model
+from cvjax.tasks.mae import mae_task
+from cvjax.tasks.supervised import supervised_task
+from cvjax.train.optim import make_optimizer, vit_layer_decay
+from cvjax.train.schedules import warmup_cosine
+from cvjax.train.state import create_state
+from cvjax.train.step import make_train_step
+
+
+def lower(task, image_size: int, batch_size: int, **options) -> jax.export.Exported:
+    """The step with a schedule, clipping and an average, exported for both; shapes only, nothing is allocated."""
+    optimizer = make_optimizer("adamw", warmup_cosine(1e-3, warmup_steps=5, total_steps=100), weight_decay=0.05,
+                               clip_norm=1.0, **options)
+
+    def batch(rows):
+        shapes = {"image": ((rows, image_size, image_size, 3), jnp.uint8), "index": ((rows,), jnp.int32),
+                  "label": ((rows,), jnp.int32)}
+        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+    def init(rng):
+        one = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch(1).items()}
+        return create_state(lambda rng: task.init(rng, one), optimizer, rng, ema=True)
+
+    state = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    step = make_train_step(task, optimizer, ema_decay=0.999)
+
+    # The root key travels as its two words: exported programs take arrays.
+    def on_arrays(state, key, batch):
+        state, metrics = step(state.replace(rng=jax.random.wrap_key_data(key)), batch)
+        return state.replace(rng=None), metrics
+
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    return jax.export.export(jax.jit(on_arrays), platforms=["tpu", "cuda"])(state.replace(rng=None), key,
+                                                                            batch(batch_size))
+
+
+def functions(model):
+    return dict(augment=lambda key, image: normalize(random_flip(key, image)), preprocess=normalize)
+
+
+def check(exported, rows, size):
+    assert exported.platforms == ("tpu", "cuda")
+    assert f"tensor<{rows}x{size}x{size}x3xui8>" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_small_mae_step_lowers_for_tpu_and_cuda(dtype):
+    model = create_model("mae_vit_tiny_patch16", image_size=32, depth=1, decoder_depth=1, decoder_width=64,
+                         decoder_heads=2, dtype=jnp.dtype(dtype), remat=True)
+    check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 32, 8), 8, 32)
+
+
+def test_a_small_fine_tuning_step_lowers_for_tpu_and_cuda():
+    model = create_model("vit_tiny_patch16_224", image_size=32, depth=2, num_classes=10, pool="avg", drop_path=0.1)
+    task = supervised_task(model, mixup_alpha=0.8, label_smoothing=0.1, **functions(model))
+    check(lower(task, 32, 8, layer_scale=vit_layer_decay(0.75, 2)), 8, 32)
+
+
+
+def test_the_papers_mae_step_lowers_for_tpu_and_cuda():
+    model = create_model("mae_vit_base_patch16")
+    check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 224, 8), 8, 224)
