@@ -59,7 +59,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     import jax.numpy as jnp
 
     from cvjax.experiment.config import ConfigError, as_json
-    from cvjax.experiment.encoder import load_encoder
+    from cvjax.experiment.encoder import check_channels, load_encoder
     from cvjax.experiment.inputs import make_inputs
     from cvjax.experiment.run import RunFolder, print_metrics
     from cvjax.experiment.training import enable_compilation_cache, train
@@ -74,6 +74,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     encoder = load_encoder(config.checkpoint)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, crop_scale=config.crop_scale,
                          flip=config.flip)
+    check_channels(encoder, inputs.dataset.channels)
     if not inputs.dataset.num_classes:
         raise ConfigError(f"--data {config.data} has no labels: fine-tuning needs them")
     model = encoder.vit.clone(

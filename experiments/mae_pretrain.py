@@ -36,14 +36,19 @@ class Config(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("image_size", "patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth",
+                     "decoder_heads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")
         require(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "in (0, 1)")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
-        data="digits", model="mae_vit_tiny_patch16", patch_size=2, width=64, depth=4, heads=4, decoder_width=64,
-        decoder_depth=2, decoder_heads=4, mask_ratio=0.5, crop_scale=(0.6, 1.0), flip=False, epochs=400,
-        base_learning_rate=1e-3, pool="avg"),
+        data="digits", model="mae_vit_tiny_patch16", patch_size=2, width=128, depth=4, heads=4, decoder_width=64,
+        decoder_depth=2, decoder_heads=4, mask_ratio=0.5, normalize_pixels=False, crop_scale=(1.0, 1.0), flip=False,
+        epochs=178, batch_size=64, base_learning_rate=1e-2, weight_decay=0.3, ema_decay=0.998, log_every=50,
+        pool="avg"),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, model="mae_vit_tiny_patch16", patch_size=4, width=128, depth=6,
         heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4, epochs=8, base_learning_rate=1e-3,
@@ -85,13 +90,13 @@ def run(config: Config, name: str, stop: Any) -> None:
     metrics, protocol = dict(trained.test_metrics), {}
     params = trained.state.variables["params"]
     draw(model, params, inputs, config, folder)
-    if inputs.dataset.num_classes:
+    if inputs.dataset.num_classes > 1:
         encoder = Encoder(model.vit(), params["encoder"], config.pool, size, channels)
         probed, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
                                           seed=config.seed)
         metrics |= probed
     else:
-        print(f"{config.data} has no labels: nothing to probe")
+        print(f"{config.data} has {inputs.dataset.num_classes or 'no'} class labels: nothing to probe")
     folder.finish(metrics, protocol, trained)
 
 

@@ -8,7 +8,10 @@ With P processes, process p holds rows p, p + P, p + 2P, ... of each global batc
 
 import dataclasses
 import functools
+import multiprocessing
 import os
+import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -178,10 +181,19 @@ def _iterate(dataset, start, *, workers, threads):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         # Copied, for arrays in a worker's shared memory are complained of if they are still held at exit.
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(_copy)
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        stream = stream.mp_prefetch(options, _follow_parent).map(_copy)
     iterator = iter(stream)
     iterator.start_prefetch()
     return iterator
+
+
+def _follow_parent(worker, workers):
+    """In a worker process: leave signals to the run, and end when the run ends, be it by SIGKILL."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _copy(batch):

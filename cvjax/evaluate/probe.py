@@ -48,5 +48,4 @@ def table(metrics: Mapping[str, float], names: Iterable[str]) -> str:
     rows = [["features", *(c.replace("_", " ") for c in columns)]]
     rows += [[name, *(f"{100 * metrics[f'{c}/{name}']:.2f} %" for c in columns)] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
-                     for row in rows)
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

@@ -5,6 +5,7 @@ A class below is shown by `--help` field by field; the text under a field is its
 """
 
 import dataclasses
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +43,11 @@ class DataConfig:
     """Images per step, over all devices."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(not isinstance(value, float) or math.isfinite(value), field.name, value, "finite")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
         require(0 <= self.data_max_bad <= 1, "data_max_bad", self.data_max_bad, "in [0, 1]")
 
 
@@ -98,6 +102,7 @@ class TrainingConfig(DataConfig):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
+        require(0 <= self.b2 < 1, "b2", self.b2, "in [0, 1)")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
         low, high = self.crop_scale
         require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")

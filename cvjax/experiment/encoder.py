@@ -52,6 +52,13 @@ class Encoder:
         return Encoder(self.vit, params, self.pool, self.image_size, self.channels)
 
 
+def check_channels(encoder: Encoder, channels: int) -> None:
+    """ConfigError unless an encoder takes images of this many channels."""
+    if encoder.channels != channels:
+        raise ConfigError(f"the checkpoint's encoder takes images of {encoder.channels} channel"
+                          f"{'s' if encoder.channels > 1 else ''}, the data has {channels}")
+
+
 def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
     """The encoder of a `mae_pretrain` run; the run's averaged parameters where it kept them.
 

@@ -21,7 +21,7 @@ class FrozenConfig(DataConfig):
 
 def run_frozen(experiment: str, config: FrozenConfig, name: str, **options: Any) -> None:
     """Probe the encoder and write `summary.json`; options are those of `probe_features`."""
-    from cvjax.experiment.encoder import load_encoder
+    from cvjax.experiment.encoder import check_channels, load_encoder
     from cvjax.experiment.inputs import make_inputs
     from cvjax.experiment.probing import probe_encoders
     from cvjax.experiment.run import RunFolder
@@ -35,6 +35,7 @@ def run_frozen(experiment: str, config: FrozenConfig, name: str, **options: Any)
     if config.pool is not None:
         encoder = dataclasses.replace(encoder, pool=config.pool)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder)
+    check_channels(encoder, inputs.dataset.channels)
     print(f"{experiment} of {config.checkpoint} on {config.data}: {len(inputs.dataset.train):,} training images")
     if config.dry_run:
         return

@@ -34,15 +34,16 @@ class RunFolder:
             raise ConfigError(f"--run-dir {self.path} is a file; it must be a folder or not exist")
         if self.path.exists() and config.overwrite and not config.dry_run:
             _refuse_foreign(self.path)
-            shutil.rmtree(self.path)
+            _delete(self.path)
         elif known.exists() and not config.overwrite:
             _check_same(json.loads(known.read_text()), described, self.path)
         elif self.path.exists() and not config.overwrite:
             _refuse_foreign(self.path)
         if config.dry_run:
             return
-        self.figures.mkdir(parents=True, exist_ok=True)
-        write_json(known, described)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(known, described)  # first of all: it is what marks the folder as a run's
+        self.figures.mkdir(exist_ok=True)
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -99,7 +100,16 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None
                           "give another --run-dir, or --overwrite to delete it")
 
 
+def _delete(path: Path) -> None:
+    """Delete a run; moved aside first, so that a kill leaves no half of it under its name."""
+    doomed = path.with_name(path.name + ".deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
 def _refuse_foreign(path: Path) -> None:
     """A folder that holds files but no run must not be written into, let alone deleted."""
-    if any(path.iterdir()) and not (path / "config.json").exists():
+    names = {entry.name for entry in path.iterdir()} - {"config.json.partial"}
+    if names and "config.json" not in names:
         raise ConfigError(f"--run-dir {path} holds files but no run (no config.json): give an empty or new folder")

@@ -101,6 +101,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     if config.dry_run:
         return None
 
+    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     state = engine.create(initialize, pretrained)
     batches = inputs.train_batches(seed=config.seed, workers=config.workers)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
@@ -124,7 +125,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         has_test = inputs.dataset.test is not None
         try:
             state = fit(state, engine.compile_step(step), batches, engine=engine, total_steps=total_steps,
-                        learning_rate=schedule, log=log, checkpointer=checkpointer, meta=meta,
+                        learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
                         checkpoint_every=config.checkpoint_every, evaluate=evaluate_test if has_test else None,
                         eval_every=config.eval_every, stop=stop)
             if has_test and not results:  # the last checkpoint was the end of the run

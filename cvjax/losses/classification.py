@@ -18,6 +18,12 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """1.0 where the label is among the k largest logits, else 0.0: `(B, K)`, `(B,)` -> float32 `(B,)`."""
-    _, best = jax.lax.top_k(logits, k)
-    return (best == labels[:, None]).any(axis=-1).astype(jnp.float32)
+    """1.0 where the label is among the k largest logits, else 0.0: `(B, K)`, `(B,)` -> float32 `(B,)`.
+
+    Of equal logits the first counts as the larger; a row with nan is wrong. Counting instead of sorting keeps each row
+    on its device.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    before = (logits == own) & (jnp.arange(logits.shape[-1]) < labels[:, None])
+    rank = ((logits > own) | before).sum(axis=-1)
+    return ((rank < k) & ~jnp.isnan(logits).any(axis=-1)).astype(jnp.float32)

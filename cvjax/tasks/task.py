@@ -50,8 +50,8 @@ def batch_key(rng: jax.Array, batch: Batch) -> jax.Array:
 
 def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sum and count of per-example values `(B,)` over the rows where mask `(B,)` is True."""
-    weights = mask.astype(jnp.float32)
-    return (values * weights).sum(), weights.sum()
+    # Chosen, not multiplied: a padding row may hold nan.
+    return jnp.where(mask, values, 0.0).sum(), mask.astype(jnp.float32).sum()
 
 
 def total(values: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -100,5 +101,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _cut_after(path: Path, step: int) -> Path:
     """Drop the lines written after `step`: a resumed run writes them anew."""
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial = path.with_name(path.name + ".partial")  # moved into place: a kill here loses no line
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(partial, path)
     return path
