@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, b2=0.999, crop_scale=(0.6, 1.0),
         flip=False, ema_decay=0.99),
     "cifar10": dict(
-        data="folder:cifar10", data_cache=True, checkpoint=Path("runs/mae_pretrain/cifar10"), epochs=10,
+        data="folder:cifar10", data_cache=True, checkpoint=Path("runs/mae_pretrain/cifar10"), epochs=1,
         base_learning_rate=1e-3, b2=0.999, crop_scale=(0.5, 1.0), checkpoint_every=1000),
     "paper": dict(
         data="tfds:imagenet2012", checkpoint=Path("runs/mae_pretrain/paper"), epochs=100, batch_size=1024,

@@ -33,9 +33,12 @@ class Config(TrainingConfig):
     """Predict each patch normalised by its own mean and variance."""
     pool: Literal["token", "avg"] = "token"
     """Features to probe: the class token, or the mean of the patch tokens."""
+    probe_blocks: int = 1
+    """Last blocks whose features the linear probe sees side by side; kNN sees the last block's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.probe_blocks >= 1, "probe_blocks", self.probe_blocks, "at least 1")
         for name in ("image_size", "patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth",
                      "decoder_heads"):
             value = getattr(self, name)
@@ -48,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         data="digits", model="mae_vit_tiny_patch16", patch_size=2, width=128, depth=4, heads=4, decoder_width=64,
         decoder_depth=2, decoder_heads=4, mask_ratio=0.5, normalize_pixels=False, crop_scale=(1.0, 1.0), flip=False,
         epochs=178, batch_size=64, base_learning_rate=1e-2, weight_decay=0.3, ema_decay=0.998, log_every=50,
-        pool="avg"),
+        pool="avg", probe_blocks=4),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, model="mae_vit_tiny_patch16", patch_size=4, width=128, depth=6,
         heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4, epochs=8, base_learning_rate=1e-3,
@@ -91,7 +94,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     params = trained.state.variables["params"]
     draw(model, params, inputs, config, folder)
     if inputs.dataset.num_classes > 1:
-        encoder = Encoder(model.vit(), params["encoder"], config.pool, size, channels)
+        encoder = Encoder(model.vit(), params["encoder"], config.pool, config.probe_blocks, size,
+                          channels)
         probed, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
                                           seed=config.seed)
         metrics |= probed
@@ -107,8 +111,7 @@ def draw(model: Any, params: Any, inputs: Any, config: Config, folder: Any) -> N
     from cvjax.tasks.mae import draw_noise
     from cvjax.visualize.reconstruction import reconstruction_panel
 
-    batch = next(iter(inputs.eval_batches("test" if inputs.dataset.test is not None else "train")))
-    images = inputs.preprocess(batch["image"][batch["mask"]][:16])
+    images = inputs.preprocess(inputs.examples("test" if inputs.dataset.test is not None else "train", 16))
     noise = draw_noise(jax.random.split(jax.random.key(config.seed), len(images)), model.grid[0] * model.grid[1])
     output = jax.jit(model.apply)({"params": params}, images, noise)
     mean, std = inputs.statistics

@@ -1,7 +1,7 @@
 """How good are frozen features? kNN and a linear probe of several feature extractors on the same data."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,26 +16,35 @@ HEADLINE_K = 10
 Split = Callable[[], Iterable[Mapping[str, Any]]]
 
 
-def probe_features(extractors: Mapping[str, Callable[[Any], jax.Array]], train: Split, test: Split, num_classes: int, *,
-                   seed: int, linear: bool = True, knn: bool = True,
+class Extractor(NamedTuple):
+    """Features of a batch `(B, D)`; a linear probe sees all of them, kNN the last `knn_width` (None: all)."""
+
+    function: Callable[[Any], jax.Array]
+    knn_width: int | None = None
+
+
+def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Split, num_classes: int, *, seed: int,
+                   linear: bool = True, knn: bool = True,
                    **linear_options: Any) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure each extractor: accuracies in [0, 1], and the protocol they hold for.
 
-    extractors: name -> function from a batch to features `(B, D)`. train, test: functions that give a split's batches
+    train, test: functions that give a split's batches
     (see `cvjax.data.pipeline.eval_batches`). Keys of the accuracies: `linear_probe/NAME`, `knn/NAME` (k = 10) and
     `knn/NAME/k=K` for every k that the training set allows.
     """
     metrics: dict[str, float] = {}
     protocol: dict[str, Any] = {"seed": seed}
-    for name, extract in extractors.items():
-        features = (*extract_features(extract, train(), desc=f"{name} features, training set"),
-                    *extract_features(extract, test(), desc=f"{name} features, test set"))
+    for name, (extract, knn_width) in extractors.items():
+        train_x, train_y = extract_features(extract, train(), desc=f"{name} features, training set")
+        test_x, test_y = extract_features(extract, test(), desc=f"{name} features, test set")
         if linear:
-            result = linear_probe(*features, num_classes, seed=seed, **linear_options)
+            result = linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=seed, **linear_options)
             metrics[f"linear_probe/{name}"] = result.accuracy
             protocol[f"linear_probe/{name}"] = result.protocol
         if knn:
-            accuracies = knn_accuracy(*features, num_classes, ks=KS, temperature=TEMPERATURE)
+            width = knn_width or train_x.shape[1]
+            accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=KS,
+                                      temperature=TEMPERATURE)
             metrics[f"knn/{name}"] = accuracies[min(accuracies, key=lambda k: abs(k - HEADLINE_K))]
             metrics |= {f"knn/{name}/k={k}": accuracy for k, accuracy in accuracies.items()}
             protocol["knn"] = {"k": HEADLINE_K, "temperature": TEMPERATURE, "similarity": "cosine"}

@@ -1,6 +1,6 @@
 """A pre-trained encoder out of a run's checkpoint, and features from it."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +29,33 @@ def build_mae(config: dict[str, Any], *, image_size: int, channels: int) -> Mask
     return model
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A headless ViT with its parameters; `pool` says which tokens are its features ("token" or "avg")."""
+    """A headless ViT with its parameters.
+
+    pool: its features are the class token ("token") or the mean of the patch tokens ("avg").
+    blocks: of how many last blocks, side by side, a linear probe sees the features, all where there are fewer
+        (Caron et al. 2021 use four for ViT-S, https://arxiv.org/abs/2104.14294).
+    """
 
     vit: VisionTransformer
     params: Any
     pool: str
+    blocks: int
     image_size: int
     channels: int
 
     def apply(self, params: Any, images: jax.Array) -> jax.Array:
-        """Features float32 `(B, D)` of normalised images `(B, H, W, C)`: after the last norm, the class token or the
-        mean of the patch tokens."""
-        tokens = self.vit.apply({"params": params}, images, method="tokens").astype(jnp.float32)
-        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(axis=1)
+        """Features float32 `(B, blocks * D)` of normalised images `(B, H, W, C)`; the last D are the last block's."""
+        outputs = self.vit.apply({"params": params}, images, method="block_tokens")[-self.blocks:]
+        pooled = [x[:, 0] if self.pool == "token" else x[:, 1:].mean(axis=1) for x in outputs]
+        return jnp.concatenate(pooled, axis=1).astype(jnp.float32)
 
     def random(self, seed: int) -> "Encoder":
         """The same architecture with fresh parameters."""
         images = jnp.zeros((1, self.image_size, self.image_size, self.channels))
         params = jax.jit(self.vit.init)(jax.random.key(seed), images)["params"]
-        return Encoder(self.vit, params, self.pool, self.image_size, self.channels)
+        return dataclasses.replace(self, params=params)
 
 
 def check_channels(encoder: Encoder, channels: int) -> None:
@@ -72,4 +78,5 @@ def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
         raise ConfigError(f"--checkpoint {run} is a run of {meta['experiment']}; it must be one of mae_pretrain")
     model = build_mae(meta["config"], image_size=meta["image_size"], channels=meta["channels"])
     params = (weights["ema"] or weights["params"])["encoder"]
-    return Encoder(model.vit(), params, meta["config"]["pool"], meta["image_size"], meta["channels"])
+    config = meta["config"]
+    return Encoder(model.vit(), params, config["pool"], config["probe_blocks"], meta["image_size"], meta["channels"])

@@ -17,6 +17,8 @@ class FrozenConfig(DataConfig):
     """Which of its checkpoints."""
     pool: Literal["token", "avg"] | None = None
     """Class token or mean of the patch tokens; by default what the pre-training probed."""
+    probe_blocks: int | None = None
+    """Last blocks whose features the linear probe sees side by side; by default what the pre-training probed."""
 
 
 def run_frozen(experiment: str, config: FrozenConfig, name: str, **options: Any) -> None:
@@ -32,8 +34,8 @@ def run_frozen(experiment: str, config: FrozenConfig, name: str, **options: Any)
     if folder.finished():
         return
     encoder = load_encoder(config.checkpoint, config.step)
-    if config.pool is not None:
-        encoder = dataclasses.replace(encoder, pool=config.pool)
+    encoder = dataclasses.replace(encoder, pool=config.pool or encoder.pool,
+                                  blocks=config.probe_blocks or encoder.blocks)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder)
     check_channels(encoder, inputs.dataset.channels)
     print(f"{experiment} of {config.checkpoint} on {config.data}: {len(inputs.dataset.train):,} training images")

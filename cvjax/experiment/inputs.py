@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cvjax.data import BadFiles, DataError, Dataset, open_dataset
+from cvjax.data import BadFiles, DataError, Dataset, DecodeError, open_dataset
 from cvjax.data.augment import (
     HALF,
     IMAGENET_MEAN,
@@ -56,9 +57,24 @@ class Inputs:
 
     def eval_batches(self, split: str) -> Iterator[dict]:
         """Every record of a split ("train" or "test") once, in order, not augmented."""
-        crop = None if self.dataset.in_memory else ResizeCenterCrop(
-            self.image_size, round(self.image_size * 256 / 224), channels=self.dataset.channels)
-        return eval_batches(getattr(self.dataset, split), crop, batch_size=self.batch_size, bad=self.bad)
+        return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad)
+
+    def examples(self, split: str, count: int) -> np.ndarray:
+        """About `count` images of a split, evenly spaced, for pictures: uint8 `(N, H, W, C)`; those readable."""
+        source, crop, images = getattr(self.dataset, split), self._eval_crop, []
+        for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
+            try:
+                image = source[int(index)]["image"]
+                images.append(image if crop is None else crop(image))
+            except DecodeError as error:
+                self.bad.add(source.name(int(index)), str(error))
+        return np.stack(images)
+
+    @property
+    def _eval_crop(self) -> ResizeCenterCrop | None:
+        if self.dataset.in_memory:
+            return None
+        return ResizeCenterCrop(self.image_size, round(self.image_size * 256 / 224), channels=self.dataset.channels)
 
     def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """One training image uint8 `(H, W, C)` to what the model sees, float32: cropped, flipped, normalised."""

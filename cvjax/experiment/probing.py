@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cvjax.evaluate.probe import probe_features, table
+from cvjax.evaluate.probe import Extractor, probe_features, table
 from cvjax.experiment.config import ConfigError
 from cvjax.experiment.encoder import Encoder
 from cvjax.experiment.inputs import Inputs
@@ -26,18 +26,21 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
         raise ConfigError(str(error)) from None
     engine = MeshEngine()
 
-    def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any) -> Callable[[Any], jax.Array]:
+    def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:
         compiled = engine.compile_evaluation(lambda p, batch: apply(p, inputs.preprocess(batch["image"])))
-        return lambda batch: compiled(params, engine.put({"image": batch["image"]}))
+        return Extractor(lambda batch: compiled(params, engine.put({"image": batch["image"]})), knn_width)
 
-    extractors = {name: extractor(encoder.apply, encoder.params) for name, encoder in encoders.items()}
-    extractors["pixels"] = extractor(_pixels, {})
+    extractors = {name: extractor(encoder.apply, encoder.params, encoder.vit.width)
+                  for name, encoder in encoders.items()}
+    extractors["pixels"] = extractor(_pixels, {}, None)
     metrics, protocol = probe_features(
         extractors, lambda: inputs.eval_batches("train"), lambda: inputs.eval_batches("test"),
         inputs.dataset.num_classes, seed=seed, **options)
     print(f"\nFrozen features, test accuracy:\n{table(metrics, extractors)}\n")
-    pools = {f"pool/{name}": encoder.pool for name, encoder in encoders.items()}
-    return metrics, protocol | pools | {"image_size": inputs.image_size}
+    seen = {f"features/{name}": {"pool": encoder.pool, "knn_blocks": 1,
+                                 "linear_probe_blocks": min(encoder.blocks, encoder.vit.depth)}
+            for name, encoder in encoders.items()}
+    return metrics, protocol | seen | {"image_size": inputs.image_size}
 
 
 def _pixels(_: Any, images: jax.Array) -> jax.Array:

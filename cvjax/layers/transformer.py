@@ -37,8 +37,9 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """`depth` blocks in a row; the drop-path rate grows linearly from 0 to `drop_path` (stochastic depth, sec. 3).
+    """`depth` blocks in a row, from `(B, T, D)` to the outputs of all of them, first block first.
 
+    The drop-path rate grows linearly from 0 to `drop_path` (stochastic depth, sec. 3).
     remat: recompute each block in the backward pass instead of storing its activations.
     """
 
@@ -52,9 +53,11 @@ class Blocks(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        outputs = []
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth)):
             x = block(self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, float(rate), self.dtype,
                       name=str(i))(x, train)
-        return x
+            outputs.append(x)
+        return outputs

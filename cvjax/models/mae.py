@@ -53,7 +53,7 @@ class Decoder(nn.Module):
         patches = patches + sincos_2d(self.width, self.grid).astype(self.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
         x = Blocks(self.depth, self.heads, self.mlp_ratio, remat=self.remat, dtype=self.dtype, name="blocks")(
-            x, train=train)
+            x, train=train)[-1]
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         return linear(self.patch_dim, "pred")(x)[:, 1:].astype(jnp.float32)
 

@@ -88,6 +88,10 @@ class VisionTransformer(nn.Module):
 
         keep: int `(B, K)`, positions of the only patches to look at; the others are never embedded.
         """
+        return self.block_tokens(images, keep, train=train)[-1]
+
+    def block_tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
+        """What `tokens` gives, after every block; under jit only what is used is computed."""
         if images.shape[-1] != self.in_channels:
             raise ValueError(f"images have {images.shape[-1]} channels, the model takes {self.in_channels}")
         positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size)).astype(self.dtype)
@@ -97,8 +101,8 @@ class VisionTransformer(nn.Module):
             patch_positions = patch_positions[0][keep]  # (B, K, D)
         x = self.patch_embed(patches) + patch_positions
         cls = jnp.broadcast_to(self.cls_token.astype(self.dtype) + positions[:, :1], (x.shape[0], 1, self.width))
-        x = self.blocks(jnp.concatenate([cls, x], axis=1), train=train)
-        return self.final_norm(x) if self.pool == "token" else x
+        outputs = self.blocks(jnp.concatenate([cls, x], axis=1), train=train)
+        return [self.final_norm(x) for x in outputs] if self.pool == "token" else outputs
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: `(B, D)`."""
