@@ -95,7 +95,6 @@ class Checkpointer:
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        self._remove_surplus()  # a run killed just after its last save had no time for it
         _barrier("opened")
 
     def save(self, state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:

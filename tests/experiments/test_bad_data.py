@@ -71,7 +71,7 @@ def test_few_corrupt_files_are_skipped_and_listed(pretrain, tmp_path):
 def test_unlabelled_pictures_are_pretrained_on_and_not_probed(pretrain, tmp_path):
     write_folder(tmp_path, {"pictures": 40})
     done = pretrain(f"folder:{tmp_path}/pictures")
-    assert done.status == 0 and "no labels: nothing to probe" in done.out, done.err
+    assert done.status == 0 and "no class labels: nothing to probe" in done.out, done.err
     assert (tmp_path / "run" / "summary.json").exists()
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-PRETRAIN = ("--steps", 150, "--width", 32, "--depth", 2, "--decoder-depth", 1, "--decoder-width", 32)
+PRETRAIN = ("--steps", 150, "--width", 32, "--depth", 2, "--decoder-depth", 1, "--decoder-width", 32,
+            "--normalize-pixels", "--batch-size", 256, "--base-learning-rate", 1e-3, "--ema-decay", None)
 
 
 def summary(folder):
