@@ -42,8 +42,8 @@ class Config(TrainingConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
-        data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, b2=0.999, crop_scale=(0.6, 1.0),
-        flip=False, ema_decay=0.99),
+        data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, b2=0.999, crop_scale=(0.7, 1.0),
+        flip=False, mixup=0.2, ema_decay=0.99),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, checkpoint=Path("runs/mae_pretrain/cifar10"), epochs=1,
         base_learning_rate=1e-3, b2=0.999, crop_scale=(0.5, 1.0), checkpoint_every=1000),
