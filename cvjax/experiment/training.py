@@ -97,11 +97,11 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
 
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
                            axis_name=engine.axis_name)
-    describe(config, inputs, jax.eval_shape(initialize, pretrained).params, total_steps, schedule)
+    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
+    describe(config, inputs, jax.eval_shape(initialize, pretrained).params, total_steps, max(rates))
     if config.dry_run:
         return None
 
-    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     state = engine.create(initialize, pretrained)
     batches = inputs.train_batches(seed=config.seed, workers=config.workers)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
@@ -141,8 +141,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
                    total_steps * config.batch_size / seconds, params_sha256(single.params))
 
 
-def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, schedule: Any) -> None:
-    """Print what is about to run, in a few lines."""
+def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, peak: float) -> None:
+    """Print what is about to run, in a few lines; `peak`: the highest learning rate."""
     dataset = inputs.dataset
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     tested = f" and {len(dataset.test):,} test" if dataset.test is not None else ""
@@ -151,7 +151,6 @@ def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, schedul
           f"{inputs.image_size}x{inputs.image_size}x{dataset.channels}")
     if dataset.ignored:
         print(f"data ignored: {dataset.ignored}")
-    peak = max(float(schedule(step)) for step in range(0, total_steps, max(1, total_steps // 200)))
     print(f"model: {count:,} parameters, {config.dtype} on {jax.device_count()} {jax.default_backend()} "
           f"device{'s' if jax.device_count() > 1 else ''} by {config.parallel}")
     print(f"training: {total_steps:,} steps of {config.batch_size} images "
