@@ -12,6 +12,7 @@ from cvjax.layers.initializers import xavier_uniform
 class SelfAttention(nn.Module):
     """Self-attention `(B, T, D) -> (B, T, D)` over all tokens of an example.
 
+    bias: float32, broadcastable to `(B, heads, T, T)`, added to the scores of queries (rows) with keys.
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
     dtype: compute type; the softmax is float32 always.
@@ -22,7 +23,7 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
@@ -31,5 +32,9 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="k_norm")(k)
-        x = jax.nn.dot_product_attention(q, k, v).reshape(batch, length, dim)
+        # Kept only where the caller makes `intermediates` mutable: attention maps are made from them.
+        self.sow("intermediates", "queries", q)
+        self.sow("intermediates", "keys", k)
+        self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
+        x = jax.nn.dot_product_attention(q, k, v, bias).reshape(batch, length, dim)
         return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)

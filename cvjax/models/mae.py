@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import token_normal, xavier_uniform
 from cvjax.layers.transformer import Blocks
-from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer, as_pair
+from cvjax.models.images import as_pair
+from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
 from cvjax.ops.masking import Masking, gather_tokens, random_masking
 from cvjax.ops.patches import patch_grid
 from cvjax.ops.position import sincos_2d

@@ -3,13 +3,17 @@
 import dataclasses
 import difflib
 import fnmatch
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
 
-from cvjax.models import mae, vit
+from cvjax.models import alexnet, baselines, densenet, googlenet, lenet, mae, resnet, swin, vgg, vit
 
-_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {**vit.VARIANTS, **mae.VARIANTS}
+_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
+    **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
+    **swin.VARIANTS,
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -17,18 +21,22 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+def create_model(name: str, /, **overrides: Any) -> nn.Module:
     """The module called `name` (see `list_models`), with any of its fields replaced.
 
     `num_classes`, `in_channels`, `image_size` and `dtype` are fields of most models. Nothing is allocated: call
-    `init` for parameters. Raises ValueError on an unknown name (with near ones) or field (with the known ones).
+    `init` for parameters. Raises ValueError on an unknown name (with near ones), field (with the known ones) or word.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else "list_models() names all"
         raise ValueError(f"unknown model {name!r}: {hint}")
     module, fields = _MODELS[name]
-    known = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
-    if unknown := sorted(set(overrides) - known):
+    known = {f.name: f.type for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    if unknown := sorted(overrides.keys() - known.keys()):
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    for field, value in overrides.items():
+        if get_origin(known[field]) is Literal and value not in get_args(known[field]):
+            raise ValueError(f"{name} with {field}={value}: it must be one of "
+                             f"{', '.join(map(str, get_args(known[field])))}")
     return module(**(fields | overrides))

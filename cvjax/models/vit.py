@@ -1,5 +1,8 @@
 """ViT: An Image is Worth 16x16 Words (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 
+DeiT without distillation (Touvron et al. 2021, https://arxiv.org/abs/2012.12877) is the same network, trained by
+another recipe.
+
 Deviations: parameters carry timm's names (`blocks/0/attn/qkv`), so published weights map one to one. The patch
 embedding is written as a linear map of flattened patches, the same numbers as a strided convolution, so that MAE can
 embed visible patches only. Average pooling follows timm: mean of the patch tokens, then `fc_norm`, and no `norm`.
@@ -11,16 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
 from cvjax.layers.transformer import Blocks
+from cvjax.models.images import as_pair, check_images
 from cvjax.ops.masking import gather_tokens
 from cvjax.ops.patches import patch_grid, patchify
 from cvjax.ops.position import resize_positions, sincos_2d
-
-
-def as_pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image size given as one number or as a pair."""
-    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
 
 
 class PatchEmbed(nn.Module):
@@ -43,6 +43,7 @@ class VisionTransformer(nn.Module):
     num_classes: 0 drops the head, the output is then `features`.
     layer_scale: start value of the per-channel residual scale, None for none.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
+    Named maps, to read only: the patch tokens after each block, `blocks/0` and so on.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -63,6 +64,7 @@ class VisionTransformer(nn.Module):
 
     def setup(self) -> None:
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
+        self.maps = FeatureMaps()
         self.patch_embed = PatchEmbed(self.width, self.dtype)
         self.cls_token = self.param("cls_token", token_normal, (1, 1, self.width))
         if self.position == "learned":
@@ -92,8 +94,7 @@ class VisionTransformer(nn.Module):
 
     def block_tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
         """What `tokens` gives, after every block; under jit only what is used is computed."""
-        if images.shape[-1] != self.in_channels:
-            raise ValueError(f"images have {images.shape[-1]} channels, the model takes {self.in_channels}")
+        check_images(images, self.in_channels)
         positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size)).astype(self.dtype)
         patches, patch_positions = patchify(images, self.patch_size), positions[:, 1:]
         if keep is not None:
@@ -102,6 +103,10 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(patches) + patch_positions
         cls = jnp.broadcast_to(self.cls_token.astype(self.dtype) + positions[:, :1], (x.shape[0], 1, self.width))
         outputs = self.blocks(jnp.concatenate([cls, x], axis=1), train=train)
+        if keep is None:  # some of the patches are no map
+            grid = patch_grid(*images.shape[1:3], self.patch_size)
+            for i, tokens in enumerate(outputs):
+                self.maps(f"blocks/{i}", tokens[:, 1:].reshape(-1, *grid, self.width))
         return [self.final_norm(x) for x in outputs] if self.pool == "token" else outputs
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -132,4 +137,8 @@ VARIANTS = {
         ("large", LARGE, 32, 224), ("large", LARGE, 32, 384),
         ("huge", HUGE, 14, 224),
     )
+}
+VARIANTS |= {
+    f"deit_{size}_patch16_{image}": (VisionTransformer, dict(dims, patch_size=16, image_size=image))
+    for size, dims, image in (("tiny", TINY, 224), ("small", SMALL, 224), ("base", BASE, 224), ("base", BASE, 384))
 }

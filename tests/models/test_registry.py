@@ -9,16 +9,59 @@ import jax.numpy as jnp
 import pytest
 
 from cvjax.models import create_model, list_models
+from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
 
-# ViT: what timm's models of these names have (1000 classes). MAE: the authors' models without their two fixed
-# position tables; `tiny` and `small` are not theirs.
+# ViT, DeiT and Swin: what timm's models of these names have (1000 classes). MAE: the authors' models without their two
+# fixed position tables; `tiny` and `small` are not theirs.
 COUNTS = {
+    "alexnet": 61_100_840,
+    "alexnet_grouped": 60_965_224,
+    "deit_base_patch16_224": 86_567_656,
+    "deit_base_patch16_384": 86_859_496,
+    "deit_small_patch16_224": 22_050_664,
+    "deit_tiny_patch16_224": 5_717_416,
+    "densenet121": 7_978_856,
+    "densenet161": 28_681_000,
+    "densenet169": 14_149_480,
+    "densenet201": 20_013_928,
+    "densenet40_k12": 1_019_722,
+    "densenet_bc100_k12": 769_162,
+    "googlenet": 13_004_888,  # with both auxiliary heads, as Caffe's of the next line
+    "googlenet_lrn": 13_378_280,
+    "lenet5": 61_706,
+    "linear": 30_730,
     "mae_vit_base_patch16": 111_655_680,
     "mae_vit_huge_patch14": 656_613_964,
     "mae_vit_large_patch16": 329_239_296,
     "mae_vit_small_patch16": 47_401_728,
     "mae_vit_tiny_patch16": 31_200_000,
+    "mlp": 1_841_162,
+    "resnet101": 44_549_160,
+    "resnet110": 1_727_962,
+    "resnet152": 60_192_808,
+    "resnet18": 11_689_512,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet34": 21_797_672,
+    "resnet44": 658_586,
+    "resnet50": 25_557_032,
+    "resnet56": 853_018,
+    "resnext50_32x4d": 25_028_904,
+    "swin_base_patch4_window12_384": 87_903_584,
+    "swin_base_patch4_window7_224": 87_768_224,
+    "swin_large_patch4_window12_384": 196_735_516,
+    "swin_large_patch4_window7_224": 196_532_476,
+    "swin_small_patch4_window7_224": 49_606_258,
+    "swin_tiny_patch4_window7_224": 28_288_354,
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "vgg13": 133_047_848,
+    "vgg13_bn": 133_053_736,
+    "vgg16": 138_357_544,
+    "vgg16_bn": 138_365_992,
+    "vgg19": 143_667_240,
+    "vgg19_bn": 143_678_248,
     "vit_base_patch16_224": 86_567_656,
     "vit_base_patch16_384": 86_859_496,
     "vit_base_patch32_224": 88_224_232,
@@ -37,6 +80,7 @@ COUNTS = {
     "vit_small_patch8_224": 22_055_272,
     "vit_tiny_patch16_224": 5_717_416,
     "vit_tiny_patch16_384": 5_790_376,
+    "wide_resnet50_2": 68_883_240,
 }
 
 
@@ -47,7 +91,7 @@ def test_every_name_has_a_count() -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_parameter_count(name: str) -> None:
     model = create_model(name)
-    inputs = [jax.ShapeDtypeStruct((1, model.image_size, model.image_size, 3), jnp.float32)]
+    inputs = [jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32)]
     if isinstance(model, MaskedAutoencoder):
         inputs.append(jax.ShapeDtypeStruct((1, math.prod(model.grid)), jnp.float32))
     variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)

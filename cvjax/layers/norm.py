@@ -1,0 +1,65 @@
+"""Batch normalisation (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167)."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+    """Normalise each channel of `(B, ..., C)` by mean and variance over all other axes, then scale and shift.
+
+    With `train=True` the batch's statistics are used and the running ones (collection `batch_stats`) updated: they
+    keep `momentum` of themselves (PyTorch's momentum is one minus this). The batch is normalised by its biased
+    variance and the unbiased one is averaged (algorithm 2 of the paper). Statistics are float32, always.
+
+    axis_name: mapped axis that the batch is split over under pmap; under jit the batch is whole already.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Any = nn.initializers.ones
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            count = x.size // x.shape[-1]
+            axes = tuple(range(x.ndim - 1))
+            # One pass over x. Around the running mean, for the plain E[x^2] - E[x]^2 cancels where |mean| >> std.
+            shifted = x.astype(jnp.float32) - mean
+            moments = jnp.stack([shifted.mean(axes), jnp.square(shifted).mean(axes)])
+            if self.axis_name is not None and not self.is_initializing():
+                moments = jax.lax.pmean(moments, self.axis_name)
+                count *= jax.lax.axis_size(self.axis_name)
+            var = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+            mean = mean + moments[0]
+            if not self.is_initializing():
+                keep, unbiased = self.momentum, var * (count / max(count - 1, 1))
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)).astype(self.dtype)
+
+
+@contextlib.contextmanager
+def frozen_statistics(frozen: Callable[[str], bool]) -> Any:
+    """Within this context the batch norms whose path (`layer1/0/bn1`) is frozen behave as with `train=False`."""
+    def intercept(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, BatchNorm) and context.method_name == "__call__" and frozen("/".join(module.path)):
+            options = {**options, "train": False}
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(intercept):
+        yield

@@ -1,0 +1,203 @@
+"""ResNet: Deep Residual Learning for Image Recognition (He et al. 2016, https://arxiv.org/abs/1512.03385).
+
+Also Wide ResNet (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146), ResNeXt (Xie et al. 2017,
+https://arxiv.org/abs/1611.05431) and the pre-activation form (He et al. 2016, https://arxiv.org/abs/1603.05027).
+
+Deviations: the bottleneck strides in its 3x3 convolution (ResNet v1.5, as torchvision and timm do), not in the first
+1x1. The last scale of each residual branch starts at zero (Goyal et al. 2017, sec. 5.1). Parameters carry
+torchvision's names. The CIFAR networks (sec. 4.2) have the paper's parameter-free shortcuts.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvjax.layers.conv import Conv
+from cvjax.layers.drop_path import DropPath
+from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.initializers import linear_uniform
+from cvjax.layers.norm import BatchNorm
+from cvjax.layers.pool import MaxPool
+from cvjax.models.images import check_images
+
+
+class Projection(nn.Module):
+    """The shortcut of a block that changes shape: a strided 1x1 convolution (option B of the paper)."""
+
+    features: int
+    strides: int
+    conv: Any
+    norm: Any | None  # None: none, as the pre-activation form has it
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = self.conv(self.features, 1, self.strides, name="0")(x)
+        return x if self.norm is None else self.norm(name="1")(x, train=train)
+
+
+def identity_shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
+    """Every `strides`-th pixel, and zeros in the new channels, half on either side (option A of the paper)."""
+    x = x[:, ::strides, ::strides]
+    new = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+
+class ResidualBlock(nn.Module):
+    """`relu(shortcut(x) + branch(x))`; pre-activated: `shortcut + branch`, the branch starting with norm and ReLU.
+
+    The branch has two 3x3 convolutions ("basic") or 1x1, 3x3 (in `groups`), 1x1 ("bottleneck", figure 5).
+    width: channels of the inner convolutions. features: channels of the output.
+    """
+
+    kind: Literal["basic", "bottleneck"]
+    width: int
+    features: int
+    strides: int
+    groups: int
+    shortcut: Literal["projection", "identity"]
+    preactivation: bool
+    drop_path: float
+    conv: Any
+    norm: Any
+    last_scale: Any  # initialiser of the branch's last norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        # features, kernel size, strides, padding, groups
+        if self.kind == "basic":
+            convs = [(self.width, 3, self.strides, 1, 1), (self.features, 3, 1, 1, 1)]
+        else:
+            convs = [(self.width, 1, 1, 0, 1), (self.width, 3, self.strides, 1, self.groups),
+                     (self.features, 1, 1, 0, 1)]
+        branch = x
+        for i, (features, size, strides, padding, groups) in enumerate(convs, start=1):
+            conv = self.conv(features, size, strides, padding, groups=groups, name=f"conv{i}")
+            if self.preactivation:
+                branch = nn.relu(self.norm(name=f"bn{i}")(branch, train=train))
+                if i == 1 and self._changes_shape(x):
+                    x = branch  # the shortcut of a new shape starts after the activation, too (fig. 4e, code)
+                branch = conv(branch)
+            else:
+                scale = {"scale_init": self.last_scale} if i == len(convs) else {}
+                branch = self.norm(name=f"bn{i}", **scale)(conv(branch), train=train)
+                branch = nn.relu(branch) if i < len(convs) else branch
+        branch = DropPath(self.drop_path, name="drop_path")(branch, train=train)
+        out = self._shortcut(x, train) + branch
+        return out if self.preactivation else nn.relu(out)
+
+    def _changes_shape(self, x: jax.Array) -> bool:
+        return self.strides != 1 or x.shape[-1] != self.features
+
+    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        if not self._changes_shape(x):
+            return x
+        if self.shortcut == "identity":
+            return identity_shortcut(x, self.features, self.strides)
+        norm = None if self.preactivation else self.norm
+        return Projection(self.features, self.strides, self.conv, norm, name="downsample")(x, train)
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution; the first one strides. `block` makes block i with its own settings."""
+
+    depth: int
+    strides: int
+    block: Any
+    drop_path: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i in range(self.depth):
+            strides = self.strides if i == 0 else 1
+            x = self.block(strides=strides, drop_path=self.drop_path[i], name=str(i))(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
+
+    depths: blocks of each stage. width: channels of the first stage's inner convolutions; each stage doubles them.
+    width_factor: widens a bottleneck's inner convolutions (Wide ResNet, ResNeXt); groups: of its 3x3 convolution.
+    stem: "imagenet" is a strided 7x7 convolution and a 3x3 max pooling, "cifar" a 3x3 convolution.
+    shortcut: where shapes change, a 1x1 convolution ("projection") or subsampling and zeros ("identity").
+    image_size: the size the variant was made for; any from 1 pixel on works. num_classes: 0 drops the head.
+    drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
+    axis_name: see `BatchNorm`. Named maps: `stem` and `layer1`, `layer2`, ...
+    """
+
+    block: Literal["basic", "bottleneck"] = "basic"
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    width_factor: float = 1.0
+    groups: int = 1
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    shortcut: Literal["projection", "identity"] = "projection"
+    preactivation: bool = False
+    zero_init_last: bool = True
+    drop_path: float = 0.0
+    image_size: int | tuple[int, int] = 224
+    in_channels: int = 3
+    num_classes: int = 1000
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        self.maps = FeatureMaps()
+        self.conv1 = conv(self.width, 7, 2, 3) if self.stem == "imagenet" else conv(self.width, 3, 1, 1)
+        self.bn1 = None if self.preactivation else norm()
+        self.maxpool = MaxPool(3, 2, 1)
+        rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
+        for i, depth in enumerate(self.depths):
+            channels = self.width * 2**i
+            inner = int(channels * self.width_factor) if self.block == "bottleneck" else channels
+            block = partial(
+                ResidualBlock, self.block, inner, channels * (4 if self.block == "bottleneck" else 1),
+                groups=self.groups, shortcut=self.shortcut, preactivation=self.preactivation, conv=conv, norm=norm,
+                last_scale=nn.initializers.zeros if self.zero_init_last else nn.initializers.ones)
+            before = sum(self.depths[:i])
+            stage = Stage(depth, 1 if i == 0 else 2, block, tuple(rates[before:before + depth]))
+            setattr(self, f"layer{i + 1}", stage)
+        self.norm = norm() if self.preactivation else None
+        if self.num_classes:
+            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
+                               dtype=self.dtype)
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What comes before the head: `(B, D)`."""
+        check_images(images, self.in_channels)
+        x = self.conv1(images)
+        x = x if self.preactivation else nn.relu(self.bn1(x, train=train))
+        x = self.maps("stem", x)
+        x = self.maxpool(x) if self.stem == "imagenet" else x
+        for i in range(len(self.depths)):
+            x = self.maps(f"layer{i + 1}", getattr(self, f"layer{i + 1}")(x, train))
+        x = nn.relu(self.norm(x, train=train)) if self.preactivation else x
+        return x.mean(axis=(1, 2))
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = self.features(images, train=train)
+        return self.fc(x).astype(jnp.float32) if self.num_classes else x
+
+
+BOTTLENECK_50 = dict(block="bottleneck", depths=(3, 4, 6, 3))
+CIFAR = dict(stem="cifar", width=16, shortcut="identity", image_size=32, num_classes=10)
+
+VARIANTS = {
+    "resnet18": (ResNet, dict(block="basic", depths=(2, 2, 2, 2))),
+    "resnet34": (ResNet, dict(block="basic", depths=(3, 4, 6, 3))),
+    "resnet50": (ResNet, BOTTLENECK_50),
+    "resnet101": (ResNet, dict(block="bottleneck", depths=(3, 4, 23, 3))),
+    "resnet152": (ResNet, dict(block="bottleneck", depths=(3, 8, 36, 3))),
+    "wide_resnet50_2": (ResNet, dict(BOTTLENECK_50, width_factor=2.0)),
+    "resnext50_32x4d": (ResNet, dict(BOTTLENECK_50, width_factor=2.0, groups=32)),
+    "resnet20": (ResNet, dict(CIFAR, depths=(3, 3, 3))),
+    "resnet32": (ResNet, dict(CIFAR, depths=(5, 5, 5))),
+    "resnet44": (ResNet, dict(CIFAR, depths=(7, 7, 7))),
+    "resnet56": (ResNet, dict(CIFAR, depths=(9, 9, 9))),
+    "resnet110": (ResNet, dict(CIFAR, depths=(18, 18, 18))),
+}

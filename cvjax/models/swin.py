@@ -1,0 +1,243 @@
+"""Swin: Hierarchical Vision Transformer using Shifted Windows (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
+
+Deviations: parameters carry timm's names, patch merging at the start of a stage included, but for the classifier,
+which is `head` as in the authors' code (timm: `head.fc`). Linear layers start Xavier-uniform, as this package's other
+transformers do, not normal of 0.02. Images of any size are taken, as the authors' dense-prediction code takes them:
+zeros fill up the last patches, the last windows of every block (before the map is shifted) and the last 2x2 pixels that
+are merged; such tokens of a window are seen as keys. torchvision's Swin gives the same numbers wherever it takes whole
+patches. timm's gives them for images of `image_size` where no shifted map needs padding: it shifts before it pads, so
+that other windows see across the wrap, and lets `image_size` alone decide which maps are shifted.
+
+A stage's window is no larger than its map at `image_size` (as in timm: it sets the size of the table of biases), and
+a map that one window covers is not shifted.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvjax.layers.attention import SelfAttention
+from cvjax.layers.drop_path import DropPath
+from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.initializers import head_normal, xavier_uniform
+from cvjax.layers.mlp import Mlp
+from cvjax.models.images import as_pair, check_images
+from cvjax.ops.patches import patchify
+from cvjax.ops.windows import (
+    Size,
+    merge_windows,
+    pad_to_multiple,
+    partition_windows,
+    relative_position_index,
+    shifted_window_mask,
+)
+
+HIDDEN = -1e9  # a score whose softmax is zero
+
+
+class PatchEmbed(nn.Module):
+    """Images `(B, H, W, C)` to a normalised embedding of each patch `(B, H / p, W / p, D)`, rounded up."""
+
+    patch_size: int
+    width: int
+    norm: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        images = pad_to_multiple(images, (self.patch_size, self.patch_size))
+        batch, height, width, _ = images.shape
+        x = nn.Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(
+            patchify(images, self.patch_size))
+        return self.norm(name="norm")(x).reshape(batch, height // self.patch_size, width // self.patch_size, -1)
+
+
+class PatchMerging(nn.Module):
+    """Halves a map and doubles its channels: `(B, H, W, C)` to `(B, H / 2, W / 2, 2C)`, rounded up (sec. 3.1)."""
+
+    norm: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = pad_to_multiple(x, (2, 2))
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+        x = x.reshape(batch, height // 2, width // 2, 4 * channels)  # (column, row, channel), the authors' order
+        return nn.Dense(2 * channels, use_bias=False, kernel_init=xavier_uniform, dtype=self.dtype, name="reduction")(
+            self.norm(name="norm")(x))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention of a map `(B, H, W, C)` within windows, with a learned bias for each offset (sec. 3.2, eq. 4).
+
+    shifted: the windows begin half a window further down and right, and those at the edges go around the map without
+    their parts seeing each other. On an axis that one window covers there is no shift.
+    """
+
+    heads: int
+    window: Size
+    shifted: bool
+    dtype: Any
+
+    def setup(self) -> None:
+        self.attention = SelfAttention(self.heads, dtype=self.dtype)
+        nn.share_scope(self, self.attention)  # the table lies next to `qkv` and `proj`, as in published weights
+        offsets = math.prod(2 * n - 1 for n in self.window)
+        self.table = self.param("relative_position_bias_table", head_normal, (offsets, self.heads))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, _ = x.shape
+        x = pad_to_multiple(x, self.window)
+        size = x.shape[1:3]
+        shift = tuple(w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
+        bias = jnp.moveaxis(self.table[relative_position_index(self.window)], -1, 0)[None]  # (1, heads, h * w, h * w)
+        if any(shift):
+            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+            seen = shifted_window_mask(size, self.window, shift)
+            bias = jnp.where(seen[:, None], bias, HIDDEN)  # (N, heads, h * w, h * w)
+            bias = jnp.tile(bias, (batch, 1, 1, 1))
+        windows = self.attention(partition_windows(x, self.window), bias)
+        x = merge_windows(windows, self.window, size)
+        if any(shift):
+            x = jnp.roll(x, shift, axis=(1, 2))
+        return x[:, :height, :width]
+
+
+class SwinBlock(nn.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on maps `(B, H, W, C)` (eq. 3)."""
+
+    heads: int
+    window: Size
+    mlp_ratio: float
+    norm: Any
+    dtype: Any
+    shifted: bool
+    drop_path: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = self.norm(name="norm1")(x)
+        y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
+        x = x + DropPath(self.drop_path, name="drop_path1")(y, train=train)
+        y = self.norm(name="norm2")(x)
+        y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y)
+        return x + DropPath(self.drop_path, name="drop_path2")(y, train=train)
+
+
+class Blocks(nn.Module):
+    """The blocks of one stage; every second one is shifted. `block` makes one with its own settings."""
+
+    block: Any
+    drop_path: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i, rate in enumerate(self.drop_path):
+            x = self.block(shifted=i % 2 == 1, drop_path=rate, name=str(i))(x, train)
+        return x
+
+
+class Stage(nn.Module):
+    """Patch merging, in all stages but the first, and blocks."""
+
+    merge: Any | None
+    blocks: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = x if self.merge is None else self.merge(name="downsample")(x)
+        return self.blocks(name="blocks")(x, train)
+
+
+class Stages(nn.Module):
+    """The stages in a row; `maps` names the output of each."""
+
+    stages: tuple[Any, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, maps: Callable[[str, jax.Array], jax.Array], train: bool) -> jax.Array:
+        for i, stage in enumerate(self.stages):
+            x = maps(f"layers/{i}", stage(name=str(i))(x, train))
+        return x
+
+
+class SwinTransformer(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
+
+    image_size: the size windows are cut for; any other works with the same parameters.
+    width: channels of the first stage; each further stage doubles them. depths, heads: of each stage.
+    window: side of a window, in tokens. num_classes: 0 drops the head, the output is then `features`.
+    drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`); it grows linearly
+    from 0. remat: recompute each block in the backward pass instead of storing its activations.
+    Named maps: `layers/0`, `layers/1`, ..., the output of each stage.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 4
+    in_channels: int = 3
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 7
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @property
+    def windows(self) -> list[Size]:
+        """Each stage's window: `window`, or the whole map of an image of `image_size` where that is smaller."""
+        strides = [self.patch_size * 2**i for i in range(len(self.depths))]
+        return [tuple(min(self.window, -(-n // stride)) for n in as_pair(self.image_size)) for stride in strides]
+
+    def setup(self) -> None:
+        if len(self.depths) != len(self.heads):
+            raise ValueError(f"depths {self.depths} and heads {self.heads}: there must be one of each for every stage")
+        if self.window < 1:
+            raise ValueError(f"window {self.window}: it must be at least 1")
+        norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
+        block = nn.remat(SwinBlock, static_argnums=(2,)) if self.remat else SwinBlock
+        rates = np.split(np.linspace(0.0, self.drop_path, sum(self.depths)), np.cumsum(self.depths)[:-1])
+        stages = [partial(Stage, partial(PatchMerging, norm, self.dtype) if i else None,
+                          partial(Blocks, partial(block, heads, window, self.mlp_ratio, norm, self.dtype),
+                                  tuple(map(float, stage_rates))))
+                  for i, (heads, window, stage_rates) in enumerate(zip(self.heads, self.windows, rates, strict=True))]
+        self.maps = FeatureMaps()
+        self.patch_embed = PatchEmbed(self.patch_size, self.width, norm, self.dtype)
+        self.layers = Stages(tuple(stages))
+        self.norm = norm()
+        if self.num_classes:
+            self.head = nn.Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What comes before the head: `(B, D)`."""
+        check_images(images, self.in_channels)
+        x = self.layers(self.patch_embed(images), self.maps, train)
+        return self.norm(x).mean(axis=(1, 2))
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = self.features(images, train=train)
+        return self.head(x).astype(jnp.float32) if self.num_classes else x
+
+
+TINY = dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+SMALL = dict(width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
+BASE = dict(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
+LARGE = dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))
+
+VARIANTS = {
+    f"swin_{size}_patch4_window{window}_{image}": (SwinTransformer, dict(dims, window=window, image_size=image))
+    for size, dims, window, image in (
+        ("tiny", TINY, 7, 224), ("small", SMALL, 7, 224),
+        ("base", BASE, 7, 224), ("base", BASE, 12, 384),
+        ("large", LARGE, 7, 224), ("large", LARGE, 12, 384),
+    )
+}

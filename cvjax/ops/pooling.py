@@ -1,0 +1,53 @@
+"""Pooling over windows of feature maps `(B, H, W, C)`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def _right_padding(length: int, window: int, strides: int, padding: int, ceil_mode: bool) -> int:
+    """Padding after the last pixel; with `ceil_mode` a last window that starts inside the image or the left padding
+    may reach out of it, as Caffe and PyTorch count."""
+    if not ceil_mode:
+        return padding
+    windows = -(-(length + 2 * padding - window) // strides) + 1
+    if (windows - 1) * strides >= length + padding:
+        windows -= 1
+    return max((windows - 1) * strides + window - length - padding, padding)
+
+
+def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0, *, ceil_mode: bool = False) -> jax.Array:
+    """The largest value in each window; padding never wins.
+
+    ceil_mode: keep a last window that hangs over the edge, instead of dropping the pixels it would see.
+    """
+    pads = [(padding, _right_padding(n, window, strides, padding, ceil_mode)) for n in x.shape[1:3]]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1),
+                             (1, strides, strides, 1), [(0, 0), *pads, (0, 0)])
+
+
+def average_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
+    """The mean of each window."""
+    total = lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, strides, strides, 1),
+                              "VALID")
+    return total / (window * window)
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means over a grid of `size` x `size` bins that cover the map, whatever its size: `(B, size, size, C)`.
+
+    Bin i of a side of n pixels covers pixels `floor(i n / size)` to `ceil((i + 1) n / size)`, so bins overlap where
+    `size` does not divide n, and repeat pixels where n < size (PyTorch's AdaptiveAvgPool2d).
+    """
+    if x.shape[1:3] == (size, size):
+        return x  # exactly: a matrix product rounds to bfloat16 on a TPU
+    rows, columns = (jnp.asarray(_bins(n, size), x.dtype) for n in x.shape[1:3])
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns)
+
+
+def _bins(length: int, size: int) -> np.ndarray:
+    """`(size, length)`: each row averages one bin."""
+    pixels, starts = np.arange(length), np.arange(size)[:, None] * length
+    inside = (pixels >= starts // size) & (pixels < -(-(starts + length) // size))
+    return inside / inside.sum(axis=1, keepdims=True)
