@@ -116,15 +116,15 @@ def _unwrap(content: Any) -> dict[str, np.ndarray]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The weights in a `.safetensors`, `.pth` or `.pt` file: name -> array, in the file's layout and dtype.
+    """The weights in a `.safetensors`, `.pth`, `.pt` or `.bin` file: name -> array, in the file's layout and dtype.
 
     Weights that a checkpoint keeps under `state_dict`, `model` or `teacher` are found there; what lies beside
     them (optimizer state, options) is dropped. Arrays may be read-only views. ValueError on a file of another
     kind, and on a `.pth` that asks for anything but tensors, containers and an argparse.Namespace.
     """
     path = Path(path)
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(f"{path}: weights of kind {path.suffix!r}; allowed: .safetensors, .pth, .pt")
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise ValueError(f"{path}: weights of kind {path.suffix!r}; allowed: .safetensors, .pth, .pt, .bin")
     read = safetensors.numpy.load_file if path.suffix == ".safetensors" else _read_torch
     try:
         return _unwrap(read(path))

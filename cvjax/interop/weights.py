@@ -13,7 +13,9 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cvjax.interop.families import Family, Layout, family_of
+from cvjax.interop.families import family_of
+from cvjax.interop.hub import HUB, download
+from cvjax.interop.naming import Family, Layout, Naming
 from cvjax.interop.state_dict import read_state_dict
 
 _log = logging.getLogger(__name__)
@@ -30,12 +32,11 @@ class _Slot(NamedTuple):
     shape: tuple[int, ...]  # in their layout
 
 
-def _slots(model: nn.Module, family: Family) -> dict[str, _Slot]:
-    """The model's parameters by the names that files give them."""
+def _slots(model: nn.Module, shapes: Mapping[tuple[str, ...], Any], naming: Naming) -> dict[str, _Slot]:
+    """The model's parameters and statistics, path -> shape, by the names that files give them."""
     slots = {}
-    variables = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model))
-    for path, leaf in flatten_dict(variables).items():
-        name, layout = family.lookup("/".join(path[1:]))
+    for path, leaf in shapes.items():
+        name, layout = naming.lookup("/".join(path[1:]))
         stand_in = np.broadcast_to(np.float32(0), leaf.shape)
         slots[name] = _Slot(path, layout, layout.to_theirs(stand_in, model).shape)
     return slots
@@ -60,41 +61,52 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
                  rng: jax.Array | None = None) -> dict[str, Any]:
     """The model's variables, float32, from a published weight file or from its names and arrays.
 
-    weights: a file for `read_state_dict`, or name -> array, with timm's names and layout for a ViT and the
-    authors' for an MAE. A ViT also takes an MAE's file (and leaves the decoder), learned positions of another
-    square grid (resized as timm does), and a file whose head is missing or has other classes.
+    weights: a file for `read_state_dict`, `hf-hub:OWNER/NAME` (see `cvjax.interop.hub`), or name -> array, in the
+    names and layout of any publisher that the family's table knows: timm, torchvision, the authors. A ViT also takes
+    an MAE's file (and leaves the decoder). Learned positions and relative-position tables of another resolution are
+    resized as timm does, and a head that is missing or has other classes starts fresh.
     rng: key of the parameters that start fresh, `jax.random.key(0)` when None.
     What is fresh, ignored or resized is logged, in one line. Any other difference between file and model is a
     ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
     """
     family = family_of(model)
+    if isinstance(weights, str) and weights.startswith(HUB):
+        weights = download(weights)
     content = read_state_dict(weights) if isinstance(weights, str | Path) else weights
-    given = {name: np.asarray(array, np.float32) for name, array in content.items()}
-    slots, constants = _slots(model, family), family.constants(model)
+    # A counter that torch's batch norm keeps for a mode nobody uses here.
+    given = {name: np.asarray(array, np.float32) for name, array in content.items()
+             if not name.endswith("num_batches_tracked")}
+    variables = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model)))
+    tables = [(_slots(model, variables, naming), naming) for naming in family.namings.values()]
+    slots, naming = max(tables, key=lambda table: len(table[0].keys() & given.keys()))
+    constants = naming.constants(model)
     shapes = {name: value.shape for name, value in (slots | constants).items()}
 
-    resized = [name for name in family.resized
-               if name in slots and name in given and given[name].shape != shapes[name]]
-    for name in resized:
-        given[name] = family.resized[name](given[name], model)
+    resized = []
+    for pattern, fit in family.resized.items():
+        for name in slots:
+            if re.fullmatch(pattern, name) and name in given and given[name].shape != shapes[name]:
+                given[name] = fit(given[name], shapes[name], model)
+                resized.append(name)
     fits = [name for name in shapes if name in given and given[name].shape == shapes[name]]
+    same = [name for name in constants if name in fits
+            and np.allclose(given[name], constants[name], rtol=0, atol=_CONSTANT_TOLERANCE)]
     fresh = [name for name in slots if name not in fits and re.fullmatch(family.fresh, name)]
-    ignored = [name for name in given if name not in shapes and re.fullmatch(family.ignored, name)]
+    ignored = [name for name in given if name not in slots and name not in same and re.fullmatch(family.ignored, name)]
 
     if faults := _describe({
         "missing": [name for name in slots if name not in given and name not in fresh],
         "unexpected": [name for name in given if name not in shapes and name not in ignored],
         "of another shape": [f"{name} {given[name].shape} (the model has {shapes[name]})" for name in shapes
-                             if name in given and name not in fits and name not in fresh],
-        "of other values than the model computes": [
-            name for name in constants if name in fits
-            and not np.allclose(given[name], constants[name], rtol=0, atol=_CONSTANT_TOLERANCE)],
+                             if name in given and name not in fits + fresh + ignored],
+        "of other values than the model computes": [name for name in constants
+                                                    if name in fits and name not in same + ignored],
     }):
         raise ValueError(f"the weights do not fit {type(model).__name__}: {faults}")
     if notes := _describe({"fresh": fresh, "ignored": ignored, "resized": resized}):
         _log.warning("weights of %s: %s", type(model).__name__, notes)
 
-    loaded = {slot.path: jnp.asarray(slot.layout.to_ours(given[name]))
+    loaded = {slot.path: jnp.asarray(slot.layout.to_ours(given[name], model))
               for name, slot in slots.items() if name not in fresh}
     if fresh:
         key = jax.random.key(0) if rng is None else rng
@@ -102,26 +114,31 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
     return unflatten_dict(loaded)
 
 
-def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
-    """The variables in the names and the layout of timm (ViT) or the authors (MAE), with any fixed positions.
+def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | None = None) -> dict[str, np.ndarray]:
+    """The variables in the names and the layout of a publisher, with any fixed positions and index tables it stores.
 
-    variables: `{"params": ...}`, or whatever has the same structure: gradients, for example.
+    variables: `{"params": ...}` with any `batch_stats`, or whatever has the same structure: gradients, for example.
+    layout: "timm", "torchvision" or "official", where the family's table has it; None takes its first.
     """
     family = family_of(model)
+    layout = next(iter(family.namings)) if layout is None else layout
+    if layout not in family.namings:
+        raise ValueError(f"no layout {layout!r} for {type(model).__name__}: there is {', '.join(family.namings)}")
+    naming = family.namings[layout]
     theirs = {}
     for path, array in flatten_dict(dict(variables)).items():
-        name, layout = family.lookup("/".join(path[1:]))
-        theirs[name] = layout.to_theirs(np.asarray(array), model)
-    return theirs | family.constants(model)
+        name, axes = naming.lookup("/".join(path[1:]))
+        theirs[name] = axes.to_theirs(np.asarray(array), model)
+    return theirs | naming.constants(model)
 
 
-def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path) -> None:
-    """Write `to_state_dict(variables, model)` as a `.safetensors` file, which torch loads with `strict=True`.
+def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path, layout: str | None = None) -> None:
+    """Write `to_state_dict(variables, model, layout)` as `.safetensors`, which torch loads with `strict=True`.
 
     `load_weights` of the file gives the same variables bit for bit.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights can be saved as .safetensors, not as {path.suffix!r}")
-    arrays = to_state_dict(variables, model)
+    arrays = to_state_dict(variables, model, layout)
     safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)

@@ -64,8 +64,32 @@ class VitCase:
         return {**shapes, "pos_embed": (1, length, self.width)}
 
 
-def _images(name: str, size: tuple[int, int]) -> np.ndarray:
-    return random(f"{name} images").standard_normal((BATCH, *size, CHANNELS)).astype(np.float32)
+@dataclass(frozen=True)
+class ClassifierCase:
+    """A family's classifier in evaluation and in training mode, without dropout.
+
+    The loss is the mean square of the logits, and of every auxiliary head's, weighted as the model says.
+    model, fields: what `create_model` takes; `torch_side.CLASSIFIERS[name]` makes the reference.
+    layout: whose names the reference has, where they are not the family's first.
+    draw: which images. Where a ReLU's input is zero to rounding, its gradient is a matter of chance, and one such
+    unit moves the others' gradients by percents; make_goldens refuses images on which the reference itself does not
+    give the same gradients in float32 and in float64.
+    """
+
+    name: str
+    model: str
+    fields: Mapping[str, Any]
+    input_size: tuple[int, int] = (32, 32)
+    batch: int = 4
+    draw: int = 0
+    layout: str | None = None
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        return {"images": _images(f"{self.name} {self.draw}", self.input_size, self.batch)}
+
+
+def _images(name: str, size: tuple[int, int], batch: int = BATCH) -> np.ndarray:
+    return random(f"{name} images").standard_normal((batch, *size, CHANNELS)).astype(np.float32)
 
 
 MAE_CASES = (
@@ -78,4 +102,38 @@ VIT_CASES = (
     VitCase("vit_qk_norm_layer_scale", options=dict(qk_norm=True, layer_scale=0.1)),
     VitCase("vit_average_larger_input", input_size=(24, 20), options=dict(pool="avg")),
     VitCase("vit_resized_weights", image_size=(12, 28), weights_size=(16, 16)),
+)
+SWIN = "swin_tiny_patch4_window7_224"
+SMALL_SWIN = dict(width=12, depths=(2, 2), heads=(2, 3), num_classes=5)
+SMALL_INCEPTIONS = {"4a": (8, 6, 8, 4, 8, 4), "4d": (6, 4, 8, 6, 4, 6), "5a": (8, 4, 8, 4, 8, 8)}
+CLASSIFIER_CASES = (
+    ClassifierCase("lenet", "lenet5", dict(in_channels=CHANNELS)),
+    ClassifierCase("lenet_1998", "lenet5", dict(in_channels=CHANNELS, partial_c3=True)),
+    ClassifierCase("lenet_modern", "lenet5", dict(in_channels=CHANNELS, activation="relu", pooling="max",
+                                                  image_size=(24, 28)), (24, 28)),
+    ClassifierCase("alexnet", "alexnet", dict(fc_width=16, num_classes=5, dropout=0.0), (95, 79)),
+    ClassifierCase("alexnet_grouped", "alexnet_grouped", dict(widths=(16, 24, 32, 32, 24), fc_width=16, num_classes=5,
+                                                              dropout=0.0), (131, 99)),
+    ClassifierCase("vgg", "vgg11", dict(width=16, fc_width=16, num_classes=5, dropout=0.0), (64, 48)),
+    ClassifierCase("vgg_bn", "vgg13_bn", dict(depths=(1, 2, 1), width=16, fc_width=16, num_classes=5, dropout=0.0)),
+    ClassifierCase("resnet_basic", "resnet18", dict(depths=(1, 2, 1, 1), num_classes=5), (48, 32)),
+    ClassifierCase("resnet_bottleneck", "resnet50", dict(depths=(1, 1, 1, 1), num_classes=5), (48, 48), draw=1),
+    ClassifierCase("resnext_bottleneck", "resnext50_32x4d", dict(depths=(1, 1, 1, 1), num_classes=5), (48, 48)),
+    ClassifierCase("resnet_cifar", "resnet20", dict(depths=(1, 2, 1)), (16, 16)),
+    ClassifierCase("resnet_preactivation", "resnet50",
+                   dict(depths=(1, 2, 1), width=8, num_classes=5, preactivation=True), (64, 64)),
+    ClassifierCase("googlenet", "googlenet", dict(inceptions=tuple(SMALL_INCEPTIONS.items()), num_classes=5,
+                                                  dropout=0.0, auxiliary_dropout=0.0), (48, 48), batch=8, draw=4),
+    ClassifierCase("googlenet_lrn", "googlenet_lrn", dict(inceptions=tuple(SMALL_INCEPTIONS.items()), num_classes=5,
+                                                          dropout=0.0, auxiliary_dropout=0.0)),
+    ClassifierCase("densenet", "densenet121", dict(depths=(2, 2), growth_rate=16, stem_width=32, num_classes=5),
+                   draw=2),
+    ClassifierCase("densenet_cifar", "densenet40_k12", dict(depths=(2, 1), growth_rate=8), (16, 16)),
+    # Maps of 16x8 and 8x4 in windows of 4: shifted in both directions, then in one.
+    ClassifierCase("swin", SWIN, dict(SMALL_SWIN, image_size=(64, 32), window=4), (64, 32)),
+    # Patches filled up to a map of 6x16, then 3x8; windows of 8 become 6x8 and 3x8.
+    ClassifierCase("swin_small_maps", SWIN, dict(SMALL_SWIN, image_size=(24, 64), window=8), (22, 62)),
+    # Maps of 11x15, 6x8 and 3x4 padded to windows of 4: by less than the shift, by as much, and to a single window.
+    ClassifierCase("swin_padded", SWIN, dict(SMALL_SWIN, depths=(2, 1, 2), heads=(2, 3, 4), window=4), (44, 60),
+                   layout="torchvision"),
 )

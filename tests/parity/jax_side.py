@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import MaeCase, VitCase
-from deterministic_weights import fill
+from cases import ClassifierCase, MaeCase, VitCase
+from deterministic_weights import fill, sketch
 
 from cvjax.interop import load_weights, to_state_dict
 from cvjax.losses.mae import masked_reconstruction_loss, pixel_target
+from cvjax.models import create_model
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.vit import VisionTransformer
 
@@ -72,6 +73,33 @@ def vit_numbers(case: VitCase, shapes: Shapes) -> Numbers:
     return _numbers(model, load_weights(model, fill(case.weight_shapes(shapes))), outputs)
 
 
+def classifier_numbers(case: ClassifierCase, shapes: Shapes) -> Numbers:
+    model = create_model(case.model, **case.fields)
+    variables = load_weights(model, fill(shapes))
+    images = case.inputs()["images"]
+
+    def loss(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+        logits, state = model.apply({**variables, "params": params}, images, train=True,
+                                    mutable=["batch_stats", "intermediates"])
+        value = jnp.square(logits).mean()
+        for head in state.pop("intermediates", {}).get("auxiliary", ()):
+            value += model.auxiliary_weight * jnp.square(head).mean()
+        return value, {"logits": logits, "loss": value, "state": dict(state)}
+
+    logits = jax.jit(model.apply)(variables, images)
+    gradients, train = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    numbers = {"eval/logits": logits, "train/logits": train["logits"], "train/loss": train["loss"]}
+    for kind, tree in (("gradient", {"params": gradients}), ("statistics", train["state"])):
+        numbers |= {f"{kind}/{name}": array for name, array in to_state_dict(tree, model, case.layout).items()}
+    return {name: sketch(name, np.asarray(array)) for name, array in numbers.items()}
+
+
+def state_shapes(numbers: Mapping[str, np.ndarray]) -> Shapes:
+    """The reference's parameters and statistics, as `torch_side.classifier_numbers` noted them."""
+    return {name.removeprefix("shape/"): tuple(value.tolist()) for name, value in numbers.items()
+            if name.startswith("shape/")}
+
+
 def gradient_shapes(numbers: Mapping[str, np.ndarray]) -> Shapes:
     """The reference's parameters, as its gradients tell."""
     return {name.removeprefix("gradient/"): value.shape for name, value in numbers.items() if "/" in name}
@@ -80,19 +108,23 @@ def gradient_shapes(numbers: Mapping[str, np.ndarray]) -> Shapes:
 def distances(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Name -> largest difference over largest magnitude.
 
-    Where a gradient is zero but for rounding (the key norm's bias moves no softmax), the scale is a
-    thousandth of the largest gradient there is.
+    Where a gradient is zero but for rounding (the key norm's bias moves no softmax, a bias before a batch norm no
+    output), the scale is a thousandth of the largest gradient there is.
     """
-    floor = 1e-3 * max((np.abs(value).max() for name, value in theirs.items() if "/" in name), default=0.0)
+    gradients = [np.abs(value).max() for name, value in theirs.items() if name.startswith("gradient/")]
+    floor = 1e-3 * max(gradients, default=0.0)
     result = {}
     for name, value in theirs.items():
-        scale = max(np.abs(value).max(), floor if "/" in name else 0.0)
+        if name.startswith("shape/"):
+            continue
+        scale = max(np.abs(value).max(), floor if name.startswith("gradient/") else 0.0)
         result[name] = float(np.abs(ours[name] - value).max() / scale)
     return result
 
 
-def assert_same(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
-    """Outputs within 1e-5 and gradients within 1e-4 of the reference, relative to its largest magnitude."""
+def assert_same(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], *, forward: float = 1e-5,
+                backward: float = 1e-4) -> None:
+    """Outputs within `forward` and gradients within `backward` of the reference, relative to its largest magnitude."""
     far = {name: distance for name, distance in distances(ours, theirs).items()
-           if not distance <= (1e-4 if "/" in name else 1e-5)}
+           if not distance <= (backward if name.startswith("gradient/") else forward)}
     assert not far, f"differ from the reference: {far}"

@@ -4,10 +4,11 @@ import argparse
 from collections import OrderedDict
 from pathlib import Path
 
+import jax_side
 import numpy as np
 import torch
 import torch_side
-from cases import MAE_CASES, VIT_CASES
+from cases import CLASSIFIER_CASES, MAE_CASES, VIT_CASES, ClassifierCase
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -26,9 +27,20 @@ def checkpoint() -> dict:
     return {"model": weights, "optimizer": optimizer, "epoch": 3, "args": options}
 
 
+def classifier_numbers(case: ClassifierCase) -> dict[str, np.ndarray]:
+    """The reference's numbers on images that they are certain for (see `ClassifierCase`)."""
+    numbers = torch_side.classifier_numbers(case)
+    distances = jax_side.distances(numbers, torch_side.classifier_numbers(case, torch.float64))
+    uncertain = {name: distance for name, distance in distances.items() if distance > 5e-5}
+    if uncertain:
+        raise SystemExit(f"{case.name}: float32 differs from float64, give another `draw`: {uncertain}")
+    return numbers
+
+
 def main() -> None:
     numbers = {case.name: torch_side.mae_numbers(case) for case in MAE_CASES}
     numbers |= {case.name: torch_side.vit_numbers(case) for case in VIT_CASES}
+    numbers |= {case.name: classifier_numbers(case) for case in CLASSIFIER_CASES}
     GOLDENS.mkdir(exist_ok=True)
     for name, arrays in numbers.items():
         np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)

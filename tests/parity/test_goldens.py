@@ -5,25 +5,30 @@ from pathlib import Path
 import jax_side
 import numpy as np
 import pytest
-from cases import MAE_CASES, VIT_CASES, MaeCase, VitCase
+from cases import CLASSIFIER_CASES, MAE_CASES, VIT_CASES, ClassifierCase, MaeCase, VitCase
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
-def _golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """The reference's numbers, and the shapes of its parameters."""
+def _golden(name: str) -> dict[str, np.ndarray]:
+    """The reference's numbers."""
     with np.load(GOLDENS / f"{name}.npz") as file:
-        numbers = dict(file)
-    return numbers, jax_side.gradient_shapes(numbers)
+        return dict(file)
 
 
 @pytest.mark.parametrize("case", MAE_CASES, ids=lambda case: case.name)
 def test_mae_outputs_and_gradients(case: MaeCase) -> None:
-    numbers, shapes = _golden(case.name)
-    jax_side.assert_same(jax_side.mae_numbers(case, shapes), numbers)
+    numbers = _golden(case.name)
+    jax_side.assert_same(jax_side.mae_numbers(case, jax_side.gradient_shapes(numbers)), numbers)
 
 
 @pytest.mark.parametrize("case", VIT_CASES, ids=lambda case: case.name)
 def test_vit_outputs_and_gradients(case: VitCase) -> None:
-    numbers, shapes = _golden(case.name)
-    jax_side.assert_same(jax_side.vit_numbers(case, shapes), numbers)
+    numbers = _golden(case.name)
+    jax_side.assert_same(jax_side.vit_numbers(case, jax_side.gradient_shapes(numbers)), numbers)
+
+
+@pytest.mark.parametrize("case", CLASSIFIER_CASES, ids=lambda case: case.name)
+def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase) -> None:
+    numbers = _golden(case.name)
+    jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)

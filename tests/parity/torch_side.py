@@ -1,13 +1,27 @@
 """The references' numbers for a case: outputs, loss, and `gradient/NAME` of every parameter."""
 
+from functools import partial
+
 import numpy as np
 import torch
-import torchvision_operators  # noqa: F401  before timm
-from cases import CHANNELS, MaeCase, VitCase
-from deterministic_weights import fill
+import torchvision_operators  # noqa: F401  before timm and torchvision
+from alexnet_reference import GroupedAlexNet, small_alexnet
+from cases import CHANNELS, SMALL_INCEPTIONS, ClassifierCase, MaeCase, VitCase
+from densenet_reference import CifarDenseNet
+from deterministic_weights import fill, sketch
+from googlenet_reference import PaperGoogLeNet, small_googlenet
+from lenet_reference import TorchLeNet
 from mae_reference import TorchMae
-from timm.layers import resample_abs_pos_embed
+from resnet_reference import CifarResNet, PreactivationResNet
+from timm import create_model, list_models
+from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from torchvision.models import SwinTransformer as TorchvisionSwin
+from torchvision.models import get_model
+from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from vgg_reference import small_vgg
 
 
 def parameter_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -59,3 +73,83 @@ def vit_numbers(case: VitCase) -> dict[str, np.ndarray]:
     logits = model(images)
     return _numbers(model, {"tokens": model.forward_features(images), "logits": logits,
                             "loss": logits.square().mean()})
+
+
+def state_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Parameters and running statistics."""
+    wanted = parameter_shapes(module)
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()
+            if name in wanted or name.endswith(("running_mean", "running_var"))}
+
+
+# Case name -> the reference with the case's fields.
+CLASSIFIERS = {
+    "lenet": lambda: TorchLeNet(CHANNELS),
+    "lenet_1998": lambda: TorchLeNet(CHANNELS, partial_c3=True),
+    "lenet_modern": lambda: TorchLeNet(CHANNELS, "relu", "max", last_map=(3, 4)),
+    "alexnet": small_alexnet,
+    "alexnet_grouped": lambda: GroupedAlexNet((16, 24, 32, 32, 24), 16, num_classes=5),
+    "vgg": lambda: small_vgg((1, 1, 2, 2, 2), batch_norm=False),
+    "vgg_bn": lambda: small_vgg((1, 2, 1), batch_norm=True),
+    "resnet_basic": lambda: ResNet(BasicBlock, [1, 2, 1, 1], num_classes=5),
+    "resnet_bottleneck": lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5),
+    "resnext_bottleneck": lambda: ResNet(
+        Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4),
+    "resnet_cifar": lambda: CifarResNet((1, 2, 1), num_classes=10),
+    "resnet_preactivation": lambda: PreactivationResNet((1, 2, 1), width=8, num_classes=5),
+    "googlenet": lambda: small_googlenet(SMALL_INCEPTIONS, num_classes=5),
+    "googlenet_lrn": lambda: PaperGoogLeNet(5, SMALL_INCEPTIONS),
+    "densenet": lambda: DenseNet(16, (2, 2), 32, num_classes=5),
+    "densenet_cifar": lambda: CifarDenseNet((2, 1), 8, 16, 0, 1.0, num_classes=10),
+    "swin": lambda: SwinTransformer(
+        (64, 32), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4, num_classes=5, drop_path_rate=0.0),
+    "swin_small_maps": lambda: SwinTransformer(
+        (24, 64), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=8, num_classes=5, drop_path_rate=0.0,
+        strict_img_size=False, embed_layer=partial(PatchEmbed, dynamic_img_pad=True)),
+    "swin_padded": lambda: TorchvisionSwin(
+        [4, 4], 12, [2, 1, 2], [2, 3, 4], [4, 4], num_classes=5, stochastic_depth_prob=0.0),
+}
+
+
+def classifier(case: ClassifierCase) -> torch.nn.Module:
+    """The reference with its deterministic weights."""
+    model = CLASSIFIERS[case.name]()
+    model.load_state_dict(_tensors(fill(state_shapes(model))), strict=False)  # counters of batches stay
+    return model
+
+
+def classifier_numbers(case: ClassifierCase, dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray]:
+    model, images = classifier(case).to(dtype), _images(case.inputs()).to(dtype)
+    shapes = {f"shape/{name}": np.array(shape, np.int32) for name, shape in state_shapes(model).items()}
+    with torch.no_grad():
+        logits = model.eval()(images)
+    outputs = model.train()(images)
+    main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = main.square().mean() + sum(0.3 * head.square().mean() for head in auxiliary)
+    loss.backward()
+    numbers = {"eval/logits": logits, "train/logits": main, "train/loss": loss}
+    numbers |= {f"gradient/{name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
+    numbers |= {f"statistics/{name}": buffer for name, buffer in model.named_buffers() if "running" in name}
+    return shapes | {name: sketch(name, tensor.detach().numpy()) for name, tensor in numbers.items()}
+
+
+def published(name: str) -> torch.nn.Module:
+    """The reference of a registered name at its full size, with 1000 classes (CIFAR's: 10)."""
+    if name in CIFAR_RESNETS:
+        return CifarResNet((CIFAR_RESNETS[name],) * 3, num_classes=10)
+    if name in GOOGLENETS_AND_CIFAR_DENSENETS:
+        return GOOGLENETS_AND_CIFAR_DENSENETS[name]()
+    if name == "alexnet_grouped":
+        return GroupedAlexNet((96, 256, 384, 384, 256), 4096, num_classes=1000)
+    if name in list_models():
+        return create_model(name, num_classes=1000)
+    return get_model(name)
+
+
+GOOGLENETS_AND_CIFAR_DENSENETS = {
+    "googlenet": lambda: get_model("googlenet", aux_logits=True, init_weights=False),
+    "googlenet_lrn": lambda: PaperGoogLeNet(num_classes=1000),
+    "densenet40_k12": lambda: CifarDenseNet((12, 12, 12), 12, 16, 0, 1.0, num_classes=10),
+    "densenet_bc100_k12": lambda: CifarDenseNet((16, 16, 16), 12, 24, 4, 0.5, num_classes=10),
+}
+CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}

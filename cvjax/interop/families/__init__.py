@@ -1,0 +1,47 @@
+"""Each model family's table of published names."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from cvjax.interop.families.alexnet import alexnet
+from cvjax.interop.families.densenet import DENSENET
+from cvjax.interop.families.googlenet import GOOGLENET
+from cvjax.interop.families.lenet import LENET
+from cvjax.interop.families.mae import MAE
+from cvjax.interop.families.resnet import RESNET
+from cvjax.interop.families.swin import swin
+from cvjax.interop.families.vgg import vgg
+from cvjax.interop.families.vit import VIT
+from cvjax.interop.naming import Family
+from cvjax.models.alexnet import AlexNet
+from cvjax.models.densenet import DenseNet
+from cvjax.models.googlenet import GoogLeNet
+from cvjax.models.lenet import LeNet
+from cvjax.models.mae import MaskedAutoencoder
+from cvjax.models.resnet import ResNet
+from cvjax.models.swin import SwinTransformer
+from cvjax.models.vgg import VGG
+from cvjax.models.vit import VisionTransformer
+
+# A table, or the table that a model's fields make.
+FAMILIES: dict[type[nn.Module], Family | Callable[[nn.Module], Family]] = {
+    AlexNet: alexnet,
+    DenseNet: DENSENET,
+    GoogLeNet: GOOGLENET,
+    LeNet: LENET,
+    MaskedAutoencoder: MAE,
+    ResNet: RESNET,
+    SwinTransformer: swin,
+    VGG: vgg,
+    VisionTransformer: VIT,
+}
+
+
+def family_of(model: nn.Module) -> Family:
+    """The table of a model's family; ValueError where there is none."""
+    if type(model) not in FAMILIES:
+        raise ValueError(f"no weight table for {type(model).__name__}; there are tables for "
+                         f"{', '.join(sorted(module.__name__ for module in FAMILIES))}")
+    family = FAMILIES[type(model)]
+    return family if isinstance(family, Family) else family(model)

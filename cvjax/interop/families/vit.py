@@ -1,0 +1,86 @@
+"""ViT's names: timm's, which the authors of DeiT and MAE use too, and torchvision's."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from cvjax.interop.naming import KERNEL, TORCH, Family, Layout, Naming, Rule
+from cvjax.models.images import as_pair
+from cvjax.models.vit import VisionTransformer
+from cvjax.ops.patches import patch_grid
+from cvjax.ops.position import resize_positions, sincos_2d
+
+
+def _patches_to_convolution(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
+    p = model.patch_size
+    return kernel.reshape(p, p, model.in_channels, -1).transpose(3, 2, 0, 1)
+
+
+def _convolution_to_patches(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
+    return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+
+
+PATCHES = Layout(_patches_to_convolution, _convolution_to_patches)  # (p*p*C, D) <-> (D, C, p, p)
+TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCHES), *TORCH)
+
+
+def stored_positions(width: int, grid: tuple[int, int]) -> np.ndarray:
+    """Fixed positions as files hold them, with zeros for the class token: `(1, 1 + L, width)`."""
+    return np.concatenate([np.zeros((1, width), np.float32), sincos_2d(width, grid)])[None]
+
+
+def _grid(model: VisionTransformer) -> tuple[int, int]:
+    return patch_grid(*as_pair(model.image_size), model.patch_size)
+
+
+def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
+    """Fixed positions under the `name` that a publisher has for learned ones."""
+    return lambda model: {} if model.position == "learned" else {name: stored_positions(model.width, _grid(model))}
+
+
+def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer) -> np.ndarray:
+    """Positions `(1, 1 + L, D)` of a square grid to the model's; a grid that is not square stays as it is."""
+    side = math.isqrt(positions.shape[1] - 1)
+    if side * side != positions.shape[1] - 1:
+        return positions
+    patches = resize_positions(jnp.asarray(positions[0, 1:]), (side, side), _grid(model))
+    return np.concatenate([positions[:, :1], np.asarray(patches)[None]], axis=1)
+
+
+def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
+    """Rules of a linear layer that others call `name`, with their endings of its two parameters."""
+    return Rule(rf"{path}/kernel", name + kernel, KERNEL), Rule(rf"{path}/bias", name + bias)
+
+
+def _torchvision(first: str, second: str) -> Naming:
+    """torchvision's names, where the layers of an MLP are called `first` and `second`."""
+    block = r"encoder/layers/encoder_layer_\1"
+    rules = (
+        Rule("patch_embed/proj/kernel", "conv_proj/weight", PATCHES),
+        Rule("patch_embed/proj/bias", "conv_proj/bias"),
+        Rule("cls_token", "class_token"),
+        Rule("pos_embed", "encoder/pos_embedding"),
+        *linear(r"blocks/(\d+)/attn/qkv", f"{block}/self_attention/in_proj", "_weight", "_bias"),
+        *linear(r"blocks/(\d+)/attn/proj", f"{block}/self_attention/out_proj"),
+        *linear(r"blocks/(\d+)/mlp/fc1", f"{block}/mlp/{first}"),
+        *linear(r"blocks/(\d+)/mlp/fc2", f"{block}/mlp/{second}"),
+        Rule(r"blocks/(\d+)/norm([12])/scale", rf"{block}/ln_\2/weight"),
+        Rule(r"blocks/(\d+)/norm([12])/bias", rf"{block}/ln_\2/bias"),
+        *TORCH,
+    )
+    renames = ((r"norm/", "encoder/ln/"), (r"head/", "heads/head/"))
+    return Naming(rules, renames, _constants("encoder.pos_embedding"))
+
+
+# The head and the norm that goes with it belong to a task, so another task starts them fresh. An MAE's decoder is of
+# no use. torchvision's published files have the names from before its 0.14.
+VIT = Family(
+    namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed")), "torchvision": _torchvision("0", "3"),
+             "torchvision-0.13": _torchvision("linear_1", "linear_2")},
+    fresh=r"(head|fc_norm|heads\.head)\..+",
+    ignored=r"(head|fc_norm|norm|heads|encoder\.ln)\..+|decoder_.+|mask_token",
+    resized={r"pos_embed|encoder\.pos_embedding": _fit_positions},
+)

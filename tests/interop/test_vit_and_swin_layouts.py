@@ -1,0 +1,117 @@
+"""Other publishers' names of ViT and Swin, and tables of another window or another grid."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvjax.interop import load_weights, save_weights, to_state_dict
+from cvjax.models.images import as_pair
+from cvjax.models.swin import SwinTransformer
+from cvjax.models.vit import VisionTransformer
+from cvjax.ops.position import resize_positions
+from cvjax.ops.windows import relative_position_index, resize_relative_positions
+
+VIT = VisionTransformer(image_size=8, patch_size=4, width=8, depth=1, heads=2, num_classes=3)
+SWIN = SwinTransformer(image_size=32, width=4, depths=(1, 2, 1), heads=(1, 2, 2), window=3, num_classes=3)
+TABLE = "relative_position_bias_table"
+
+
+def variables_of(model: nn.Module) -> Any:
+    """Random numbers in the place of every parameter."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *as_pair(model.image_size), 3)))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), shapes)
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    assert all(map(np.array_equal, jax.tree.leaves(left), jax.tree.leaves(right)))
+
+
+@pytest.mark.parametrize("model, layout", [
+    (VIT, "timm"), (VIT, "torchvision"), (VIT, "torchvision-0.13"),
+    (VIT.clone(position="sincos2d", num_classes=0), "torchvision"),
+    (SWIN, "timm"), (SWIN, "torchvision"), (SWIN, "official"),
+])
+def test_out_and_in_is_bit_exact(model: nn.Module, layout: str, tmp_path: Path,
+                                 caplog: pytest.LogCaptureFixture) -> None:
+    variables = variables_of(model)
+    save_weights(variables, model, tmp_path / "w.safetensors", layout)
+    assert_equal(load_weights(model, tmp_path / "w.safetensors"), variables)
+    assert not caplog.records
+
+
+def test_torchvisions_names_of_a_vit() -> None:
+    assert {name: array.shape for name, array in to_state_dict(variables_of(VIT), VIT, "torchvision").items()} == {
+        "class_token": (1, 1, 8), "conv_proj.weight": (8, 3, 4, 4), "conv_proj.bias": (8,),
+        "encoder.pos_embedding": (1, 5, 8), "encoder.ln.weight": (8,), "encoder.ln.bias": (8,),
+        "heads.head.weight": (3, 8), "heads.head.bias": (3,),
+    } | {f"encoder.layers.encoder_layer_0.{name}": shape for name, shape in {
+        "ln_1.weight": (8,), "ln_1.bias": (8,), "self_attention.in_proj_weight": (24, 8),
+        "self_attention.in_proj_bias": (24,), "self_attention.out_proj.weight": (8, 8),
+        "self_attention.out_proj.bias": (8,), "ln_2.weight": (8,), "ln_2.bias": (8,), "mlp.0.weight": (32, 8),
+        "mlp.0.bias": (32,), "mlp.3.weight": (8, 32), "mlp.3.bias": (8,)}.items()}
+    old = to_state_dict(variables_of(VIT), VIT, "torchvision-0.13")
+    assert old["encoder.layers.encoder_layer_0.mlp.linear_2.bias"].shape == (8,)
+
+
+def test_the_authors_of_swin_merge_at_the_end_of_a_stage() -> None:
+    timm, official, torchvision = (to_state_dict(variables_of(SWIN), SWIN, layout)
+                                   for layout in ("timm", "official", "torchvision"))
+    for stage in (0, 1):
+        merge = official[f"layers.{stage}.downsample.reduction.weight"]
+        np.testing.assert_array_equal(merge, timm[f"layers.{stage + 1}.downsample.reduction.weight"])
+        np.testing.assert_array_equal(merge, torchvision[f"features.{2 * stage + 2}.reduction.weight"])
+    np.testing.assert_array_equal(official["head.weight"], timm["head.fc.weight"])
+    assert len(timm) == len(official) == len(torchvision) - 4
+    index = torchvision["features.3.1.attn.relative_position_index"]
+    np.testing.assert_array_equal(index, relative_position_index((3, 3)).reshape(-1))
+
+
+def test_a_swin_for_other_images_and_classes_takes_the_weights(caplog: pytest.LogCaptureFixture) -> None:
+    """Its tables are resized, its head is new, and the tables of indices and masks in a file are of no use."""
+    variables = variables_of(SWIN)
+    other = SWIN.clone(image_size=(64, 16), window=5, num_classes=7)  # windows of 5x4, 5x2 and 4x1
+    for layout in ("torchvision", "official"):
+        weights = to_state_dict(variables, SWIN, layout)
+        if layout == "official":
+            weights |= {"layers.0.blocks.0.attn.relative_position_index": np.zeros((9, 9), np.int64),
+                        "layers.1.blocks.1.attn_mask": np.zeros((4, 9, 9))}
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            loaded = load_weights(other, weights)["params"]
+        assert loaded.pop("head")["kernel"].shape == (16, 7)
+        message = caplog.records[-1].message
+        assert message.count(TABLE) == 4 and "fresh: head.bias, head.weight" in message
+        assert "relative_position_index" in message.split("resized")[0]
+        for stage, window in enumerate(other.windows):
+            for name, block in loaded["layers"][str(stage)]["blocks"].items():
+                before = variables["params"]["layers"][str(stage)]["blocks"][name]["attn"]
+                resized = resize_relative_positions(np.asarray(before[TABLE]), SWIN.windows[stage], window)
+                np.testing.assert_array_equal(block["attn"][TABLE], resized)
+                np.testing.assert_array_equal(block["attn"]["qkv"]["kernel"], before["qkv"]["kernel"])
+        np.testing.assert_array_equal(loaded["norm"]["scale"], variables["params"]["norm"]["scale"])
+
+
+def test_what_cannot_be_resized_is_said() -> None:
+    weights = to_state_dict(variables_of(SWIN), SWIN)
+    name = f"layers.0.blocks.0.attn.{TABLE}"
+    for rows, heads in ((15, 1), (49, 3)):  # of a window of 2x3; of another number of heads
+        with pytest.raises(ValueError, match=rf"shape: {name} \({rows}, {heads}\) \(the model has \(25, 1\)\)$"):
+            load_weights(SWIN, weights | {name: np.zeros((rows, heads))})
+
+
+def test_torchvisions_positions_are_resized_and_its_head_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    variables = variables_of(VIT)
+    loaded = load_weights(VIT.clone(image_size=(8, 12), num_classes=5), to_state_dict(variables, VIT, "torchvision"))
+    stored = variables["params"]["pos_embed"]
+    np.testing.assert_array_equal(loaded["params"]["pos_embed"][0, 1:], resize_positions(stored[0, 1:], (2, 2), (2, 3)))
+    assert "fresh: heads.head.bias, heads.head.weight; resized: encoder.pos_embedding" in caplog.records[-1].message
+    average = load_weights(VIT.clone(pool="avg", num_classes=0), to_state_dict(variables, VIT, "torchvision"))
+    assert_equal(average["params"]["blocks"], variables["params"]["blocks"])
