@@ -22,6 +22,7 @@ class Source(Protocol):
 
     channels: int
     fingerprint: str
+    labels: np.ndarray | None  # int32 (N,), or None where they are not known before reading
 
     def __len__(self) -> int: ...
 
@@ -29,6 +30,9 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """What to call the record in a message: its file, or `index i`."""
+
+    def take(self, positions: np.ndarray) -> "Source":
+        """The records at `positions`, int `(M,)`, as a source of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,10 @@ class ArraySource:
     def name(self, index: int) -> str:
         return f"index {index}"
 
+    def take(self, positions: np.ndarray) -> "ArraySource":
+        """The records at `positions`, int `(M,)`, as a source of their own."""
+        return ArraySource(self.images[positions], self.labels[positions])
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -73,6 +81,7 @@ class Dataset:
         class_names: names by label; empty when unlabelled.
         channels: 1 or 3 (arrays may have any).
         ignored: what was found and left out, in words; empty when nothing was.
+        validation: records held out of the training part to choose by, or None (see `cvjax.data.held_out`).
     """
 
     train: Source
@@ -80,6 +89,7 @@ class Dataset:
     class_names: tuple[str, ...]
     channels: int
     ignored: str = ""
+    validation: Source | None = None
 
     @property
     def num_classes(self) -> int:
@@ -98,7 +108,7 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hash of what the data set is: names and sizes of files, or the values of arrays."""
-        splits = [split.fingerprint for split in (self.train, self.test) if split is not None]
+        splits = [part.fingerprint for part in (self.train, self.test, self.validation) if part is not None]
         return fingerprint([*splits, *self.class_names])
 
 
@@ -115,15 +125,15 @@ def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
 
 
 def split_positions(
-    labels: np.ndarray, class_names: tuple[str, ...], seed: int
+    labels: np.ndarray, class_names: tuple[str, ...], seed: int, share: float = TEST_SHARE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits records 80 / 20, class by class, at random: `(train, test)` positions, each sorted.
+    """Holds out a `share` of the records, class by class, at random: `(kept, held out)` positions, each sorted.
 
     Args:
         labels: int `(N,)`; unlabelled records, all -1, count as one class.
 
     Raises:
-        DataError: when a class has a single record, for then it cannot be both learnt and tested.
+        DataError: when a class has a single record, for then it cannot be both kept and held out.
     """
     rng = np.random.default_rng(seed)
     train, test = [], []
@@ -131,8 +141,8 @@ def split_positions(
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             what = f"class {class_names[label]!r}" if label >= 0 else "the data set"
-            raise DataError(f"{what} has a single image: a split into train and test needs at least two")
-        cut = max(1, round(TEST_SHARE * len(members)))
+            raise DataError(f"{what} has a single image: a split into two parts needs at least two")
+        cut = max(1, min(len(members) - 1, round(share * len(members))))
         test.append(members[:cut])
         train.append(members[cut:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

@@ -92,12 +92,27 @@ def open_folder(path: str, *, seed: int = 0, cache: bool = False) -> Dataset:
         kept, held = split_positions(train.labels, class_names, seed)
         train, test = train.take(kept), train.take(held)
     if cache:
-        train, test = _cached(train), _cached(test)
+        train, test = decode_all(train), decode_all(test)
         if train.images.shape[1:] != test.images.shape[1:]:
             raise DataError(
                 f"cache: training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
             )
     return Dataset(train, test, class_names, channels=3, ignored=_words(ignored))
+
+
+def image_files(path: str | Path) -> list[str]:
+    """The image files of a folder, to any depth, by name; folder names mean nothing.
+
+    Raises:
+        DataError: when there is no such folder, or no image in it.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"no such folder: {path}")
+    files = [os.path.join(root, name) for name, _ in _images_below(root, "", collections.Counter())]
+    if not files:
+        raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {path}")
+    return files
 
 
 def _words(ignored):
@@ -170,7 +185,7 @@ def _relabel(names, source, class_names) -> FileSource:
     return dataclasses.replace(source, labels=labels)
 
 
-def _cached(source: Source) -> ArraySource:
+def decode_all(source: Source) -> ArraySource:
     """Decodes every record into one array, leaving out those that cannot be decoded."""
     from tqdm import tqdm
 

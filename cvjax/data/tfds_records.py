@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cvjax.data.dataset import Dataset, fingerprint
 from cvjax.data.decode import DecodeError
 from cvjax.data.errors import DataError
@@ -24,30 +26,42 @@ class TfdsSource:
         title: full name and split.
         labelled: whether records have a label.
         channels: 1 or 3.
+        positions: int `(M,)`, the records of the split that are meant; None for all.
     """
 
     records: Sequence
     title: str
     labelled: bool
     channels: int
+    positions: np.ndarray | None = None
+    labels: None = None  # known only once a record is read
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint([self.title, str(len(self))])
+        chosen = [] if self.positions is None else [self.positions]
+        return fingerprint([self.title, str(len(self)), *chosen])
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records if self.positions is None else self.positions)
 
     def __getitem__(self, index: int) -> dict:
         try:
-            record = self.records[int(index)]
+            record = self.records[self._record(index)]
         except RuntimeError as error:  # what ArrayRecord says of a damaged chunk
             raise DecodeError(str(error)) from error
         label = int(record["label"]) if self.labelled else -1
         return {"image": record["image"], "label": label, "index": int(index)}
 
+    def _record(self, index: int) -> int:
+        return int(index if self.positions is None else self.positions[index])
+
     def name(self, index: int) -> str:
-        return f"{self.title} index {index}"
+        return f"{self.title} index {self._record(index)}"
+
+    def take(self, positions: np.ndarray) -> "TfdsSource":
+        """The records at `positions`, int `(M,)`, as a source of their own."""
+        chosen = positions if self.positions is None else self.positions[positions]
+        return dataclasses.replace(self, positions=chosen)
 
 
 def open_tfds(name: str) -> Dataset:
