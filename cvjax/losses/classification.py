@@ -17,6 +17,21 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(axis=-1)
 
 
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array, *, threshold: float | None = None) -> jax.Array:
+    """Each class a yes-or-no question: logits `(B, K)`, targets in [0, 1] `(B, K)` -> float32 `(B,)`, in nats.
+
+    The mean over the classes, so that the mean over a batch is the mean of all entries, as in torch and timm; the sum
+    is K times it. threshold: targets above it count as 1 and the others as 0, which makes every class that mixup or
+    cutmix left in the picture a full answer; it must be above what label smoothing gives to absent classes. Source:
+    Wightman et al. 2021, recipes A1 to A3 (https://arxiv.org/abs/2110.00476).
+    """
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    if threshold is not None:
+        targets = (targets > threshold).astype(jnp.float32)
+    # Both logarithms are exact in the tails; log(sigmoid) would be -inf and log(1 - sigmoid) would lose all digits.
+    return -(targets * jax.nn.log_sigmoid(logits) + (1.0 - targets) * jax.nn.log_sigmoid(-logits)).mean(axis=-1)
+
+
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """1.0 where the label is among the k largest logits, else 0.0: `(B, K)`, `(B,)` -> float32 `(B,)`.
 

@@ -73,6 +73,10 @@ class RunLog:
             if math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
+    def note(self, text: str) -> None:
+        """Print a line without tearing the progress bar."""
+        self._bar.write(text)
+
     def pause_clock(self, seconds: float) -> None:
         """Leave time spent outside training steps (evaluation, saving) out of the running window's speed."""
         self._window_started += seconds

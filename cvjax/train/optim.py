@@ -1,12 +1,28 @@
-"""Optimizers by name, with the decay mask and layer-wise learning rates of transformer recipes."""
+"""Optimizers by name, with what recipes put around them: decay masks, rates by layer, frozen parameters, clipping.
 
-from collections.abc import Callable
-from typing import Any
+Each optimizer is a function here whose keyword-only arguments are the hyper-parameters that it reads. It returns the
+transformations that turn gradients g into a direction; `make_optimizer` multiplies that by the learning rate. The
+numbers are those of torch, or of timm where torch has no such optimizer (LARS, LAMB, Lion), in these two as well:
+
+- A changing learning rate multiplies the direction after momentum, not what goes into momentum.
+- Weight decay is *coupled* where it is added to the gradient, before moments are taken (L2 regularisation), and
+  *decoupled* where it is added to the direction (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101). Both are
+  multiplied by the learning rate.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-TOKENS_AND_POSITIONS = ("cls_token", "mask_token", "pos_embed")
+from cvjax.train._options import choose, options_of
+
+TOKENS_AND_POSITIONS = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+HEADS = ("head", "fc", "fc8", "output", "classifier", "pred", "aux1", "aux2")  # modules that give a model's output
+
+Parts = list[optax.GradientTransformation]
 
 
 def leaf_names(tree: Any) -> Any:
@@ -22,12 +38,23 @@ def decay_mask(params: Any) -> Any:
 
 
 def scale_by_layer(scale: Callable[[str], float]) -> optax.GradientTransformation:
-    """Multiply each leaf's update by `scale(path)`, for example layer-wise learning-rate decay."""
+    """Multiply each leaf's update by `scale(path)`, for example layer-wise learning-rate decay.
+
+    ValueError at `init` when that is one number other than 1 for all leaves: then `scale` knows other paths than these.
+    """
+    def init(params: Any) -> optax.EmptyState:
+        names = jax.tree.leaves(leaf_names(params))
+        scales = set(map(scale, names))
+        if len(scales) == 1 and scales != {1.0}:
+            raise ValueError(f"the layer scale is {scales.pop()} for all {len(names)} parameters, such as {names[0]}: "
+                             "it must be 1 for some")
+        return optax.EmptyState()
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         return jax.tree.map(lambda name, u: u * scale(name), leaf_names(updates), updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
 def vit_layer_decay(rate: float, depth: int) -> Callable[[str], float]:
@@ -45,22 +72,238 @@ def vit_layer_decay(rate: float, depth: int) -> Callable[[str], float]:
     return scale
 
 
-OPTIMIZERS = ("adamw", "sgd")
+def head_scale(rate_of_the_rest: float, is_head: Callable[[str], bool]) -> Callable[[str], float]:
+    """Two learning rates: leaves with `is_head(path)` keep the full one, the rest get `rate_of_the_rest` times it.
 
-
-def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float = 0.0, b2: float = 0.999,
-                   clip_norm: float | None = None,
-                   layer_scale: Callable[[str], float] | None = None) -> optax.GradientTransformation:
-    """An optax optimizer.
-
-    name: "adamw" (betas 0.9 and `b2`) or "sgd" (Nesterov momentum 0.9, decay added to the gradient).
-    clip_norm: limit on the global gradient norm, None for none. layer_scale: see `scale_by_layer`.
+    rate_of_the_rest: more than 0, for example 0.1; to hold the rest still, freeze it instead (see `make_optimizer`).
+    Source: discriminative fine-tuning, Howard & Ruder 2018, sec. 3.2 (https://arxiv.org/abs/1801.06146), with two
+    groups instead of one per layer.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}: it must be one of {', '.join(OPTIMIZERS)}")
-    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask)
-    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts += {"adamw": [optax.scale_by_adam(b2=b2), decay],
-              "sgd": [decay, optax.trace(decay=0.9, nesterov=True)]}[name]
+    if not rate_of_the_rest > 0:
+        raise ValueError(f"rate_of_the_rest {rate_of_the_rest}: it must be more than 0; freeze what shall not move")
+    return lambda name: 1.0 if is_head(name) else rate_of_the_rest
+
+
+class Decay(NamedTuple):
+    """Weight decay: `rate` times the parameter, on leaves where `mask(params)` is True."""
+
+    rate: float
+    mask: Callable[[Any], Any]
+
+    @property
+    def added(self) -> optax.GradientTransformation:
+        """Adds the decay to what comes in: the gradient (coupled) or the direction (decoupled)."""
+        return optax.add_decayed_weights(self.rate, mask=self.mask)
+
+
+def _sgd(decay: Decay) -> Parts:
+    """Plain gradient descent: g. Robbins & Monro 1951 (https://doi.org/10.1214/aoms/1177729586). Decay: coupled."""
+    return [decay.added]
+
+
+def _momentum(decay: Decay, *, momentum: float = 0.9) -> Parts:
+    """Heavy ball, v = momentum v + g: Polyak 1964 (https://doi.org/10.1016/0041-5553(64)90137-5). Decay: coupled."""
+    return [decay.added, optax.trace(momentum)]
+
+
+def _nesterov(decay: Decay, *, momentum: float = 0.9) -> Parts:
+    """Nesterov's momentum, g + momentum v, in the form of Sutskever et al. 2013. Decay: coupled.
+
+    https://proceedings.mlr.press/v28/sutskever13.html, sec. 2; the parameters kept are those at the look-ahead point.
+    """
+    return [decay.added, optax.trace(momentum, nesterov=True)]
+
+
+def _adagrad(decay: Decay) -> Parts:
+    """g / sqrt(sum of g**2): Duchi et al. 2011 (https://jmlr.org/papers/v12/duchi11a.html). Decay: coupled.
+
+    The sum starts at 0 as in torch (optax: 0.1). torch adds 1e-10 to the root; here nothing is added and a leaf entry
+    whose sum is 0 stays, which is the same in float32 for gradients above 1e-3, and at the first step 1 % for 1e-8.
+    """
+    return [decay.added, optax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0)]
+
+
+def _adadelta(decay: Decay, *, b2: float = 0.9, eps: float = 1e-6) -> Parts:
+    """Zeiler 2012 (https://arxiv.org/abs/1212.5701, Algorithm 1); b2 is its rho. Decay: coupled.
+
+    The usual learning rate is 1. Both roots contain eps.
+    """
+    return [decay.added, optax.scale_by_adadelta(b2, eps)]
+
+
+def _rmsprop(decay: Decay, *, momentum: float = 0.0, b2: float = 0.99, eps: float = 1e-8) -> Parts:
+    """Tieleman & Hinton 2012, g / (sqrt(mean of g**2) + eps), then momentum. Decay: coupled.
+
+    https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf, slide 29; b2 is torch's alpha. As in
+    torch, the mean starts at 0 and eps is outside the root; TensorFlow starts it at 1 and has eps inside.
+    """
+    return [decay.added, optax.scale_by_rms(b2, eps, eps_in_sqrt=False),
+            *([optax.trace(momentum)] if momentum else [])]
+
+
+def _adam(decay: Decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Parts:
+    """Kingma & Ba 2015 (https://arxiv.org/abs/1412.6980, Algorithm 1). Decay: coupled."""
+    return [decay.added, optax.scale_by_adam(b1, b2, eps)]
+
+
+def _adamw(decay: Decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Parts:
+    """Adam with decoupled decay: Loshchilov & Hutter 2019 (https://arxiv.org/abs/1711.05101, Algorithm 2).
+
+    As in torch the learning rate multiplies the decay; in the paper only the schedule's factor does.
+    """
+    return [optax.scale_by_adam(b1, b2, eps), decay.added]
+
+
+def _lamb(decay: Decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> Parts:
+    """Adam's direction plus decay, scaled per leaf to the leaf's own norm: You et al. 2020, Algorithm 2.
+
+    https://arxiv.org/abs/1904.00962. Decay: decoupled (added to the direction, inside the ratio). The ratio is for the
+    leaves of `decay_mask`, the others take Adam's step; it is 1 where a norm is 0. timm ties the ratio to decay, so
+    that without decay it has none; and it clips gradients to norm 1 unless told otherwise, which is `clip_norm` here.
+    """
+    return [optax.scale_by_adam(b1, b2, eps), decay.added, optax.masked(optax.scale_by_trust_ratio(), decay_mask)]
+
+
+def _lars(decay: Decay, *, momentum: float = 0.9) -> Parts:
+    """SGD with each leaf's gradient scaled to the leaf's own norm: You et al. 2017 (https://arxiv.org/abs/1708.03888).
+
+    Decay: coupled, inside the ratio. The paper's Algorithm 1 multiplies by the learning rate before momentum, here (and
+    in timm) it comes after; at a constant rate that is the same. The ratio as in `_scale_by_lars`.
+    """
+    return [_scale_by_lars(decay), optax.trace(momentum)]
+
+
+def _scale_by_lars(decay: Decay, coefficient: float = 1e-3, eps: float = 1e-8) -> optax.GradientTransformation:
+    """g + decay w, times `coefficient |w| / (|g| + decay |w| + eps)` on the leaves of `decay_mask` (its Algorithm 1).
+
+    The ratio is 1 where a norm is 0. optax takes the norm of the sum instead of the sum of the norms.
+    """
+    def scaled(has_ratio: bool, decays: bool, g: jax.Array, w: jax.Array) -> jax.Array:
+        rate = decay.rate if decays else 0.0
+        if not has_ratio:
+            return g + rate * w
+        g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
+        ratio = coefficient * w_norm / (g_norm + rate * w_norm + eps)
+        return (g + rate * w) * jnp.where((g_norm > 0) & (w_norm > 0), ratio, 1.0)
+
+    return optax.stateless(
+        lambda gradients, params: jax.tree.map(scaled, decay_mask(params), decay.mask(params), gradients, params))
+
+
+def _lion(decay: Decay, *, b1: float = 0.9, b2: float = 0.99) -> Parts:
+    """The sign of a momentum: Chen et al. 2023 (https://arxiv.org/abs/2302.06675, Algorithm 2). Decay: decoupled.
+
+    Every entry moves by the learning rate, so the paper takes 3 to 10 times less of that than for AdamW, and as many
+    times more decay.
+    """
+    return [optax.scale_by_lion(b1, b2), decay.added]
+
+
+def _muon(decay: Decay, *, momentum: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Parts:
+    """Nesterov's momentum with its singular values set to about 1, for hidden matrices; AdamW for the rest.
+
+    Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). Decay: decoupled. A convolution's kernel
+    `(h, w, in, out)` is the matrix `(h * w * in, out)`; a grouped one looks the same and is treated so. AdamW (b1, b2,
+    eps) has what `decay_mask` leaves out, the output layers (see HEADS), and kernels of at most 3 input channels, which
+    are those that see the image and the depthwise ones. A direction `(m, n)` is multiplied by 0.2 sqrt(max(m, n)), for
+    entries as large as AdamW's, so that both share the learning rate and decay (Liu et al. 2025, sec. 2.2,
+    https://arxiv.org/abs/2502.16982; torch: adjust_lr_fn="match_rms_adamw").
+
+    Deviations: singular values are set in the gradients' own type, the source does it in bfloat16. optax.contrib.muon
+    is not used: it corrects the bias of Nesterov's two terms, which torch and the source do not.
+    """
+    def direction(trace: jax.Array) -> jax.Array:
+        matrix = trace.reshape(-1, trace.shape[-1])
+        return (0.2 * max(matrix.shape) ** 0.5 * orthogonalize(matrix)).reshape(trace.shape)
+
+    directions = optax.stateless(lambda traces, params: jax.tree.map(direction, traces))
+    matrices = optax.chain(optax.trace(momentum, nesterov=True), directions)  # a sum, no mean: only directions count
+    rest = optax.scale_by_adam(b1, b2, eps)
+    return [optax.partition({"matrix": matrices, "rest": rest}, _muon_labels), decay.added]
+
+
+def _muon_labels(params: Any) -> Any:
+    def label(name: str, decays: bool, x: jax.Array) -> str:
+        sees_image_or_depthwise = x.ndim > 2 and x.shape[-2] <= 3
+        hidden = decays and not sees_image_or_depthwise and not set(name.split("/")) & set(HEADS)
+        return "matrix" if hidden else "rest"
+
+    return jax.tree.map(label, leaf_names(params), decay_mask(params), params)
+
+
+def orthogonalize(x: jax.Array, steps: int = 5) -> jax.Array:
+    """A matrix `(m, n)` with the singular vectors of `x` and singular values from 0.68 to 1.21.
+
+    A quintic Newton-Schulz iteration whose coefficients trade exact ones for speed: five steps do it for singular
+    values from 1/500 of the Frobenius norm on, smaller ones stay smaller. See `_muon` for the source. A zero matrix
+    stays zero.
+    """
+    wide = x.T if x.shape[0] > x.shape[1] else x
+    wide = wide / jnp.maximum(jnp.linalg.norm(wide), 1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
+    return wide.T if x.shape[0] > x.shape[1] else wide
+
+
+OPTIMIZERS: Mapping[str, Callable[..., Parts]] = {
+    "sgd": _sgd, "momentum": _momentum, "nesterov": _nesterov, "adagrad": _adagrad, "adadelta": _adadelta,
+    "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw, "lamb": _lamb, "lars": _lars, "lion": _lion, "muon": _muon,
+}
+
+
+def hyperparameters(name: str) -> dict[str, float]:
+    """The hyper-parameters that the optimizer `name` reads, with their defaults."""
+    return options_of(OPTIMIZERS[name])
+
+
+def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float = 0.0,
+                   decay: Literal["matrices", "all"] = "matrices", momentum: float | None = None,
+                   b1: float | None = None, b2: float | None = None, eps: float | None = None,
+                   clip_norm: float | None = None, layer_scale: Callable[[str], float] | None = None,
+                   frozen: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+    """An optax optimizer by its name in OPTIMIZERS.
+
+    weight_decay: 0 or more, coupled or decoupled as the optimizer has it. decay: what decays; "matrices" as in
+    `decay_mask`, or "all", as in recipes older than that habit (AlexNet, VGG, ResNet).
+    momentum, b1, b2 in [0, 1), eps more than 0: None for the optimizer's own, see `hyperparameters`.
+    clip_norm: limit on the global norm of the gradients of what is trained, None for none.
+    layer_scale: see `scale_by_layer`.
+    frozen(path): parameters that keep every bit. They do not decay, hold no moments, and do not count for `clip_norm`;
+    statistics of normalisation layers are no parameters and go on moving.
+    Raises ValueError for an unknown name, a hyper-parameter that this optimizer does not read, a value out of range;
+    and at `init` when `frozen` holds for all parameters or for none.
+    """
+    given = {"momentum": momentum, "b1": b1, "b2": b2, "eps": eps}
+    build, hyper = choose("optimizer", OPTIMIZERS, name, given)
+    for key, value in hyper.items():
+        if not (value > 0 if key == "eps" else 0 <= value < 1):
+            raise ValueError(f"{key} {value}: it must be {'more than 0' if key == 'eps' else 'in [0, 1)'}")
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay {weight_decay}: it must be 0 or more")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm {clip_norm}: it must be more than 0, or None for no clipping")
+    masks = {"matrices": decay_mask, "all": lambda params: jax.tree.map(lambda _: True, params)}
+    if decay not in masks:
+        raise ValueError(f"decay {decay!r}: it must be one of {', '.join(masks)}")
+
+    parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    parts += build(Decay(weight_decay, masks[decay]), **hyper)
     parts += [scale_by_layer(layer_scale)] if layer_scale else []
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    optimizer = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return _freeze(optimizer, frozen) if frozen else optimizer
+
+
+def _freeze(optimizer: optax.GradientTransformation, frozen: Callable[[str], bool]) -> optax.GradientTransformation:
+    def labels(params: Any) -> Any:
+        names = leaf_names(params)
+        held = set(map(frozen, jax.tree.leaves(names)))
+        if len(held) == 1:
+            which, (example, *others) = "all" if held.pop() else "none", jax.tree.leaves(names)
+            raise ValueError(f"frozen holds for {which} of {len(others) + 1} parameters, such as {example}: "
+                             "it must hold for some and not for others")
+        return jax.tree.map(lambda name: "frozen" if frozen(name) else "trained", names)
+
+    # Not +0.0, which turns a parameter of -0.0 into +0.0: adding -0.0 changes no bit of any number.
+    hold = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
+    return optax.partition({"trained": optimizer, "frozen": hold}, labels)

@@ -17,14 +17,14 @@ class TrainState:
     params: Any
     model_state: Any  # the model's other variables, for example {"batch_stats": ...}
     opt_state: Any
-    ema: Any  # running average of params, None without
+    ema: Any  # running average of params and model_state, as {"params": ..., **model_state}; None without
     extra: Any  # a task's own state, for example a teacher; None without
     rng: jax.Array  # typed PRNG key
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes for evaluation: the averaged parameters where an average is kept."""
-        return {"params": self.params if self.ema is None else self.ema, **self.model_state}
+        """What `model.apply` takes for evaluation: the averages where they are kept."""
+        return {"params": self.params, **self.model_state} if self.ema is None else self.ema
 
 
 def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, rng: jax.Array, *,
@@ -33,5 +33,5 @@ def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTran
     params_rng, root = jax.random.split(rng)
     model_state = dict(init(params_rng))
     params = model_state.pop("params")
-    averaged = jax.tree.map(jnp.copy, params) if ema else None
+    averaged = jax.tree.map(jnp.copy, {"params": params, **model_state}) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, None, root)

@@ -27,7 +27,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
 
     accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
     where a model has them, are then those of micro-batches.
-    ema_decay: running average of the parameters, None for none.
+    ema_decay: running average of the parameters and of the model state, None for none.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
     metrics: the task's, and `gradient_norm` before clipping, all as (sum, count).
     """
@@ -59,7 +59,9 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
-            ema = optax.incremental_update(params, ema, step_size=1.0 - ema_decay)
+            # In this form what stands still (frozen parameters) keeps every bit.
+            ema = jax.tree.map(lambda old, new: old + (1.0 - ema_decay) * (new - old), ema,
+                               {"params": params, **aux.model_state})
         state = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
                               ema=ema)
         if task.post_update is not None:

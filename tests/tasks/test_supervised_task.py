@@ -1,11 +1,14 @@
 """Supervised classification as a task, with a model whose logits can be worked out."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.data.augment import mixup
 from cvjax.tasks.supervised import supervised_task
 
 
@@ -26,6 +29,21 @@ class Brightness(nn.Module):
             x = x + jax.random.normal(self.make_rng("dropout"), x.shape)
         logits = jnp.zeros((len(x), self.num_classes))
         return logits.at[:, 1].set(8 * x + bias)
+
+
+class WithHeads(nn.Module):
+    """Brightness, and in training two auxiliary heads: one that says the opposite, one that knows nothing."""
+
+    num_classes: int = 2
+    auxiliary_weight: float = 0.3
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        logits = Brightness(self.num_classes)(images, train=train)
+        if train:
+            self.sow("intermediates", "auxiliary", -logits)
+            self.sow("intermediates", "auxiliary", 0 * logits)
+        return logits
 
 
 def task_of(model=None, **options):
@@ -55,6 +73,19 @@ def test_loss_and_accuracy_by_hand():
     assert aux.model_state["batch_stats"]["seen"] == 1
 
 
+def test_auxiliary_heads_add_their_weighted_losses_in_training():
+    task = task_of(WithHeads())
+    batch = batch_of([255], [1])
+    variables = task.init(jax.random.key(0), batch)
+    assert set(variables) == {"params", "batch_stats"}
+    loss, aux = jax.jit(task.loss)(variables["params"], {"batch_stats": variables["batch_stats"]}, batch,
+                                   jax.random.key(0))
+    assert float(loss) == pytest.approx(softplus(-4) + 0.3 * softplus(4) + 0.3 * np.log(2), rel=1e-5)
+    assert float(aux.metrics["loss"][0]) == pytest.approx(softplus(-4), rel=1e-4)
+    assert set(aux.model_state) == {"batch_stats"}
+    assert float(task.evaluate(variables, batch)["loss"][0]) == pytest.approx(softplus(-4), rel=1e-4)
+
+
 def test_label_smoothing_by_hand():
     task = task_of(label_smoothing=0.2)
     variables = task.init(jax.random.key(0), batch_of([0], [0]))
@@ -65,7 +96,7 @@ def test_label_smoothing_by_hand():
 
 def test_mixup_mixes_images_and_targets_by_one_share():
     """Bright 1s and dark 0s: mixed by a share s, both images have logit 8 (s - 1/2) of class 1 or its negative."""
-    task = task_of(mixup_alpha=1.0)
+    task = task_of(mix=partial(mixup, alpha=1.0))
     variables = task.init(jax.random.key(0), batch_of([0], [0]))
     batch = batch_of([255, 0], [1, 0])
     losses, state = set(), {"batch_stats": variables["batch_stats"]}

@@ -1,11 +1,13 @@
 """The loop against fakes that record what it asks for, and in which order."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.loop import TrainingError, evaluate, fit
 from cvjax.train.preemption import Stopped, StopRequest
 
@@ -58,6 +60,9 @@ class Log:
     def write(self, step, values):
         self.diary.append(f"write {step}")
         self.lines.append((step, values))
+
+    def note(self, text):
+        self.diary.append(text)
 
     def pause_clock(self, seconds):
         pass
@@ -189,6 +194,60 @@ def test_a_stop_at_the_last_step_finishes_the_training():
     world, stop = World(), StopRequest()
     stop.requested = True
     assert world.fit(1, stop=stop).step == 1
+
+
+# Early stopping: step n has validation accuracy ACCURACY[n].
+ACCURACY = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9}
+
+
+def fit_watching(world, rule, first=0, total=10, **options):
+    return world.fit(total, first, eval_every=2, part="validation", early_stopping=("top1", rule), evaluate=lambda state: {
+        "loss": 9.0, "top1": ACCURACY[int(state.step)]}, **options)
+
+
+def test_stops_when_patience_is_at_its_end_and_says_so():
+    world = World()
+    assert fit_watching(world, EarlyStopping(2, "max")).step == 8
+    assert world.diary[-2:] == ["stopped early at step 8 of 10: validation/top1 was best at 0.7000, 2 evaluations ago",
+                                "wait"]
+    assert world.log.lines[-1] == (8, {"validation/loss": 9.0, "validation/top1": 0.7})
+    assert list(world.checkpoints.saved) == [2, 4, 6, 8], "the best and the last are saved"
+    assert world.checkpoints.saved[8][1] == {"loss": 9.0, "top1": 0.7}
+
+
+def test_more_patience_sees_the_later_improvement_and_ends_as_usual():
+    world = World()
+    assert fit_watching(world, EarlyStopping(3, "max")).step == 10
+    assert not any(entry.startswith("stopped early") for entry in world.diary)
+
+
+def test_an_evaluation_at_the_last_step_is_no_early_stop():
+    world = World()
+    assert fit_watching(world, EarlyStopping(2, "max"), total=8).step == 8
+    assert not any(entry.startswith("stopped early") for entry in world.diary)
+
+
+def test_checkpoints_hold_what_the_rule_has_seen_also_between_evaluations():
+    world = World()
+    fit_watching(world, EarlyStopping(2, "max"), checkpoint_every=3)
+    seen = {step: meta["early_stopping"] for step, (meta, _) in world.checkpoints.saved.items()}
+    assert seen == {2: {"best": 0.5, "waited": 0}, 3: {"best": 0.5, "waited": 0}, 4: {"best": 0.7, "waited": 0},
+                    6: {"best": 0.7, "waited": 1}, 8: {"best": 0.7, "waited": 2}}
+    world = World()
+    world.fit(2)
+    assert "early_stopping" not in world.checkpoints.saved[2][0]
+
+
+@pytest.mark.parametrize("killed_after", [2, 4, 6, 8])
+def test_a_resumed_run_stops_where_an_uninterrupted_one_does(killed_after):
+    """Also one that was killed after the deciding save and before it could act upon it."""
+    first = World()
+    fit_watching(first, EarlyStopping(2, "max"))
+    saved = first.checkpoints.saved[killed_after][0]["early_stopping"]
+    second = World()
+    rule = dataclasses.replace(EarlyStopping(2, "max"), **saved)
+    assert fit_watching(second, rule, first=killed_after).step == 8
+    assert list(second.checkpoints.saved) == [step for step in (4, 6, 8) if step > killed_after]
 
 
 def test_evaluation_divides_once_over_all_batches():

@@ -1,12 +1,24 @@
-"""Optimizers: which leaves decay, how layers are scaled, and the first update worked out by hand."""
+"""Optimizers: what decays, how layers are scaled, what is frozen; steps worked out by hand and by a slow twin."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optimizer_problem as problem
 import pytest
 
 from cvjax.models import create_model
-from cvjax.train.optim import decay_mask, leaf_names, make_optimizer, scale_by_layer, vit_layer_decay
+from cvjax.train.optim import (
+    OPTIMIZERS,
+    decay_mask,
+    head_scale,
+    hyperparameters,
+    leaf_names,
+    make_optimizer,
+    orthogonalize,
+    scale_by_layer,
+    vit_layer_decay,
+)
 
 
 def params_of(name, *noise, **fields):
@@ -80,9 +92,9 @@ def test_first_adamw_step():
         np.testing.assert_allclose(updates[name], -0.01 * (g / (np.abs(g) + 1e-8) + decay * p), rtol=1e-5, atol=1e-9)
 
 
-def test_first_sgd_step():
-    """Nesterov: the trace is g, the step g + 0.9 g; decay belongs to the gradient."""
-    updates = first_update("sgd", weight_decay=0.1)
+def test_first_nesterov_step():
+    """The trace is g, the step g + 0.9 g; decay belongs to the gradient."""
+    updates = first_update("nesterov", weight_decay=0.1)
     for name, decay in (("kernel", 0.1), ("bias", 0.0)):
         np.testing.assert_allclose(updates[name], -0.019 * (GRADIENTS[name] + decay * PARAMS[name]), rtol=1e-5)
 
@@ -116,6 +128,188 @@ def test_schedule_is_read_at_the_step():
     assert float(first["w"][0, 0]) == 0 and float(second["w"][0, 0]) != 0
 
 
-def test_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown optimizer 'adam': it must be one of adamw, sgd"):
-        make_optimizer("adam", lambda step: 0.1)
+def run(name, peak, **options):
+    """The parameters after the problem's steps, float32, compiled as in training."""
+    optimizer = make_optimizer(name, lambda step: problem.rate(step, peak), weight_decay=problem.DECAY, **options)
+    params = jax.tree.map(jnp.float32, problem.start())
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(problem.STEPS):
+        updates, state = update(jax.tree.map(jnp.float32, problem.gradients(params)), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_every_optimizer_has_a_setting():
+    assert list(problem.SETTINGS) == list(OPTIMIZERS)
+    for name, (_, options) in problem.SETTINGS.items():
+        assert set(options) == set(hyperparameters(name)), "a default not replaced is not tested"
+
+
+@pytest.mark.parametrize("name", problem.SETTINGS)
+def test_twenty_steps_are_those_of_the_slow_twin(name):
+    """The twin is float64. A float32 step rounds parameters of about 1, gradient and direction by 6e-8 each, and the
+    problem hardly amplifies it: 20 steps * 3 * 6e-8 = 4e-6. Muon multiplies small singular values by up to 485 before
+    they enter a step of 0.05 * 0.2 * sqrt(16): 20 * 6e-8 * 485 * 0.04 = 2e-5."""
+    peak, options = problem.SETTINGS[name]
+    start, expected, found = problem.start(), problem.twin(name, peak, **options), run(name, peak, **options)
+    for key in start:
+        np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=2e-5 if name == "muon" else 4e-6)
+        assert np.abs(expected[key] - start[key]).max() > 0.02, "a problem that stands still tells nothing"
+
+
+@pytest.mark.parametrize("name", problem.SETTINGS)
+def test_defaults_are_the_published_ones(name):
+    published = {"momentum": 0.9, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
+    own = {"adadelta": {"b2": 0.9, "eps": 1e-6}, "rmsprop": {"momentum": 0.0, "b2": 0.99}, "lamb": {"eps": 1e-6},
+           "lion": {"b2": 0.99}, "muon": {"momentum": 0.95}}.get(name, {})
+    assert hyperparameters(name) == {key: (published | own)[key] for key in hyperparameters(name)}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_of_all_reaches_biases_and_decay_of_matrices_does_not(name):
+    """From equal gradients; the direction of a sign or of a ratio must see the decay, so it is large."""
+    plain, matrices, everything = (first_update(name, weight_decay=decay, decay=which)
+                                   for decay, which in ((0.0, "matrices"), (3.0, "matrices"), (3.0, "all")))
+    np.testing.assert_array_equal(matrices["bias"], plain["bias"])
+    np.testing.assert_array_equal(matrices["kernel"], everything["kernel"])
+    if name not in ("adagrad", "adadelta", "rmsprop", "adam"):  # whose first steps are the gradient's sign
+        assert np.abs(everything["bias"] - plain["bias"]).max() > 1e-4
+    assert np.abs(matrices["kernel"] - plain["kernel"]).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_trust_ratio_is_for_matrices_and_never_zero(name):
+    """Ten times larger weights give ten times larger steps; biases, and weights of 0, take the step as it is."""
+    def step(scale):
+        params, gradients = (jax.tree.map(jnp.float32, tree) for tree in (PARAMS, GRADIENTS))
+        params = jax.tree.map(lambda x: x * scale, params)
+        optimizer = make_optimizer(name, lambda step: 0.01)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    np.testing.assert_allclose(step(10.0)["kernel"], 10 * step(1.0)["kernel"], rtol=1e-5)
+    np.testing.assert_array_equal(step(10.0)["bias"], step(1.0)["bias"])
+    plain = {"lars": GRADIENTS["kernel"], "lamb": np.sign(GRADIENTS["kernel"])}[name]
+    np.testing.assert_allclose(step(0.0)["kernel"], -0.01 * plain, rtol=1e-4)  # LAMB: g / (|g| + 1e-6), |g| >= 0.3
+
+
+def test_orthogonalization_keeps_singular_vectors_and_lifts_singular_values():
+    rng = np.random.default_rng(0)
+    left, right = np.linalg.qr(rng.normal(size=(7, 4)))[0], np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    for shaped in (lambda x: x, np.transpose):
+        x = shaped(left * [1.0, 0.5, 0.05, 0.003] @ right)
+        lifted = np.linalg.svd(orthogonalize(jnp.float32(x)), compute_uv=False)
+        assert lifted.shape == (4,) and 0.68 < lifted.min() and lifted.max() < 1.21
+        core = left.T @ shaped(np.asarray(orthogonalize(jnp.float32(x)))) @ right.T
+        off_diagonal = core - np.diag(np.diag(core))
+        assert np.abs(off_diagonal).max() < 1e-3  # roundings of 6e-8, lifted up to 485 times, a few of them
+    assert not np.asarray(orthogonalize(jnp.zeros((3, 2)))).any()
+
+
+def test_muon_takes_the_hidden_matrices_and_adam_the_rest():
+    params = {"conv1": {"kernel": jnp.ones((3, 3, 3, 8))},
+              "conv2": {"kernel": jnp.ones((3, 3, 8, 8)), "bias": jnp.ones(8)},
+              "depthwise": {"kernel": jnp.ones((3, 3, 1, 8))}, "pos_embed": jnp.ones((1, 4, 8)),
+              "mlp": {"fc1": {"kernel": jnp.ones((8, 8))}}, "fc": {"kernel": jnp.ones((8, 10))}}
+    state = make_optimizer("muon", lambda step: 0.1).init(params)
+    traces = {name for name, leaf in zip(jax.tree.leaves(leaf_names(state)), jax.tree.leaves(state)) if "trace" in name}
+    assert {name.split("trace/")[1] for name in traces} == {"conv2/kernel", "mlp/fc1/kernel"}
+
+
+def test_muon_sees_a_convolution_as_patches_times_filters():
+    """The same numbers as a dense layer on patches, and its own scale: entries as large as AdamW's 0.2."""
+    gradient = jnp.float32(np.random.default_rng(0).normal(size=(3, 3, 8, 16)))
+    optimizer = make_optimizer("muon", lambda step: 1.0)
+
+    def step(g):
+        return optimizer.update({"w": g}, optimizer.init({"w": g}), {"w": g})[0]["w"]
+
+    np.testing.assert_array_equal(step(gradient).reshape(72, 16), step(gradient.reshape(72, 16)))
+    # 16 singular values of 0.68 to 1.21 in 72 * 16 entries, times 0.2 sqrt(72): a root mean square of 0.2 * those.
+    assert 0.2 * 0.68 < np.sqrt(np.mean(np.square(step(gradient)))) < 0.2 * 1.21
+
+
+def in_backbone(name):
+    return name.startswith("backbone/")
+
+
+def two_part_params():
+    backbone = {"kernel": jnp.array([[0.5, -0.0], [1.5, -2.0]]), "scale": jnp.array([1.0, -0.0])}
+    return {"backbone": backbone, "top": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_parameters_keep_every_bit_and_hold_no_moments(name):
+    params = two_part_params()
+    optimizer = make_optimizer(name, lambda step: 0.1, weight_decay=0.5, decay="all", clip_norm=1.0, frozen=in_backbone)
+    state, start = optimizer.init(params), params
+    held = [leaf_name for leaf_name in jax.tree.leaves(leaf_names(state)) if "backbone" in leaf_name]
+    assert held == []
+    update = jax.jit(lambda params, state: optimizer.update(jax.tree.map(jnp.ones_like, params), state, params))
+    for _ in range(3):
+        updates, state = update(params, state)
+        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(updates["backbone"]))
+        params = jax.jit(optax.apply_updates)(params, updates)
+    for before, after in zip(jax.tree.leaves(start["backbone"]), jax.tree.leaves(params["backbone"])):
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+    for before, after in zip(jax.tree.leaves(start["top"]), jax.tree.leaves(params["top"])):
+        assert (np.asarray(before) != np.asarray(after)).all()
+
+
+def test_what_is_trained_moves_as_if_the_frozen_parameters_did_not_exist():
+    """Clipping, decay and the rates of layers see the trained ones alone."""
+    params = two_part_params()
+    gradients = jax.tree.map(lambda x: 5 + jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape), params)
+    options = dict(weight_decay=0.1, clip_norm=1.0, layer_scale=head_scale(0.1, lambda name: name.endswith("bias")))
+
+    def update(params, gradients, **more):
+        optimizer = make_optimizer("momentum", lambda step: 0.1, **options, **more)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]["top"]
+
+    alone = update({"top": params["top"]}, {"top": gradients["top"]})
+    jax.tree.map(np.testing.assert_array_equal, update(params, gradients, frozen=in_backbone), alone)
+    assert np.abs(update(params, gradients)["kernel"] - alone["kernel"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("frozen, message", [
+    (lambda name: True, "frozen holds for all of 4 parameters, such as backbone/kernel: it must hold for some"),
+    (lambda name: name.startswith("encoder/"), "frozen holds for none of 4 parameters, such as backbone/kernel")])
+def test_freezing_all_or_nothing_is_refused(frozen, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer("adamw", lambda step: 0.1, frozen=frozen).init(two_part_params())
+
+
+def test_the_backbone_learns_at_a_share_of_the_head_s_rate():
+    params = two_part_params()
+
+    def update(**options):
+        optimizer = make_optimizer("sgd", lambda step: 0.5, **options)
+        return optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)[0]
+
+    updates = update(layer_scale=head_scale(0.25, lambda name: name.startswith("top/")))
+    assert {float(u) for u in updates["backbone"]["kernel"].ravel()} == {-0.125}
+    assert {float(u) for u in updates["top"]["bias"]} == {-0.5}
+    with pytest.raises(ValueError, match="layer scale is 0.25 for all 4 parameters, such as backbone/kernel"):
+        update(layer_scale=head_scale(0.25, lambda name: name.startswith("head/")))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_rate_of_the_rest_that_is_not_positive_is_refused(rate):
+    with pytest.raises(ValueError, match="it must be more than 0"):
+        head_scale(rate, in_backbone)
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("sdg", {}, "unknown optimizer 'sdg': it must be one of sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam"),
+    ("sgd", {"momentum": 0.9}, "optimizer 'sgd' does not read momentum: it reads nothing"),
+    ("lion", {"eps": 1e-8}, "optimizer 'lion' does not read eps: it reads b1, b2"),
+    ("adam", {"b2": 1.0}, r"b2 1.0: it must be in \[0, 1\)"),
+    ("momentum", {"momentum": -0.1}, r"momentum -0.1: it must be in \[0, 1\)"),
+    ("adam", {"eps": 0.0}, "eps 0.0: it must be more than 0"),
+    ("adam", {"weight_decay": -1.0}, "weight_decay -1.0: it must be 0 or more"),
+    ("adam", {"clip_norm": 0.0}, "clip_norm 0.0: it must be more than 0"),
+    ("adam", {"decay": "kernels"}, "decay 'kernels': it must be one of matrices, all"),
+])
+def test_what_cannot_be_is_refused_in_one_line(name, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make_optimizer(name, lambda step: 0.1, **options)
+    assert "\n" not in str(error.value)

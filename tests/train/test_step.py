@@ -90,13 +90,13 @@ def test_average_of_parameters_follows_its_formula():
     task, optimizer = least_squares(), optax.sgd(0.01)
     step, state = make_train_step(task, optimizer, ema_decay=0.9), start(task, optimizer, ema=True)
     expected = np.asarray(state.params["w"])
-    assert state.ema["w"] is not state.params["w"]
+    assert state.ema["params"]["w"] is not state.params["w"]
     for seed in range(5):
         state, _ = step(state, batch_of(8, seed))
         expected = 0.9 * expected + 0.1 * np.asarray(state.params["w"])
-    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)  # 5 float32 roundings
-    np.testing.assert_array_equal(state.variables["params"]["w"], state.ema["w"])
-    assert not np.allclose(state.ema["w"], state.params["w"], rtol=1e-3)
+    np.testing.assert_allclose(state.ema["params"]["w"], expected, rtol=1e-6)  # 5 float32 roundings
+    np.testing.assert_array_equal(state.variables["params"]["w"], state.ema["params"]["w"])
+    assert not np.allclose(state.ema["params"]["w"], state.params["w"], rtol=1e-3)
 
 
 def test_root_key_stays_and_every_step_has_its_own():
