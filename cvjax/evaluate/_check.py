@@ -1,4 +1,4 @@
-"""Features and labels are checked once, early, with one line that says what was received."""
+"""Features, labels and predictions are checked once, early, with one line that says what was received."""
 
 import numpy as np
 
@@ -11,18 +11,19 @@ def check_features(name: str, features, labels=None, num_classes: int | None = N
     finite = np.isfinite(features.sum(axis=1, dtype=np.float64))  # one number per row: no (N, D) temporary
     if not finite.all():
         raise ValueError(f"{name} features must be finite, received NaN or inf in {(~finite).sum()} rows")
-    if labels is None:
-        return
+    if labels is not None:
+        check_labels(f"{name} labels", labels, len(features), num_classes)
+
+
+def check_labels(name: str, labels, count: int, num_classes: int) -> None:
+    """Raise ValueError unless `labels` is int `(count,)` in [0, num_classes)."""
     labels = np.asarray(labels)
-    if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"{name} labels must be integers of shape {features.shape[:1]}, "
-            f"received {labels.dtype} of shape {labels.shape}"
+            f"{name} must be integers of shape {(count,)}, received {labels.dtype} of shape {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{name} labels must lie in [0, {num_classes}), received {labels.min()} to {labels.max()}"
-        )
+        raise ValueError(f"{name} must lie in [0, {num_classes}), received {labels.min()} to {labels.max()}")
 
 
 def check_same_dim(train, test) -> None:

@@ -1,0 +1,99 @@
+"""Where a classifier looked: each image beside overlays of its heat maps (Grad-CAM, occlusion, attention rollout)."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+import jax
+import numpy as np
+
+from cvjax.visualize.sheet import (
+    GAP,
+    LINE,
+    MARGIN,
+    Sheet,
+    check_classes,
+    check_images,
+    check_probability,
+    class_labels,
+    columns_for,
+    enlarge,
+    zoom_to,
+)
+
+_TILE = 144  # smallest side of a picture, in pixels
+_HEAT = 0.6  # share of the colour in an overlay
+_RIGHT, _WRONG = "#1a7f37", "#c62828"
+
+
+def overlay(images, heat) -> np.ndarray:
+    """Heat in colours over grey images: float32 `(N, H, W, 3)` in [0, 1].
+
+    images: float `(N, H, W, C)` in [0, 1], C = 1 or 3. heat: finite `(N, h, w)`, stretched over the image, each map
+    from its own minimum, but at least 0 (blue), to its own maximum (red); a constant map is all blue.
+    """
+    from matplotlib import colormaps
+
+    images, heat = check_images(images), np.asarray(heat, np.float32)
+    if heat.ndim != 3 or len(heat) != len(images) or not np.isfinite(heat).all():
+        raise ValueError(f"heat must be finite (N, h, w) with N = {len(images)}, received shape {heat.shape}")
+    heat = np.maximum(heat, 0)  # where covering helps, nothing speaks for the class
+    low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
+    heat = (heat - low) / np.where(high > low, high - low, 1)
+    heat = np.asarray(jax.image.resize(heat, images.shape[:3], "linear"))
+    colours = colormaps["turbo"](0.1 + 0.8 * heat)[..., :3]  # without its ends, which are dark
+    return np.float32((1 - _HEAT) * images.mean(axis=-1, keepdims=True) + _HEAT * colours)
+
+
+def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarray], labels, predictions, probability,
+                  names: Sequence[str], *, title: str = "") -> None:
+    """Save a PNG: per example the predicted and the true class, the image, and an overlay per heat map with its range.
+
+    Args:
+      images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3.
+      heatmaps: heading -> finite `(N, h, w)`, any range; see `overlay`.
+      labels, predictions: int `(N,)`, true and predicted class.
+      probability: `(N,)` in [0, 1], of the prediction.
+      names: one per class.
+
+    Raises:
+      ValueError: anything else.
+    """
+    images = check_images(images)
+    count = len(images)
+    if not count or not heatmaps:
+        raise ValueError(f"there must be an image and a heat map, received {count} and {len(heatmaps)}")
+    labels = check_classes("labels", labels, count, names)
+    predictions = check_classes("predictions", predictions, count, names)
+    probability, words = check_probability(probability, count), class_labels(names)
+    # Enlarged before the heat is laid over: its colours then flow smoothly over coarse pixels.
+    images = enlarge(images, zoom_to(_TILE, *images.shape[1:3]))
+    height, width = images.shape[1:3]
+    overlays = {heading: overlay(images, heat) for heading, heat in heatmaps.items()}
+
+    block = (1 + len(overlays)) * (width + GAP) - GAP, height + 3 * LINE
+    pitch = block[0] + 2 * MARGIN, block[1] + MARGIN
+    columns = columns_for(count, *pitch)
+    rows = -(-count // columns)
+    sheet = Sheet(columns * pitch[0], LINE + rows * pitch[1], title)
+    for column in range(columns):
+        for place, heading in enumerate(["image", *overlays]):
+            sheet.write(heading, column * pitch[0] + MARGIN + place * (width + GAP), 0, width, centred=True)
+    for example in range(count):
+        row, column = divmod(example, columns)
+        left, top = column * pitch[0] + MARGIN, LINE + row * pitch[1] + GAP
+        predicted, true = predictions[example], labels[example]
+        sheet.write(f"{_percent(probability[example])} {words[predicted]}", left, top, block[0],
+                    colour=_RIGHT if predicted == true else _WRONG)
+        sheet.write(f"true: {words[true]}", left, top + LINE, block[0])
+        top += 2 * LINE
+        sheet.paste(images[example], left, top)
+        for place, (heading, pictures) in enumerate(overlays.items(), start=1):
+            x, heat = left + place * (width + GAP), np.asarray(heatmaps[heading][example])
+            sheet.paste(pictures[example], x, top)
+            sheet.write(f"{heat.min():.2g} to {heat.max():.2g}", x, top + height, width, size=7, colour="dimgrey",
+                        centred=True)
+    sheet.save(path)
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f} %"

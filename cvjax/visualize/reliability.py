@@ -1,0 +1,73 @@
+"""The reliability diagram: what a classifier promises against what it keeps.
+
+Guo et al. 2017, fig. 1 (https://arxiv.org/abs/1706.04599), and sec. 2, eq. 3, for the expected calibration error.
+"""
+
+from os import PathLike
+
+import numpy as np
+
+from cvjax.visualize.sheet import save_figure
+
+
+def plot_reliability(path: str | PathLike, confidence, accuracy, count, *, title: str = "") -> None:
+    """Save a PNG: accuracy per bin of confidence with its gap to the confidence, and the bins' sizes.
+
+    confidence, accuracy: `(M,)`, means over bin i, the examples with confidence from i / M to (i + 1) / M; whatever
+    they hold in an empty bin is not read. count: int `(M,)`, examples per bin, at least one in all. Else a ValueError.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    confidence, accuracy, count = np.asarray(confidence, float), np.asarray(accuracy, float), np.asarray(count)
+    _check(confidence, accuracy, count)
+    bins, filled = len(count), count > 0
+    edges, width = np.arange(bins) / bins, 1 / bins
+    weight = count[filled] / count.sum()
+    error = float((weight * np.abs(accuracy - confidence)[filled]).sum())
+    mean = {"confidence": float(weight @ confidence[filled]), "accuracy": float(weight @ accuracy[filled])}
+
+    figure = Figure(figsize=(5, 6.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.bar(edges[filled], accuracy[filled], width, align="edge", color="tab:blue", edgecolor="black",
+              linewidth=0.6, label="accuracy")
+    # Between accuracy and mean confidence: on top of the accuracy, or a part of it.
+    sure = filled & (confidence > accuracy)
+    unsure = filled & (confidence < accuracy)
+    for bars, low, high, colour, edge, label in (
+            (sure, accuracy, confidence, "#f6bcbc", "tab:red", "confidence above it: too sure"),
+            (unsure, confidence, accuracy, "#bcdcf6", "tab:blue", "part above confidence: too unsure")):
+        if bars.any():
+            upper.bar(edges[bars], (high - low)[bars], width, low[bars], align="edge", color=colour, hatch="//",
+                      edgecolor=edge, linewidth=0.6, label=label)
+    upper.plot([0, 1], [0, 1], "--", color="dimgrey", linewidth=1, label="perfect")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.legend(loc="upper left", fontsize=8)
+    upper.set_title("\n".join(filter(None, [title, f"expected calibration error {100 * error:.2f} %"])), fontsize=10,
+                    wrap=True, parse_math=False)
+    lower.bar(edges, count / count.sum(), width, align="edge", color="lightgrey", edgecolor="black", linewidth=0.6)
+    for (name, place), style in zip(mean.items(), ("--", "-")):
+        lower.axvline(place, color="black", linestyle=style, linewidth=1.2, label=f"mean {name} {100 * place:.1f} %")
+    lower.set(ylim=(0, 1), xlabel="confidence", ylabel="share of examples")
+    lower.legend(loc="upper left", fontsize=8)
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def _check(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> None:
+    if count.ndim != 1 or not np.issubdtype(count.dtype, np.integer) or not count.any() or count.min() < 0:
+        raise ValueError(f"count must be integers (M,), 0 or more, not all 0, received {count.dtype} {count.tolist()}")
+    if confidence.shape != count.shape or accuracy.shape != count.shape:
+        raise ValueError(f"confidence and accuracy must be {count.shape} like count, received {confidence.shape} "
+                         f"and {accuracy.shape}")
+    filled = count > 0
+    if not np.all((accuracy[filled] >= 0) & (accuracy[filled] <= 1)):
+        raise ValueError(f"accuracy must lie in [0, 1], received {accuracy[filled]}")
+    low = np.arange(len(count)) / len(count)
+    inside = np.abs(confidence - low - 0.5 / len(count)) <= 0.5 / len(count) + 1e-3  # probabilities are rounded
+    if not inside[filled].all():
+        wrong = int(np.flatnonzero(filled & ~inside)[0])
+        raise ValueError(f"confidence must lie in its bin, received {confidence[wrong]:.3g} in bin {wrong} "
+                         f"of {len(count)}")
