@@ -42,25 +42,28 @@ class Config(TrainingConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
-        data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, b2=0.999, crop_scale=(0.7, 1.0),
+        data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, crop_scale=(0.7, 1.0),
         flip=False, mixup=0.2, ema_decay=0.99),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, checkpoint=Path("runs/mae_pretrain/cifar10"), epochs=1,
-        base_learning_rate=1e-3, b2=0.999, crop_scale=(0.5, 1.0), checkpoint_every=1000),
+        base_learning_rate=1e-3, crop_scale=(0.5, 1.0), checkpoint_every=1000),
     "paper": dict(
         data="tfds:imagenet2012", checkpoint=Path("runs/mae_pretrain/paper"), epochs=100, batch_size=1024,
-        base_learning_rate=5e-4, b2=0.999, layer_decay=0.65, crop_scale=(0.08, 1.0), dtype="bfloat16", workers=16,
+        base_learning_rate=5e-4, layer_decay=0.65, crop_scale=(0.08, 1.0), dtype="bfloat16", workers=16,
         checkpoint_every=1000),
 }
 
 
 def run(config: Config, name: str, stop: Any) -> None:
     """Build the classifier from the checkpoint, train it, report test accuracy."""
+    from functools import partial
+
     import jax.numpy as jnp
 
+    from cvjax.data.augment import mixup
     from cvjax.experiment.config import ConfigError, as_json
     from cvjax.experiment.encoder import check_channels, load_encoder
-    from cvjax.experiment.inputs import make_inputs
+    from cvjax.experiment.inputs import held_out, make_inputs
     from cvjax.experiment.run import RunFolder, print_metrics
     from cvjax.experiment.training import enable_compilation_cache, train
     from cvjax.ops.position import sincos_2d
@@ -73,7 +76,7 @@ def run(config: Config, name: str, stop: Any) -> None:
         return
     encoder = load_encoder(config.checkpoint)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, crop_scale=config.crop_scale,
-                         flip=config.flip)
+                         flip=config.flip, prepare=partial(held_out, config))
     check_channels(encoder, inputs.dataset.channels)
     if not inputs.dataset.num_classes:
         raise ConfigError(f"--data {config.data} has no labels: fine-tuning needs them")
@@ -90,7 +93,8 @@ def run(config: Config, name: str, stop: Any) -> None:
         return {**variables, "params": params}
 
     task = supervised_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
-                           label_smoothing=config.label_smoothing, mixup_alpha=config.mixup)
+                           label_smoothing=config.label_smoothing,
+                           mix=partial(mixup, alpha=config.mixup) if config.mixup else None)
     meta = {"experiment": "finetune", "config": as_json(config), "image_size": inputs.image_size,
             "channels": inputs.dataset.channels, "class_names": list(inputs.dataset.class_names)}
     layer_scale = None if config.scratch else vit_layer_decay(config.layer_decay, model.depth)
@@ -98,8 +102,8 @@ def run(config: Config, name: str, stop: Any) -> None:
                     layer_scale=layer_scale, adapt=adapt, pretrained={} if config.scratch else encoder.params)
     if trained is None:
         return
-    print_metrics(trained.test_metrics)
-    folder.finish(trained.test_metrics, {"checkpoint": str(config.checkpoint), "scratch": config.scratch}, trained)
+    print_metrics(trained.metrics)
+    folder.finish(trained.metrics, {"checkpoint": str(config.checkpoint), "scratch": config.scratch}, trained)
 
 
 if __name__ == "__main__":

@@ -50,26 +50,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
         data="digits", model="mae_vit_tiny_patch16", patch_size=2, width=128, depth=4, heads=4, decoder_width=64,
         decoder_depth=2, decoder_heads=4, mask_ratio=0.5, normalize_pixels=False, crop_scale=(1.0, 1.0), flip=False,
-        epochs=178, batch_size=64, base_learning_rate=1e-2, weight_decay=0.3, ema_decay=0.998, log_every=50,
+        epochs=178, batch_size=64, base_learning_rate=1e-2, b2=0.95, weight_decay=0.3, ema_decay=0.998, log_every=50,
         pool="avg", probe_blocks=4),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, model="mae_vit_tiny_patch16", patch_size=4, width=128, depth=6,
-        heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4, epochs=8, base_learning_rate=1e-3,
+        heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4, epochs=8, base_learning_rate=1e-3, b2=0.95,
         checkpoint_every=500, pool="avg"),
     "folder": dict(
-        data="folder:photos", model="mae_vit_small_patch16", image_size=224, batch_size=64, epochs=800,
+        data="folder:photos", model="mae_vit_small_patch16", image_size=224, batch_size=64, epochs=800, b2=0.95,
         decoder_width=256, decoder_depth=4, decoder_heads=8, workers=2),
     "paper": dict(
-        data="tfds:imagenet2012", model="mae_vit_base_patch16", image_size=224, batch_size=4096, epochs=800,
+        data="tfds:imagenet2012", model="mae_vit_base_patch16", image_size=224, batch_size=4096, epochs=800, b2=0.95,
         dtype="bfloat16", workers=16, checkpoint_every=1000),
 }
 
 
 def run(config: Config, name: str, stop: Any) -> None:
     """Pre-train, probe, draw."""
+    from functools import partial
+
     from cvjax.experiment.config import as_json
     from cvjax.experiment.encoder import Encoder, build_mae
-    from cvjax.experiment.inputs import make_inputs
+    from cvjax.experiment.inputs import held_out, make_inputs
     from cvjax.experiment.probing import probe_encoders
     from cvjax.experiment.run import RunFolder
     from cvjax.experiment.training import enable_compilation_cache, train
@@ -80,7 +82,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     if folder.finished():
         return
     inputs = make_inputs(config, image_size=config.image_size, folder=folder, crop_scale=config.crop_scale,
-                         flip=config.flip)
+                         flip=config.flip, prepare=partial(held_out, config))
     size, channels = inputs.image_size, inputs.dataset.channels
     model = build_mae(as_json(config), image_size=size, channels=channels)
     task = mae_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
@@ -90,8 +92,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     if trained is None:
         return
 
-    metrics, protocol = dict(trained.test_metrics), {}
-    params = trained.state.variables["params"]
+    metrics, protocol = dict(trained.metrics), {}
+    params = trained.variables["params"]
     draw(model, params, inputs, config, folder)
     if inputs.dataset.num_classes > 1:
         encoder = Encoder(model.vit(), params["encoder"], config.pool, config.probe_blocks, size,

@@ -86,6 +86,7 @@ def command(home, monkeypatch, capsys):
     cache = jax.config.jax_compilation_cache_dir
 
     def run(experiment: str, *arguments) -> Outcome:
+        from cvjax.experiment.config import command as start
         from cvjax.experiment.config import main
 
         module = importlib.import_module(f"experiments.{experiment}")
@@ -94,7 +95,10 @@ def command(home, monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            main(module.run, experiment, config, module.PRESETS, module.__doc__)
+            if hasattr(module, "PRESETS"):
+                main(module.run, experiment, config, module.PRESETS, module.__doc__)
+            else:
+                start(module.run, experiment, config, module.__doc__)
         except SystemExit as stop:
             status = stop.code or 0
         return Outcome(status, *capsys.readouterr())

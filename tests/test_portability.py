@@ -1,10 +1,15 @@
 """Training steps lower for accelerators that this machine does not have."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from cvjax.data.augment import normalize, random_flip
+from cvjax.data import ArraySource, Dataset
+from cvjax.data.augment import IMAGENET_MEAN, mixup, normalize, random_flip
+from cvjax.experiment.augmentation import AugmentationConfig, criterion, mixing, normalized_operations, pixel_operations
+from cvjax.experiment.inputs import Inputs
 from cvjax.models import create_model
 from cvjax.tasks.mae import mae_task
 from cvjax.tasks.supervised import supervised_task
@@ -59,11 +64,26 @@ def test_a_small_mae_step_lowers_for_tpu_and_cuda(dtype):
 
 def test_a_small_fine_tuning_step_lowers_for_tpu_and_cuda():
     model = create_model("vit_tiny_patch16_224", image_size=32, depth=2, num_classes=10, pool="avg", drop_path=0.1)
-    task = supervised_task(model, mixup_alpha=0.8, label_smoothing=0.1, **functions(model))
+    task = supervised_task(model, mix=partial(mixup, alpha=0.8), label_smoothing=0.1, **functions(model))
     check(lower(task, 32, 8, layer_scale=vit_layer_decay(0.75, 2)), 8, 32)
-
 
 
 def test_the_papers_mae_step_lowers_for_tpu_and_cuda():
     model = create_model("mae_vit_base_patch16")
     check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 224, 8), 8, 224)
+
+
+@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
+def test_a_resnet_step_with_every_augmentation_lowers_for_tpu_and_cuda(policy):
+    config = AugmentationConfig(
+        shift=4, policy=policy, policy_magnitude_std=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.1, noise=2.0,
+        erasing=0.25, erasing_mode="pixel", cutout=16, mixup=0.2, cutmix=1.0, criterion="bce")
+    blank = ArraySource(jnp.zeros((1, 256, 256, 3), jnp.uint8), jnp.zeros(1, jnp.int32))
+    inputs = Inputs(Dataset(blank, None, ("a", "b"), 3), 224, 8, None, crop_scale=(0.08, 1.0), flip=True,
+                    pixel_operations=pixel_operations(config, IMAGENET_MEAN),
+                    normalized_operations=normalized_operations(config))
+    task = supervised_task(create_model("resnet50"), augment=inputs.augment, preprocess=inputs.preprocess,
+                           label_smoothing=0.1, mix=mixing(config), criterion=criterion(config))
+    exported = lower(task, 256, 8)
+    check(exported, 8, 256)
+    assert "tensor<8x224x224x3xf32>" in exported.mlir_module(), "cropped on the device"

@@ -4,11 +4,12 @@ A class below is shown by `--help` field by field; the text under a field is its
 `TrainingConfig` and names presets: dictionaries of the fields they change.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,24 +74,42 @@ class TrainingConfig(DataConfig):
     """Compute type of the model; parameters, norms' statistics and losses stay float32."""
     remat: bool = False
     """Recompute activations in the backward pass instead of storing them."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """The optax optimizer."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lamb", "lars",
+                       "lion", "muon"] = "adamw"
+    """The optimizer; `cvjax.train.optim` has their papers."""
     base_learning_rate: float = 1.5e-4
     """Peak learning rate at batch size 256; the real one is base * batch size / 256."""
     weight_decay: float = 0.05
-    """Decay of matrices and kernels; norms, biases, positions and tokens have none."""
-    b2: float = 0.95
-    """AdamW's second-moment decay."""
+    """Decay of what --decay says."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """matrices: norms, biases, positions and tokens do not decay. all: as recipes older than that habit have it."""
+    momentum: float | None = None
+    """The optimizer's momentum; by default its own. Likewise the next three."""
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
     clip_norm: float | None = None
     """Limit on the global gradient norm."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle", "linear", "polynomial"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises from 0; after it, a cosine to 0."""
+    """Share of the steps over which the learning rate rises."""
+    final_rate: float | None = None
+    """Where cosine, linear and polynomial end, as a share of the peak; 0 by default."""
+    milestones: tuple[float, ...] | None = None
+    """When schedule step takes its steps, as shares of the run."""
+    factor: float | None = None
+    """What schedule step multiplies the rate by at each milestone."""
     ema_decay: float | None = None
     """Also keep a running average of the parameters with this decay, and evaluate that."""
     log_every: int = 20
     """Steps per line in metrics.jsonl."""
     eval_every: int = 0
-    """Steps between evaluations on the test split, each saved; 0: only at the end."""
+    """Steps between evaluations, each saved; 0: only at the end. On the validation part, or else the test split."""
+    validation: float = 0.0
+    """Share of the training images held out to choose the best checkpoint by; the test split then sees that one."""
+    patience: int = 0
+    """Stop when this many evaluations on the validation part brought nothing better; 0 for never."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
 
@@ -102,7 +121,14 @@ class TrainingConfig(DataConfig):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
-        require(0 <= self.b2 < 1, "b2", self.b2, "in [0, 1)")
+        for name in ("momentum", "b1", "b2"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < 1, name, value, "in [0, 1)")
+        require(self.eps is None or self.eps > 0, "eps", self.eps, "more than 0")
+        require(self.final_rate is None or 0 <= self.final_rate <= 1, "final_rate", self.final_rate, "in [0, 1]")
+        require(0 <= self.validation < 1, "validation", self.validation, "in [0, 1)")
+        require(self.patience >= 0, "patience", self.patience, "0 or more")
+        require(not self.patience or self.eval_every > 0, "patience", self.patience, "0 without --eval-every")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
         low, high = self.crop_scale
         require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")
@@ -117,6 +143,15 @@ class TrainingConfig(DataConfig):
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be {allowed}")
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Within this context a ValueError, whose one line a user can act on, becomes a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def parse(experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]], description: str,
@@ -162,7 +197,7 @@ def as_json(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]],
@@ -176,10 +211,24 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
         parsed, name = parse(experiment, config, presets, description)
     except ConfigError as error:
         sys.exit(_complain(error))
+    _run(lambda: run(parsed, name, stop))
+
+
+def command(run: Callable[[Any], None], experiment: str, config: type, description: str) -> None:
+    """Entry point of a command that leaves no run behind: no presets, and arguments may stand by themselves."""
+    try:
+        parsed = tyro.cli(config, description=textwrap.dedent(description).strip(),
+                          prog=f"python -m experiments.{experiment}")
+    except ConfigError as error:
+        sys.exit(_complain(error))
+    _run(lambda: run(parsed))
+
+
+def _run(body: Callable[[], None]) -> None:
     from cvjax.experiment.run import EXPECTED_ERRORS
 
     try:
-        run(parsed, name, stop)
+        body()
     except Stopped as saved:
         print(f"{saved}; the same command resumes", file=sys.stderr)
     except EXPECTED_ERRORS as error:

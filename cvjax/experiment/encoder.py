@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.experiment.config import ConfigError
+from cvjax.experiment.training import evaluated_variables
 from cvjax.models import create_model
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.vit import VisionTransformer
@@ -77,6 +78,6 @@ def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
     if meta["experiment"] != "mae_pretrain":
         raise ConfigError(f"--checkpoint {run} is a run of {meta['experiment']}; it must be one of mae_pretrain")
     model = build_mae(meta["config"], image_size=meta["image_size"], channels=meta["channels"])
-    params = (weights["ema"] or weights["params"])["encoder"]
+    params = evaluated_variables(weights)["params"]["encoder"]
     config = meta["config"]
     return Encoder(model.vit(), params, config["pool"], config["probe_blocks"], meta["image_size"], meta["channels"])

@@ -1,6 +1,6 @@
 """From a configuration's data to batches on the host and image functions on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from cvjax.data.augment import (
     random_resized_crop,
 )
 from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
+from cvjax.data.held_out import hold_out
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
-from cvjax.experiment.config import DataConfig
+from cvjax.experiment.config import DataConfig, TrainingConfig
 from cvjax.experiment.run import RunFolder
 
 
@@ -33,6 +34,8 @@ class Inputs:
     image_size: side of the square images that the model sees.
     bad: the unreadable files, of all splits together.
     crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
+    pixel_operations, normalized_operations: what else happens to a training image (key, image) -> image, before and
+    after it is normalised.
     """
 
     dataset: Dataset
@@ -41,12 +44,13 @@ class Inputs:
     bad: BadFiles
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    pixel_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
+    normalized_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
 
     @property
     def statistics(self) -> tuple[Any, Any]:
         """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
-        colour = self.dataset.channels == 3
-        return (IMAGENET_MEAN, IMAGENET_STD) if colour else (HALF, HALF)
+        return statistics(self.dataset.channels)
 
     def train_batches(self, *, seed: int, workers: int) -> TrainBatches:
         """An endless stream of shuffled batches with random crops, resumable."""
@@ -56,25 +60,33 @@ class Inputs:
                              workers=workers, bad=self.bad)
 
     def eval_batches(self, split: str) -> Iterator[dict]:
-        """Every record of a split ("train" or "test") once, in order, not augmented."""
+        """Every record of a part ("train", "validation" or "test") once, in order, not augmented."""
         return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad)
 
-    def examples(self, split: str, count: int) -> np.ndarray:
-        """About `count` images of a split, evenly spaced, for pictures: uint8 `(N, H, W, C)`; those readable."""
-        source, crop, images = getattr(self.dataset, split), self._eval_crop, []
-        for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
+    def records(self, part: str, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 `(N, H, W, C)`, as an evaluation sees them, and labels of these records; those readable."""
+        source, crop, images, labels = getattr(self.dataset, part), self._eval_crop, [], []
+        for index in map(int, positions):
             try:
-                image = source[int(index)]["image"]
-                images.append(image if crop is None else crop(image))
+                record = source[index]
+                images.append(record["image"] if crop is None else crop(record["image"]))
+                labels.append(record["label"])
             except DecodeError as error:
-                self.bad.add(source.name(int(index)), str(error))
-        return np.stack(images)
+                self.bad.add(source.name(index), str(error))
+        size = self.dataset.image_size or (self.image_size, self.image_size)
+        return (np.stack(images) if images else np.zeros((0, *size, self.dataset.channels), np.uint8),
+                np.array(labels, np.int32))
+
+    def examples(self, part: str, count: int) -> np.ndarray:
+        """About `count` images of a part, evenly spaced, for pictures: uint8 `(N, H, W, C)`; those readable."""
+        last = len(getattr(self.dataset, part)) - 1
+        return self.records(part, np.unique(np.linspace(0, last, count).astype(int)))[0]
 
     @property
     def _eval_crop(self) -> ResizeCenterCrop | None:
         if self.dataset.in_memory:
             return None
-        return ResizeCenterCrop(self.image_size, round(self.image_size * 256 / 224), channels=self.dataset.channels)
+        return eval_crop(self.image_size, self.dataset.channels)
 
     def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """One training image uint8 `(H, W, C)` to what the model sees, float32: cropped, flipped, normalised."""
@@ -84,28 +96,55 @@ class Inputs:
             image = random_resized_crop(crop_key, image, self.image_size, self.crop_scale)
         if self.flip:
             image = random_flip(flip_key, image)
-        return normalize(image, *self.statistics)
+        for i, operation in enumerate(self.pixel_operations):
+            image = operation(jax.random.fold_in(key, 2 * i), image)
+        image = normalize(image, *self.statistics)
+        for i, operation in enumerate(self.normalized_operations):
+            image = operation(jax.random.fold_in(key, 2 * i + 1), image)
+        return image
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """Images uint8 `(B, H, W, C)` to what the model sees, float32, without randomness."""
-        shape = (images.shape[0], self.image_size, self.image_size, images.shape[3])
-        if images.shape != shape:
-            images = images.astype(jnp.float32)
-            images = jnp.clip(jax.image.resize(images, shape, "bicubic", antialias=True), 0, 255)
-        return normalize(images, *self.statistics)
+        return preprocess(images, self.image_size)
 
     def displayable(self, images: jax.Array) -> jax.Array:
         """The inverse of the normalisation, for pictures: float in [0, 1]."""
         return jnp.clip(denormalize(images, *self.statistics) / 255, 0, 1)
 
 
-def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder, **augmentation: Any) -> Inputs:
+def statistics(channels: int) -> tuple[Any, Any]:
+    """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (HALF, HALF)
+
+
+def preprocess(images: jax.Array, image_size: int) -> jax.Array:
+    """Images uint8 `(B, H, W, C)` to float32 `(B, image_size, image_size, C)`, normalised, without randomness."""
+    shape = (images.shape[0], image_size, image_size, images.shape[3])
+    if images.shape != shape:
+        images = images.astype(jnp.float32)
+        images = jnp.clip(jax.image.resize(images, shape, "bicubic", antialias=True), 0, 255)
+    return normalize(images, *statistics(images.shape[3]))
+
+
+def eval_crop(image_size: int, channels: int) -> ResizeCenterCrop:
+    """What the host does to an image file in evaluation: the short side to 256 / 224 of the size, then its middle."""
+    return ResizeCenterCrop(image_size, round(image_size * 256 / 224), channels=channels)
+
+
+def held_out(config: TrainingConfig, dataset: Dataset) -> Dataset:
+    """The data set with the validation part that a configuration asks for."""
+    return hold_out(dataset, config.validation, seed=0) if config.validation else dataset
+
+
+def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder,
+                prepare: Callable[[Dataset], Dataset] = lambda dataset: dataset, **augmentation: Any) -> Inputs:
     """Open the data set of a configuration.
 
     image_size: side of what the model sees; None takes the data set's own, where its images have one.
-    folder: where `bad_files.txt` goes. augmentation: `crop_scale` and `flip` of training images.
+    folder: where `bad_files.txt` goes. prepare: what is done to the data set first, for example `held_out`.
+    augmentation: `crop_scale`, `flip` and operations, for training images.
     """
-    dataset = open_dataset(config.data, seed=0, cache=config.data_cache)
+    dataset = prepare(open_dataset(config.data, seed=0, cache=config.data_cache))
     if config.batch_size > len(dataset.train):
         raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
                         f"{len(dataset.train)} images")
@@ -115,6 +154,6 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
             raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
         image_size = height
     path = None if config.dry_run else folder.path / "bad_files.txt"
-    files = sum(len(source) for source in (dataset.train, dataset.test) if source is not None)
+    files = sum(len(part) for part in (dataset.train, dataset.test, dataset.validation) if part is not None)
     bad = BadFiles(files, config.data_max_bad, path)
     return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)

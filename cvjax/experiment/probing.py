@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from cvjax.evaluate.probe import Extractor, probe_features, table
-from cvjax.experiment.config import ConfigError
+from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.encoder import Encoder
 from cvjax.experiment.inputs import Inputs
 from cvjax.train.mesh import MeshEngine, check_batch_size
@@ -20,10 +20,8 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
     """
     if not inputs.dataset.num_classes or inputs.dataset.test is None:
         raise ConfigError("probing needs labels and a test split, this data set has none")
-    try:
+    with config_errors():
         check_batch_size(inputs.batch_size, accumulate=1, devices=jax.device_count())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     engine = MeshEngine()
 
     def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:

@@ -1,5 +1,6 @@
 """The wiring of one training run: devices, state, resume, loop and final numbers."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +11,18 @@ import jax
 import numpy as np
 import optax
 
-from cvjax.experiment.config import ConfigError
+from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import Inputs
 from cvjax.experiment.run import RunFolder
-from cvjax.train.checkpoint import Checkpointer
+from cvjax.train.checkpoint import Checkpointer, restore_weights
+from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.log import RunLog
 from cvjax.train.loop import evaluate, fit
 from cvjax.train.mesh import MeshEngine, check_batch_size
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import StopRequest
-from cvjax.train.schedules import scaled_learning_rate, warmup_cosine
+from cvjax.train.schedules import make_schedule, scaled_learning_rate
 from cvjax.train.state import TrainState, create_state
 from cvjax.train.step import make_train_step
 
@@ -29,14 +31,14 @@ ENGINES = {"jit": MeshEngine, "pmap": PmapEngine}
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training run; `state` is one copy, whatever the number of devices."""
+    """A finished training run."""
 
-    state: TrainState
-    test_metrics: dict[str, float]  # `test/NAME` for the task's metrics; empty without a test split
+    variables: Any  # one copy, whatever the number of devices; averages where they are kept
+    metrics: dict[str, float]  # `test/NAME`, and `validation/NAME` where a part was held out, for the task's metrics
     steps: int
     seconds: float
     images_per_second: float
-    params_sha256: str
+    params_sha256: str  # of the final parameters
 
 
 def enable_compilation_cache() -> None:
@@ -55,13 +57,16 @@ def params_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-def build_optimizer(config: Any, total_steps: int,
-                    layer_scale: Callable[[str], float] | None = None) -> tuple[optax.GradientTransformation, Any]:
+def build_optimizer(config: Any, total_steps: int, *, layer_scale: Callable[[str], float] | None = None,
+                    frozen: Callable[[str], bool] | None = None) -> tuple[optax.GradientTransformation, Any]:
     """The optimizer and the learning-rate schedule of a training configuration."""
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
-    schedule = warmup_cosine(peak, warmup_steps=int(config.warmup * total_steps), total_steps=total_steps)
-    optimizer = make_optimizer(config.optimizer, schedule, weight_decay=config.weight_decay, b2=config.b2,
-                               clip_norm=config.clip_norm, layer_scale=layer_scale)
+    final = None if config.final_rate is None else config.final_rate * peak
+    schedule = make_schedule(config.schedule, peak, warmup_steps=int(config.warmup * total_steps),
+                             total_steps=total_steps, final=final, milestones=config.milestones, factor=config.factor)
+    optimizer = make_optimizer(
+        config.optimizer, schedule, weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum,
+        b1=config.b1, b2=config.b2, eps=config.eps, clip_norm=config.clip_norm, layer_scale=layer_scale, frozen=frozen)
     return optimizer, schedule
 
 
@@ -74,19 +79,24 @@ def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
 
 def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
           best_mode: str, meta: dict[str, Any], layer_scale: Callable[[str], float] | None = None,
-          adapt: Callable[[Any, Any], Any] | None = None, pretrained: Any = None) -> Trained | None:
+          frozen: Callable[[str], bool] | None = None, adapt: Callable[[Any, Any], Any] | None = None,
+          pretrained: Any = None) -> Trained | None:
     """Train `task` to the end, resuming what is in the run's folder; None on a dry run.
 
+    Where the data set has a validation part, evaluations look at that, and the test split sees the checkpoint that was
+    best on it; otherwise the test split sees the last one.
     meta: goes into every checkpoint, for whoever reads it without this configuration at hand.
+    layer_scale, frozen: see `make_optimizer`.
     adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
     """
     engine = ENGINES[config.parallel]()
-    try:
-        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=jax.device_count())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    part = "test" if inputs.dataset.validation is None else "validation"
+    if config.patience and part == "test":
+        raise ConfigError(f"--patience {config.patience} needs a validation part: give --validation SHARE")
     total_steps = config.total_steps(len(inputs.dataset.train))
-    optimizer, schedule = build_optimizer(config, total_steps, layer_scale)
+    with config_errors():
+        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=jax.device_count())
+        optimizer, schedule = build_optimizer(config, total_steps, layer_scale=layer_scale, frozen=frozen)
 
     def initialize(pretrained: Any) -> TrainState:
         def variables(rng: jax.Array) -> Any:
@@ -98,7 +108,9 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
                            axis_name=engine.axis_name)
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
-    describe(config, inputs, jax.eval_shape(initialize, pretrained).params, total_steps, max(rates))
+    with config_errors():
+        params = jax.eval_shape(initialize, pretrained).params
+    describe(config, inputs, params, total_steps, max(rates))
     if config.dry_run:
         return None
 
@@ -116,38 +128,58 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
                      steps_per_epoch=len(inputs.dataset.train) / config.batch_size, start_step=first,
                      resumed=saved.get("log"))
         evaluation = engine.compile_evaluation(task.evaluate)
-        results: dict[str, float] = {}
+        results: dict[str, float] = {}  # of the last evaluation
 
-        def evaluate_test(current: TrainState) -> dict[str, float]:
-            results.update(evaluate(evaluation, engine, current.variables, inputs.eval_batches("test")))
-            return dict(results)
+        def evaluate_on(part: str, variables: Any) -> dict[str, float]:
+            found = evaluate(evaluation, engine, variables, inputs.eval_batches(part))
+            results.clear()
+            results.update(found)
+            return found
 
-        has_test = inputs.dataset.test is not None
+        early_stopping = None
+        if config.patience:
+            rule = EarlyStopping(config.patience, best_mode)
+            early_stopping = best_metric, dataclasses.replace(rule, **saved.get("early_stopping", {}))
+        evaluates = getattr(inputs.dataset, part) is not None
         try:
             state = fit(state, engine.compile_step(step), batches, engine=engine, total_steps=total_steps,
                         learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
-                        checkpoint_every=config.checkpoint_every, evaluate=evaluate_test if has_test else None,
+                        checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
+                        evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,
                         eval_every=config.eval_every, stop=stop)
-            if has_test and not results:  # the last checkpoint was the end of the run
-                evaluate_test(state)
         finally:
             batches.close()
             log.close()
+    single = engine.single(state)
+    variables, metrics = single.variables, {}
+    if part == "validation":
+        variables = evaluated_variables(restore_weights(run.checkpoints, "best")[0])
+        found = evaluate_on(part, engine.spread(variables))
+        metrics |= {f"validation/{name}": value for name, value in found.items()}
+    if inputs.dataset.test is not None:
+        if part == "validation" or not results:  # not evaluated where the last checkpoint was the end of the run
+            evaluate_on("test", engine.spread(variables))
+        metrics |= {f"test/{name}": value for name, value in results.items()}
     if inputs.bad.count:
         print(f"{inputs.bad.count} unreadable files were skipped; {inputs.bad.path} names them")
-    single = engine.single(state)
-    seconds = log.seconds
-    return Trained(single, {f"test/{name}": value for name, value in results.items()}, total_steps, seconds,
-                   total_steps * config.batch_size / seconds, params_sha256(single.params))
+    seconds, steps = log.seconds, int(single.step)
+    return Trained(variables, metrics, steps, seconds, steps * config.batch_size / seconds,
+                   params_sha256(single.params))
+
+
+def evaluated_variables(weights: Any) -> Any:
+    """What an evaluation of a checkpoint's weights (see `restore_weights`) uses: the averages where they are kept."""
+    return weights["ema"] or {"params": weights["params"], **weights["model_state"]}
 
 
 def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, peak: float) -> None:
     """Print what is about to run, in a few lines; `peak`: the highest learning rate."""
     dataset = inputs.dataset
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tested = f" and {len(dataset.test):,} test" if dataset.test is not None else ""
+    others = [f" and {len(part):,} {name}" for name, part in
+              (("validation", dataset.validation), ("test", dataset.test)) if part is not None]
     classes = f"{dataset.num_classes} classes" if dataset.num_classes else "no labels"
-    print(f"data {config.data}: {len(dataset.train):,} training{tested} images, {classes}, seen at "
+    print(f"data {config.data}: {len(dataset.train):,} training{''.join(others)} images, {classes}, seen at "
           f"{inputs.image_size}x{inputs.image_size}x{dataset.channels}")
     if dataset.ignored:
         print(f"data ignored: {dataset.ignored}")

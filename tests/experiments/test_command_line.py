@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
-TRAINING = [name for name in EXPERIMENTS if name in ("mae_pretrain", "finetune")]
+MODULES = sorted(path for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
+EXPERIMENTS = [path.stem for path in MODULES if "PRESETS" in path.read_text()]
+COMMANDS = [path.stem for path in MODULES if path.stem not in EXPERIMENTS]  # they leave no run behind
+ON_DATA = [name for name in EXPERIMENTS if name != "attention_cost"]
+TRAINING = ["mae_pretrain", "finetune", "supervised", "scaling"]
 NOISE = 2.5  # the suite runs on every core of a machine that others may use too: time measured is not time needed
 
 
@@ -25,7 +28,7 @@ def config_of(experiment: str) -> type:
     return getattr(module, "Config", None) or module.FrozenConfig
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS + COMMANDS)
 def test_help_comes_within_three_seconds(experiment, environment):
     seconds = []
     for _ in range(3):  # the best of three
@@ -38,12 +41,14 @@ def test_help_comes_within_three_seconds(experiment, environment):
             break
     assert min(seconds) < 3 * NOISE
     for field in dataclasses.fields(config_of(experiment)):
-        assert f"--{field.name.replace('_', '-')}" in done.stdout
-    assert "Presets: " in done.stdout and "usage: python -m experiments" in done.stdout
+        assert f"--{field.name.replace('_', '-')}" in done.stdout or "Positional" in str(field.type)
+    assert ("Presets: " in done.stdout) == (experiment in EXPERIMENTS)
+    assert "usage: python -m experiments" in done.stdout
 
 
 def test_help_imports_nothing_heavy(python):
-    loaded = python("import sys, json, experiments.mae_pretrain; print(json.dumps(sorted(sys.modules)))")
+    modules = ", ".join(f"experiments.{name}" for name in EXPERIMENTS + COMMANDS)
+    loaded = python(f"import sys, json, {modules}; print(json.dumps(sorted(sys.modules)))")
     assert not {"jax", "flax", "orbax", "grain", "sklearn", "matplotlib"} & set(loaded)
 
 
@@ -93,7 +98,7 @@ MAE_MISTAKES = [
     ("--image-size -8", "--image-size -8"),
     ("--depth -1", "--depth -1"),
 ]
-CASES = [(e, *case) for e in EXPERIMENTS for case in MISTAKES] \
+CASES = [(e, *case) for e in ON_DATA for case in MISTAKES if (e, case[0]) != ("scaling", "--batch-size 2000")] \
     + [(e, *case) for e in TRAINING for case in TRAINING_MISTAKES] + [("mae_pretrain", *case) for case in MAE_MISTAKES]
 
 
@@ -118,10 +123,21 @@ TINY = ("--batch-size", 16, "--width", 16, "--depth", 1, "--heads", 2, "--decode
         "--decoder-heads", 2)
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, process):
+    """The folder of a short supervised training."""
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    done = process("supervised", "--run-dir", folder, "--steps", 1, "--schedule", "cosine", "--model", "linear",
+                   "--model-fields")
+    assert done.status == 0, done.err
+    return folder
+
+
 @pytest.fixture
-def dry(command, tmp_path, pretrained):
+def dry(command, tmp_path, request):
     def run(experiment, *arguments):
-        checkpoint = () if experiment == "mae_pretrain" else ("--checkpoint", pretrained)
+        before = {"knn": "pretrained", "linear_probe": "pretrained", "finetune": "pretrained", "evaluate": "classifier"}
+        checkpoint = ("--checkpoint", request.getfixturevalue(before[experiment])) if experiment in before else ()
         return command(experiment, *arguments, "--run-dir", tmp_path / "run", "--dry-run", *checkpoint)
 
     return run
@@ -147,16 +163,17 @@ def test_a_mistake_of_form_is_explained_without_traceback(dry, arguments, messag
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_preset_constructs(experiment):
     presets = importlib.import_module(f"experiments.{experiment}").PRESETS
-    assert next(iter(presets)) == "digits", "the default needs no network"
+    assert next(iter(presets)) == "digits" or experiment not in ON_DATA, "the default needs no network"
     for preset in presets.values():
         config_of(experiment)(**preset)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", ON_DATA)
 def test_a_dry_run_says_what_would_run_and_writes_nothing(dry, tmp_path, experiment, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = dry(experiment)
-    assert done.status == 0 and "1,437 training" in done.out
+    done = dry(experiment, *(("--widths", 16, 32, "--fractions", 0.2, 0.5, 1) if experiment == "scaling" else ()))
+    assert done.status == 0, done.err
+    assert ("360 images" if experiment == "evaluate" else "1,437 training") in done.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +266,7 @@ def test_run_folders_are_named_by_preset_and_changed_fields(command, tmp_path):
 # A field that nothing reads would be accepted, shown by --help, and do nothing.
 
 def modules_behind(experiment: str) -> set[Path]:
-    """The experiment's file and the files of cvjax.experiment that it imports, directly or not."""
+    """The experiment's file and those of experiments and cvjax.experiment that it imports, directly or not."""
     found, waiting = set(), [ROOT / "experiments" / f"{experiment}.py"]
     while waiting:
         path = waiting.pop()
@@ -257,19 +274,22 @@ def modules_behind(experiment: str) -> set[Path]:
             continue
         found.add(path)
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cvjax.experiment."):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("cvjax.experiment.", "experiments.")):
                 waiting.append(ROOT / f"{node.module.replace('.', '/')}.py")
     return found
 
 
 def fields_read(path: Path) -> set[str]:
-    """`config.NAME`, `config["NAME"]`, names in MAE_FIELDS, and `self.NAME` in methods of a configuration."""
+    """`config.NAME`, `config["NAME"]` also in a loop over names, names in MAE_FIELDS, and `self.NAME` in methods of a
+    configuration."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
             found.add(node.attr)
         elif isinstance(node, ast.Subscript) and "config" in ast.unparse(node.value) and hasattr(node.slice, "value"):
             found.add(node.slice.value)
+        elif isinstance(node, ast.For) and "config[name]" in ast.unparse(node.body[0]):
+            found |= set(ast.literal_eval(node.iter))
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MAE_FIELDS":
             found |= set(ast.literal_eval(node.value))
         elif isinstance(node, ast.FunctionDef) and node.name == "total_steps":
@@ -292,7 +312,8 @@ def test_every_field_has_help(experiment):
         for node, after in zip(body, body[1:]):
             if isinstance(node, ast.AnnAssign):
                 text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                assert text or node.target.id in NEXT_FIVE, f"{klass.__name__}.{node.target.id}"
+                assert text or node.target.id in SPOKEN_FOR, f"{klass.__name__}.{node.target.id}"
 
 
-NEXT_FIVE = ("depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+SPOKEN_FOR = ("depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "b1", "b2", "eps", "policy_magnitude",
+              "policy_magnitude_std", "policy_probability", "policy_table")

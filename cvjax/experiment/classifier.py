@@ -1,0 +1,134 @@
+"""A trained classifier out of a run's checkpoint or a weight file, and its answers."""
+
+import ast
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvjax.experiment.config import ConfigError, config_errors
+from cvjax.experiment.inputs import preprocess
+from cvjax.experiment.training import evaluated_variables
+from cvjax.models import create_model
+from cvjax.train.checkpoint import restore_weights
+
+EXPERIMENTS = ("supervised",)  # whose runs hold a classifier that `build_classifier` can build
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with its variables, and what its inputs and outputs mean.
+
+    image_size: side of the square images it was trained on. channels: 1 or 3.
+    """
+
+    model: nn.Module
+    variables: Any
+    image_size: int
+    channels: int
+    class_names: tuple[str, ...]
+
+    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
+        """Float32 `(B, K)` of images uint8 `(B, H, W, C)`."""
+        return self.model.apply(variables, preprocess(images, self.image_size), train=False)
+
+
+def parse_fields(fields: Sequence[str]) -> dict[str, Any]:
+    """Model fields from words such as `width=32`, `depths=(1,1,1)` or `stem=cifar`."""
+    parsed = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--model-fields {field}: it must be NAME=VALUE")
+        try:
+            parsed[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed[name] = value  # a word
+    return parsed
+
+
+def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, num_classes: int,
+                     axis_name: str | None = None) -> nn.Module:
+    """The model that a configuration of `experiments.supervised` describes; ConfigError for one that cannot be.
+
+    axis_name: the mapped axis of the batch under pmap, for models with batch statistics.
+    """
+    known = {field.name for field in dataclasses.fields(create_model_or_fail(config["model"]))}
+    fields = dict(image_size=image_size, in_channels=channels, num_classes=num_classes,
+                  dtype=jnp.dtype(config["dtype"]))
+    for name in ("drop_path", "dropout", "remat"):
+        if config[name] is not None and config[name] is not False:  # else the model's own
+            if name not in known:
+                raise ConfigError(f"--{name.replace('_', '-')} {config[name]}: {config['model']} has no {name}")
+            fields[name] = config[name]
+    if axis_name is not None and "axis_name" in known:
+        fields["axis_name"] = axis_name
+    given = parse_fields(config["model_fields"])
+    if taken := sorted(given.keys() & {*fields, "axis_name"}):
+        raise ConfigError(f"--model-fields {taken[0]}={given[taken[0]]}: this field follows from the data and from "
+                          "other options; leave it out")
+    with config_errors():
+        model = create_model(config["model"], **fields, **given)
+    check_model(model, config["model"], (image_size, image_size, channels))
+    return model
+
+
+def check_model(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+    """ConfigError unless a model can see images `(H, W, C)`; nothing is computed."""
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    except Exception as error:  # whatever it is that the value of a field breaks
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"--model {name} on images of {shape[0]}x{shape[1]}x{shape[2]}: {reason}") from None
+
+
+def create_model_or_fail(name: str) -> nn.Module:
+    """`create_model(name)`; ConfigError for an unknown name or for a model that is no classifier."""
+    with config_errors():
+        model = create_model(name)
+    if not hasattr(model, "num_classes"):
+        raise ConfigError(f"--model {name} is no classifier: it has no num_classes")
+    return model
+
+
+def load_classifier(run: Path, step: str | int = "best") -> Classifier:
+    """The classifier of a run of `experiments.supervised`; the run's averages where it kept them.
+
+    step: "best", "latest" or a number. Raises ConfigError or CheckpointError where there is none.
+    """
+    folder = Path(run) / "checkpoints"
+    if not folder.is_dir():
+        raise ConfigError(f"{run}: no checkpoints in it; give the folder of a supervised run")
+    weights, meta = restore_weights(folder, step)
+    if meta["experiment"] not in EXPERIMENTS:
+        raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of "
+                          f"{', '.join(EXPERIMENTS)}")
+    names = tuple(meta["class_names"])
+    model = build_classifier(meta["config"], image_size=meta["image_size"], channels=meta["channels"],
+                             num_classes=len(names))
+    return Classifier(model, evaluated_variables(weights), meta["image_size"], meta["channels"], names)
+
+
+def ensemble(classifiers: Sequence[Classifier]) -> Callable[[Any, jax.Array], jax.Array]:
+    """Mean class probabilities `(B, K)` of several classifiers: `function([variables...], images uint8)`.
+
+    Raises ConfigError when they do not name the same classes or take other channels.
+    """
+    first = classifiers[0]
+    for other in classifiers[1:]:
+        if other.class_names != first.class_names:
+            raise ConfigError(f"the checkpoints name other classes: {', '.join(first.class_names[:5])}... and "
+                              f"{', '.join(other.class_names[:5])}...; an ensemble needs the same in the same order")
+        if other.channels != first.channels:
+            raise ConfigError(f"the checkpoints take images of {first.channels} and of {other.channels} channels; "
+                              "an ensemble needs the same")
+
+    def probabilities(variables: Sequence[Any], images: jax.Array) -> jax.Array:
+        each = [jax.nn.softmax(c.logits(v, images)) for c, v in zip(classifiers, variables, strict=True)]
+        return sum(each) / len(each)
+
+    return probabilities
