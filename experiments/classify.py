@@ -93,7 +93,7 @@ def draw(path: Path, classifier: Any, images: Any, answers: Any) -> None:
     if not heat:
         raise ConfigError(f"--figure {path}: this classifier has no maps to explain itself by")
     shown = np.clip(np.asarray(denormalize(seen, *statistics(classifier.channels))) / 255, 0, 1)
-    heatmap_panel(path, shown, heat, chosen, chosen, answers.max(axis=1), classifier.class_names)
+    heatmap_panel(path, shown, heat, None, chosen, answers.max(axis=1), classifier.class_names)
     print(f"drawn to {path}")
 
 

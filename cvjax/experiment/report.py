@@ -101,7 +101,7 @@ def _draw_mistakes(path: Path, inputs: Inputs, part: str, probabilities: np.ndar
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     pictures = inputs.records(part, positions[wrong])[0] / 255
     mistake_panel(path, pictures, labels[wrong], answers[wrong], sure[wrong], names, most=most,
-                  title=f"{part} split: {int((answers != labels).sum())} of {len(labels)} wrong, the surest first")
+                  total=int((answers != labels).sum()), title=f"{part} split, {len(labels):,} images: the surest first")
 
 
 def _explain(path: Path, classifier: Classifier, inputs: Inputs, part: str) -> None:

@@ -51,7 +51,7 @@ def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarra
     Args:
       images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3.
       heatmaps: heading -> finite `(N, h, w)`, any range; see `overlay`.
-      labels, predictions: int `(N,)`, true and predicted class.
+      labels, predictions: int `(N,)`, true and predicted class; labels None where nobody knows them.
       probability: `(N,)` in [0, 1], of the prediction.
       names: one per class.
 
@@ -62,7 +62,7 @@ def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarra
     count = len(images)
     if not count or not heatmaps:
         raise ValueError(f"there must be an image and a heat map, received {count} and {len(heatmaps)}")
-    labels = check_classes("labels", labels, count, names)
+    labels = None if labels is None else check_classes("labels", labels, count, names)
     predictions = check_classes("predictions", predictions, count, names)
     probability, words = check_probability(probability, count), class_labels(names)
     # Enlarged before the heat is laid over: its colours then flow smoothly over coarse pixels.
@@ -81,10 +81,11 @@ def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarra
     for example in range(count):
         row, column = divmod(example, columns)
         left, top = column * pitch[0] + MARGIN, LINE + row * pitch[1] + GAP
-        predicted, true = predictions[example], labels[example]
-        sheet.write(f"{_percent(probability[example])} {words[predicted]}", left, top, block[0],
-                    colour=_RIGHT if predicted == true else _WRONG)
-        sheet.write(f"true: {words[true]}", left, top + LINE, block[0])
+        predicted = predictions[example]
+        colour = "black" if labels is None else _RIGHT if predicted == labels[example] else _WRONG
+        sheet.write(f"{_percent(probability[example])} {words[predicted]}", left, top, block[0], colour=colour)
+        if labels is not None:
+            sheet.write(f"true: {words[labels[example]]}", left, top + LINE, block[0])
         top += 2 * LINE
         sheet.paste(images[example], left, top)
         for place, (heading, pictures) in enumerate(overlays.items(), start=1):

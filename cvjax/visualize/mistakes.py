@@ -23,7 +23,7 @@ _TILE = 136  # smallest side of a picture, in pixels; a name below it has about 
 
 
 def mistake_panel(path: str | PathLike, images, labels, predictions, probability, names: Sequence[str], *,
-                  most: int = 24, title: str = "") -> None:
+                  most: int = 24, total: int | None = None, title: str = "") -> None:
     """Save a PNG of the `most` most confident mistakes, surest first: image, probability and prediction, true class.
 
     Without a mistake the picture says so.
@@ -33,6 +33,7 @@ def mistake_panel(path: str | PathLike, images, labels, predictions, probability
       labels, predictions: int `(N,)`, true and predicted class.
       probability: `(N,)` in [0, 1], of the prediction.
       names: one per class.
+      total: how many mistakes there are, where not all of them are given; None for those given.
 
     Raises:
       ValueError: anything else, or `most` below 1.
@@ -57,7 +58,8 @@ def mistake_panel(path: str | PathLike, images, labels, predictions, probability
     columns = columns_for(len(shown), *pitch)
     rows = -(-len(shown) // columns)
     sheet = Sheet(max(columns * pitch[0] + 2 * MARGIN, 240), rows * pitch[1] + LINE + MARGIN, title)
-    sheet.write(f"{len(shown)} of {len(wrong)} mistake{'s' * (len(wrong) > 1)}", MARGIN, 0, 200)
+    total = len(wrong) if total is None else total
+    sheet.write(f"{len(shown)} of {total} mistake{'s' * (total > 1)}", MARGIN, 0, 200)
     for place, (example, image) in enumerate(zip(shown, images)):
         row, column = divmod(place, columns)
         left, top = MARGIN + column * pitch[0], LINE + GAP + row * pitch[1]

@@ -26,7 +26,8 @@ def write_list(folder, *lines: str, name: str = "list.csv") -> str:
 
 def test_files_join_the_training_part_alone(photos):
     whole = open_dataset(f"folder:{photos}/photos")
-    listed = write_list(photos, "file,label,probability", f"{photos}/more/002.png,bee,0.99", f"{photos}/more/000.png,ant,1")
+    listed = write_list(photos, "file,label,probability", f"{photos}/more/002.png,bee,0.99",
+                        f"{photos}/more/000.png,ant,1")
     found = add_labelled_files(whole, listed)
     assert len(found.train) == 9 and found.test is whole.test and found.class_names == ("ant", "bee")
     assert found.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0]

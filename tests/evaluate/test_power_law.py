@@ -11,8 +11,8 @@ N, D = np.array(list(itertools.product((1e4, 4e4, 1.6e5, 6.4e5), (200.0, 400.0, 
 
 
 @pytest.mark.parametrize("law", [
-    PowerLaw(0.3, 40.0, 0.5, 20.0, 0.6, 0), PowerLaw(1.69, 406.4, 0.34, 410.7, 0.28, 0), PowerLaw(0.0, 9.0, 0.4, 30.0, 1.2, 0)],
-    ids=["a small ladder's", "Hoffmann's", "without a floor"])
+    PowerLaw(0.3, 40.0, 0.5, 20.0, 0.6, 0), PowerLaw(1.69, 406.4, 0.34, 410.7, 0.28, 0),
+    PowerLaw(0.0, 9.0, 0.4, 30.0, 1.2, 0)], ids=["a small ladder's", "Hoffmann's", "without a floor"])
 def test_an_exact_law_is_recovered(law):
     found = fit_power_law(N, D, law(N, D))
     assert found.error < 1e-5
@@ -40,9 +40,9 @@ def test_all_numbers_are_allowed_by_the_law():
 
 
 @pytest.mark.parametrize("n, d, loss, message", [
-    (N[:4], D[:4], D[:4], r"five unknowns, received \(4,\), \(4,\), \(4,\) numbers: three lists of one length, at least 5"),
+    (N[:4], D[:4], D[:4], r"five unknowns, received \(4,\), \(4,\), \(4,\) numbers: three lists of one length"),
     (N, D[:9], D, "three lists of one length"), (N[None], D[None], D[None], "three lists of one length"),
-    (N, D, np.where(D > 400, D, 0), "losses must be positive and finite"), (N, D, D * np.nan, "losses must be positive"),
+    (N, D, np.where(D > 400, D, 0), "losses must be positive"), (N, D, D * np.nan, "must be positive and finite"),
     (N, D - 200, D, "examples must be positive"), (N * np.inf, D, D, "parameters must be positive")])
 def test_what_cannot_be_fitted_is_refused(n, d, loss, message):
     with pytest.raises(ValueError, match=message) as error:

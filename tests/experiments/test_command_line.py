@@ -274,7 +274,8 @@ def modules_behind(experiment: str) -> set[Path]:
             continue
         found.add(path)
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("cvjax.experiment.", "experiments.")):
+            ours = ("cvjax.experiment.", "experiments.")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(ours):
                 waiting.append(ROOT / f"{node.module.replace('.', '/')}.py")
     return found
 
@@ -315,5 +316,5 @@ def test_every_field_has_help(experiment):
                 assert text or node.target.id in SPOKEN_FOR, f"{klass.__name__}.{node.target.id}"
 
 
-SPOKEN_FOR = ("depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "b1", "b2", "eps", "policy_magnitude",
-              "policy_magnitude_std", "policy_probability", "policy_table")
+SPOKEN_FOR = ("depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "b1", "b2", "eps",
+              "policy_magnitude", "policy_magnitude_std", "policy_probability", "policy_table")

@@ -70,7 +70,8 @@ def test_evaluation_changes_no_statistics_and_does_not_look_at_the_batch():
 def test_momentum_is_what_running_statistics_keep_and_their_variance_is_unbiased(momentum):
     """The batch of 4 numbers 0, 2, 4, 6: mean 3, biased variance 5, unbiased 20 / 3."""
     x = jnp.array([0.0, 2.0, 4.0, 6.0])[:, None]
-    given = {"params": {"scale": np.ones(1), "bias": np.zeros(1)}, "batch_stats": {"mean": np.full(1, 10.0, np.float32), "var": np.full(1, 1.0, np.float32)}}
+    given = {"params": {"scale": np.ones(1), "bias": np.zeros(1)},
+             "batch_stats": {"mean": np.float32([10]), "var": np.float32([1])}}
     y, mean, var = apply(x, given, momentum=momentum)
     assert float(mean[0]) == pytest.approx(momentum * 10 + (1 - momentum) * 3, rel=1e-6)
     assert float(var[0]) == pytest.approx(momentum * 1 + (1 - momentum) * 20 / 3, rel=1e-6)
@@ -173,7 +174,7 @@ def test_frozen_norms_behave_as_in_evaluation_and_others_as_in_training():
 
 
 def on_devices() -> None:
-    """Print how far eight devices are from one, under jit and under pmap, after three steps; for a process of its own."""
+    """Print how far eight devices are from one, under jit and pmap, after three steps; for a process of its own."""
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     assert jax.device_count() == 8
@@ -203,12 +204,15 @@ def on_devices() -> None:
         outcomes = []
         for i, each in enumerate(steps):
             states[i], y, gradient = each(states[i], x.reshape(8, 2, 3, 3, 4) if i == 2 else x)
-            outcomes.append([np.asarray(y).reshape(16, 3, 3, 4), *(np.asarray(a) for a in (gradient, *states[i].values()))])
+            outcomes.append([np.asarray(a) for a in (y.reshape(16, 3, 3, 4), gradient, *states[i].values())])
     one, jit, pmap = outcomes
     copies = max(float(np.ptp(a, axis=0).max()) for a in pmap[1:])
     pmap[1:] = [a[0] for a in pmap[1:]]
-    print(json.dumps({"copies": copies, **{name: [float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(one, other)]
-                                           for name, other in (("jit", jit), ("pmap", pmap))}}))
+
+    def distances(other):
+        return [float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(one, other)]
+
+    print(json.dumps({"copies": copies, "jit": distances(jit), "pmap": distances(pmap)}))
 
 
 @pytest.fixture(scope="module")

@@ -201,8 +201,8 @@ ACCURACY = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9}
 
 
 def fit_watching(world, rule, first=0, total=10, **options):
-    return world.fit(total, first, eval_every=2, part="validation", early_stopping=("top1", rule), evaluate=lambda state: {
-        "loss": 9.0, "top1": ACCURACY[int(state.step)]}, **options)
+    return world.fit(total, first, eval_every=2, part="validation", early_stopping=("top1", rule),
+                     evaluate=lambda state: {"loss": 9.0, "top1": ACCURACY[int(state.step)]}, **options)
 
 
 def test_stops_when_patience_is_at_its_end_and_says_so():

@@ -99,6 +99,25 @@ def test_average_of_parameters_follows_its_formula():
     assert not np.allclose(state.ema["params"]["w"], state.params["w"], rtol=1e-3)
 
 
+def test_the_model_state_is_averaged_as_the_parameters_are():
+    """A statistic that is 0 at the start and n after step n."""
+    def init(rng, batch):
+        return {"params": {"w": jnp.zeros(3)}, "batch_stats": {"mean": jnp.zeros(())}}
+
+    def loss(params, model_state, batch, rng):
+        _, aux = least_squares().loss(params, {"counter": 0}, batch, rng)
+        mean = model_state["batch_stats"]["mean"] + 1
+        return params["w"].sum(), aux._replace(model_state={"batch_stats": {"mean": mean}})
+
+    task, optimizer = least_squares(init=init, loss=loss), optax.sgd(0.1)
+    step, state, expected = make_train_step(task, optimizer, ema_decay=0.9), start(task, optimizer, ema=True), 0.0
+    for number in range(1, 5):
+        state, _ = step(state, batch_of(4))
+        expected = 0.9 * expected + 0.1 * number
+        assert float(state.ema["batch_stats"]["mean"]) == pytest.approx(expected, rel=1e-6)
+    assert state.variables.keys() == {"params", "batch_stats"} and state.variables is state.ema
+
+
 def test_root_key_stays_and_every_step_has_its_own():
     task, optimizer = least_squares(post_update=keep_key), optax.sgd(0.01)
     step, state = make_train_step(task, optimizer), start(task, optimizer)

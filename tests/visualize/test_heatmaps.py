@@ -79,3 +79,9 @@ def test_the_panel_holds_the_images_and_their_overlays(tmp_path):
 def test_errors_say_what_came(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         panel(tmp_path / "h.png", **change)
+
+
+def test_without_labels_no_truth_is_claimed(tmp_path, saved):
+    panel(tmp_path / "h.png", labels=None)
+    written = texts(saved[0])
+    assert any(text.startswith("50.0 %") for text in written) and not any("true" in text for text in written)

@@ -22,6 +22,11 @@ def test_the_surest_mistakes_come_first(tmp_path, saved):
                                np.kron(IMAGES[3], np.ones((17, 17, 3))), atol=1 / 255)
 
 
+def test_the_count_of_all_mistakes_can_be_given(tmp_path, saved):
+    mistake_panel(tmp_path / "m.png", IMAGES, LABELS, PREDICTIONS, PROBABILITY, NAMES, total=70)
+    assert "4 of 70 mistakes" in texts(saved[0])
+
+
 @pytest.mark.parametrize("count", [0, 5])
 def test_no_mistake_is_said(tmp_path, saved, count):
     right = LABELS[:count]

@@ -1,0 +1,34 @@
+"""Runs written without training: a linear classifier whose answers can be worked out."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvjax.train.checkpoint import Checkpointer
+from cvjax.train.state import TrainState
+
+CONFIG = dict(model="linear", model_fields=[], dtype="float32", drop_path=None, dropout=None, remat=False)
+
+
+def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = ("dark", "light"), channels: int = 1,
+              size: int = 8, step: int = 1, experiment: str = "supervised") -> Path:
+    """A run whose probability of class 1 is the sigmoid of `sharpness` times the mean of the normalised image.
+
+    Grey images are normalised to [-1, 1]: black has the mean -1, white 1.
+    """
+    kernel = np.zeros((size * size * channels, len(names)), np.float32)
+    kernel[:, 1] = sharpness / len(kernel)
+    params = {"fc": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(len(names))}}
+    state = TrainState(jnp.asarray(np.int32(step)), params, {}, (), None, None, jax.random.key(0))
+    meta = {"experiment": experiment, "config": CONFIG, "image_size": size, "channels": channels,
+            "class_names": list(names)}
+    with Checkpointer(folder / "checkpoints", best_metric="top1") as checkpointer:
+        checkpointer.save(state, meta, {"top1": 1 / step})  # an earlier step is the better one
+    return folder
+
+
+def light(sharpness: float, grey: float) -> float:
+    """The probability of "light" of a constant picture of this grey level."""
+    return 1 / (1 + np.exp(-sharpness * (grey / 127.5 - 1)))
