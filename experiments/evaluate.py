@@ -17,8 +17,8 @@ class Config(DataConfig):
 
     checkpoint: tuple[Path, ...] = (Path("runs/supervised/digits"),)
     """Run folders; the class probabilities of several are averaged."""
-    step: Literal["best", "latest"] = "best"
-    """Which of their checkpoints."""
+    step: Literal["judged", "best", "latest"] = "judged"
+    """Which of their checkpoints; judged: the best on the validation part, or without one the last."""
     part: Literal["train", "test"] = "test"
     """Which split of the data."""
 

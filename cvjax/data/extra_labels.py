@@ -43,6 +43,11 @@ class JoinedSource:
         source, position = self._place(index)
         return source.name(position)
 
+    def take(self, positions: np.ndarray) -> "JoinedSource":
+        """The records at `positions`, int `(M,)`, rising, as a source of their own."""
+        later = positions >= len(self.first)
+        return JoinedSource(self.first.take(positions[~later]), self.second.take(positions[later] - len(self.first)))
+
     def _place(self, index: int) -> tuple[Source, int]:
         count = len(self.first)
         return (self.first, int(index)) if index < count else (self.second, int(index) - count)

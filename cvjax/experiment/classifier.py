@@ -14,7 +14,7 @@ from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import preprocess
 from cvjax.experiment.training import evaluated_variables
 from cvjax.models import create_model
-from cvjax.train.checkpoint import restore_weights
+from cvjax.train.checkpoint import read_meta, restore_weights
 
 EXPERIMENTS = ("supervised",)  # whose runs hold a classifier that `build_classifier` can build
 
@@ -95,14 +95,18 @@ def create_model_or_fail(name: str) -> nn.Module:
     return model
 
 
-def load_classifier(run: Path, step: str | int = "best") -> Classifier:
+def load_classifier(run: Path, step: str | int = "judged") -> Classifier:
     """The classifier of a run of `experiments.supervised`; the run's averages where it kept them.
 
-    step: "best", "latest" or a number. Raises ConfigError or CheckpointError where there is none.
+    step: "judged" (what the run's own test numbers are of: the best on the validation part, or without one the last),
+    "best", "latest" or a number. Raises ConfigError or CheckpointError where there is none.
     """
     folder = Path(run) / "checkpoints"
     if not folder.is_dir():
         raise ConfigError(f"{run}: no checkpoints in it; give the folder of a supervised run")
+    if step == "judged":
+        before = read_meta(folder).get("config", {})
+        step = "best" if before.get("validation") or before.get("fold") is not None else "latest"
     weights, meta = restore_weights(folder, step)
     if meta["experiment"] not in EXPERIMENTS:
         raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of "

@@ -82,8 +82,9 @@ def frozen_parameters(freeze: str, model: nn.Module) -> Callable[[str], bool] | 
 def learning_rates(layer_decay: float, backbone_rate: float, model: nn.Module) -> Callable[[str], float] | None:
     """Each path's share of the learning rate; None where all have the whole.
 
-    layer_decay: each layer's rate relative to the next one's; layers are the blocks of a ViT, and the top-level modules
-    of other models in the order of the network. backbone_rate: all but the head relative to the head.
+    layer_decay: each layer's rate relative to the next one's; layers are the blocks of a ViT, the stages of a Swin, and
+    the top-level modules of other models in the order of the network. backbone_rate: all but the head relative to the
+    head.
     """
     scales: list[Callable[[str], float]] = []
     if layer_decay != 1:
@@ -104,6 +105,10 @@ def learning_rates(layer_decay: float, backbone_rate: float, model: nn.Module) -
 
 
 def _module_decay(rate: float, model: nn.Module) -> Callable[[str], float]:
-    order = list(dict.fromkeys(path.split("/")[0] for path in module_order(model)))
-    body = [name for name in order if not is_head(name)]
-    return lambda path: rate ** (len(body) - body.index(path.split("/")[0])) if path.split("/")[0] in body else 1.0
+    def layer(path: str) -> str:
+        parts = path.split("/")
+        return "/".join(parts[:2]) if parts[0] == "layers" else parts[0]  # Swin's stages, and an MLP's layers
+
+    body = [name for name in dict.fromkeys(map(layer, module_order(model))) if not is_head(name)]
+    body = [name for name in body if not any(other.startswith(name + "/") for other in body)]
+    return lambda path: rate ** (len(body) - body.index(layer(path))) if layer(path) in body else 1.0

@@ -46,6 +46,11 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         last = jax.tree.map(lambda x: x[-1], aux.extra)
         return gradients, aux._replace(metrics=summed, model_state=model_state, extra=last)
 
+    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.inexact):  # a counter
+            return new
+        return old + (1.0 - ema_decay) * (new - old)  # in this form what stands still (frozen) keeps every bit
+
     def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
         if accumulate == 1:
@@ -59,9 +64,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
-            # In this form what stands still (frozen parameters) keeps every bit.
-            ema = jax.tree.map(lambda old, new: old + (1.0 - ema_decay) * (new - old), ema,
-                               {"params": params, **aux.model_state})
+            ema = jax.tree.map(average, ema, {"params": params, **aux.model_state})
         state = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
                               ema=ema)
         if task.post_update is not None:

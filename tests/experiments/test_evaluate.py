@@ -43,7 +43,7 @@ def test_one_run_on_either_part(evaluate, tmp_path, part, count):
     summary = json.loads((folder / "summary.json").read_text())
     for name, value in by_hand(2.0, count=count).items():
         assert summary["metrics"][f"{part}/{name}"] == pytest.approx(value, rel=1e-5)
-    assert summary["protocol"]["checkpoints"] == [str(tmp_path / "run")] and summary["protocol"]["step"] == "best"
+    assert summary["protocol"]["checkpoints"] == [str(tmp_path / "run")] and summary["protocol"]["step"] == "judged"
     names = {path.name for path in (folder / "figures").iterdir()}
     assert {"classes.txt", "confusion.png", "reliability.png", "mistakes.png", "templates.png"} == names
     again, _ = evaluate(tmp_path / "run", options=("--part", part))

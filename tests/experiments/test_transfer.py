@@ -76,3 +76,7 @@ def test_learning_rates_fall_with_the_distance_from_the_head():
     assert both("fc/kernel") == 1.0 and both("layer4/0/conv1/kernel") == pytest.approx(0.05)
     vit = create_model("vit_tiny_patch16_224", image_size=32, depth=2)
     assert learning_rates(0.5, 1.0, vit)("blocks/1/mlp/fc1/kernel") == 0.5
+    swin = create_model("swin_tiny_patch4_window7_224", image_size=32, depths=(1, 1, 1, 1))
+    scale = learning_rates(0.5, 1.0, swin)
+    assert [scale(f"layers/{i}/blocks/0/mlp/fc1/kernel") for i in range(4)] == [0.5**5, 0.5**4, 0.5**3, 0.5**2]
+    assert scale("norm/scale") == 0.5 and scale("head/kernel") == 1.0

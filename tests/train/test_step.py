@@ -116,6 +116,9 @@ def test_the_model_state_is_averaged_as_the_parameters_are():
         expected = 0.9 * expected + 0.1 * number
         assert float(state.ema["batch_stats"]["mean"]) == pytest.approx(expected, rel=1e-6)
     assert state.variables.keys() == {"params", "batch_stats"} and state.variables is state.ema
+    state, _ = make_train_step(least_squares(), optimizer, ema_decay=0.9)(
+        start(least_squares(), optimizer, ema=True), batch_of(4))
+    assert state.ema["counter"].dtype == jnp.int32 and state.ema["counter"] == 1, "counters have no average"
 
 
 def test_root_key_stays_and_every_step_has_its_own():
