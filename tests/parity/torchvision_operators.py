@@ -13,6 +13,8 @@ _package = Path(importlib.util.find_spec("torchvision").origin).parent
 try:
     torch.ops.load_library(next(_package.glob("_C*")))
 except (OSError, StopIteration):
-    _library = torch.library.Library("torchvision", "DEF")  # the declarations live as long as this object
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # the declarations live as long as this object
+    # This file may be imported under two names, as tests see it from different folders.
     for _operator in ("nms", "qnms"):
-        _library.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        if not hasattr(torch.ops.torchvision, _operator):
+            _library.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
