@@ -82,8 +82,7 @@ def draw(path: Path, classifier: Any, images: Any, answers: Any) -> None:
     """The heat maps of `cvjax.experiment.report`, over the pictures."""
     import numpy as np
 
-    from cvjax.data.augment import denormalize
-    from cvjax.experiment.inputs import preprocess, statistics
+    from cvjax.experiment.inputs import displayable, preprocess
     from cvjax.experiment.report import explanations
     from cvjax.visualize.heatmaps import heatmap_panel
 
@@ -92,8 +91,7 @@ def draw(path: Path, classifier: Any, images: Any, answers: Any) -> None:
     heat = explanations(classifier.model, classifier.variables, seen, chosen)
     if not heat:
         raise ConfigError(f"--figure {path}: this classifier has no maps to explain itself by")
-    shown = np.clip(np.asarray(denormalize(seen, *statistics(classifier.channels))) / 255, 0, 1)
-    heatmap_panel(path, shown, heat, None, chosen, answers.max(axis=1), classifier.class_names)
+    heatmap_panel(path, np.asarray(displayable(seen)), heat, None, chosen, answers.max(axis=1), classifier.class_names)
     print(f"drawn to {path}")
 
 

@@ -177,25 +177,25 @@ def run_one(config: Config, folder: Any, stop: Any) -> None:
         raise ConfigError(f"--data {config.data} has {dataset.num_classes or 'no'} class labels: a classifier needs "
                           "at least two")
     described = as_json(config)
-    build = partial(build_classifier, described, image_size=size, channels=dataset.channels,
-                    num_classes=dataset.num_classes)
-    model = build(axis_name=ENGINES[config.parallel].axis_name)
-    frozen = frozen_parameters(config.freeze, build())
-    pretrained = load_pretrained(config.pretrained, build(), config.seed) if config.pretrained else None
-    task = supervised_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
+    model = build_classifier(described, image_size=size, channels=dataset.channels, num_classes=dataset.num_classes)
+    axis_name = ENGINES[config.parallel].axis_name  # of the batch under pmap, for models with batch statistics
+    mapped = model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
+    frozen = frozen_parameters(config.freeze, model)
+    pretrained = load_pretrained(config.pretrained, model, config.seed) if config.pretrained else None
+    task = supervised_task(mapped, augment=inputs.augment, preprocess=inputs.preprocess,
                            label_smoothing=config.label_smoothing, mix=mixing(config), criterion=criterion(config),
                            frozen=frozen)
     meta = {"experiment": "supervised", "config": described, "image_size": size, "channels": dataset.channels,
             "class_names": list(dataset.class_names)}
     trained = train(
         config, folder, task, inputs, stop, best_metric="top1", best_mode="max", meta=meta, frozen=frozen,
-        layer_scale=learning_rates(config.layer_decay, config.backbone_rate, build()), pretrained=pretrained,
+        layer_scale=learning_rates(config.layer_decay, config.backbone_rate, model), pretrained=pretrained,
         adapt=None if pretrained is None else lambda fresh, pretrained: {**fresh, **pretrained})
     if trained is None:
         return
     metrics = dict(trained.metrics)
     if dataset.test is not None:
-        classifier = Classifier(build(), jax.device_get(trained.variables), size, dataset.channels,
+        classifier = Classifier(model, jax.device_get(trained.variables), size, dataset.channels,
                                 dataset.class_names)
         metrics |= {f"test/{name}": value for name, value in report([classifier], inputs, folder.figures).items()}
     print_metrics(metrics)

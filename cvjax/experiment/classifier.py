@@ -51,12 +51,8 @@ def parse_fields(fields: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, num_classes: int,
-                     axis_name: str | None = None) -> nn.Module:
-    """The model that a configuration of `experiments.supervised` describes; ConfigError for one that cannot be.
-
-    axis_name: the mapped axis of the batch under pmap, for models with batch statistics.
-    """
+def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+    """The model that a configuration of `experiments.supervised` describes; ConfigError for one that cannot be."""
     known = {field.name for field in dataclasses.fields(create_model_or_fail(config["model"]))}
     fields = dict(image_size=image_size, in_channels=channels, num_classes=num_classes,
                   dtype=jnp.dtype(config["dtype"]))
@@ -65,8 +61,6 @@ def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, 
             if name not in known:
                 raise ConfigError(f"--{name.replace('_', '-')} {config[name]}: {config['model']} has no {name}")
             fields[name] = config[name]
-    if axis_name is not None and "axis_name" in known:
-        fields["axis_name"] = axis_name
     given = parse_fields(config["model_fields"])
     if taken := sorted(given.keys() & {*fields, "axis_name"}):
         raise ConfigError(f"--model-fields {taken[0]}={given[taken[0]]}: this field follows from the data and from "

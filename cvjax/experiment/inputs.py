@@ -108,8 +108,8 @@ class Inputs:
         return preprocess(images, self.image_size)
 
     def displayable(self, images: jax.Array) -> jax.Array:
-        """The inverse of the normalisation, for pictures: float in [0, 1]."""
-        return jnp.clip(denormalize(images, *self.statistics) / 255, 0, 1)
+        """See the function `displayable`."""
+        return displayable(images)
 
 
 def statistics(channels: int) -> tuple[Any, Any]:
@@ -124,6 +124,11 @@ def preprocess(images: jax.Array, image_size: int) -> jax.Array:
         images = images.astype(jnp.float32)
         images = jnp.clip(jax.image.resize(images, shape, "bicubic", antialias=True), 0, 255)
     return normalize(images, *statistics(images.shape[3]))
+
+
+def displayable(images: jax.Array) -> jax.Array:
+    """The inverse of the normalisation of `(B, H, W, C)`, for pictures: float in [0, 1]."""
+    return jnp.clip(denormalize(images, *statistics(images.shape[-1])) / 255, 0, 1)
 
 
 def eval_crop(image_size: int, channels: int) -> ResizeCenterCrop:

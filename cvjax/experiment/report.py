@@ -22,6 +22,7 @@ from cvjax.experiment.classifier import Classifier, ensemble
 from cvjax.experiment.config import ConfigError
 from cvjax.experiment.inputs import Inputs, preprocess
 from cvjax.layers.feature_maps import feature_maps
+from cvjax.losses.classification import top_k_correct
 from cvjax.train.mesh import MeshEngine
 from cvjax.visualize.confusion import plot_confusion
 from cvjax.visualize.heatmaps import heatmap_panel
@@ -63,10 +64,8 @@ def predict(classifiers: Sequence[Classifier], inputs: Inputs, part: str) -> tup
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """`top1`, `top5` (from six classes on), `nll` and `ece` of class probabilities `(N, K)`."""
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    before = (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
-    rank = ((probabilities > own) | before).sum(axis=1)
-    found = {f"top{k}": float((rank < k).mean()) for k in (1, 5) if k < probabilities.shape[1]}
+    found = {f"top{k}": float(np.asarray(top_k_correct(probabilities, labels, k)).mean(dtype=np.float64))
+             for k in (1, 5) if k < probabilities.shape[1]}
     return found | {"nll": negative_log_likelihood(probabilities, labels),
                     "ece": expected_calibration_error(probabilities, labels)}
 

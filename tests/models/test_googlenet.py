@@ -12,6 +12,7 @@ from cvjax.layers.feature_maps import feature_maps
 from cvjax.models import create_model
 from cvjax.models.googlenet import AUXILIARY, INCEPTIONS, GoogLeNet, Inception
 from cvjax.models.summary import summarize
+from tests.models.drawn import balanced_like
 
 WIDTHS = (8, 6, 8, 4, 8, 4)
 
@@ -27,16 +28,7 @@ def shapes_of(model: GoogLeNet) -> Any:
 
 
 def variables_of(model: GoogLeNet) -> Any:
-    """Kernels that keep the size of what passes, scales around one, small biases: nothing is without effect."""
-    rng = np.random.default_rng(0)
-
-    def value(path: Any, leaf: Any) -> jax.Array:
-        normal = jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
-        if leaf.ndim > 1:
-            return normal * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        return 0.1 * normal + (path[-1].key in ("scale", "var"))
-
-    return jax.tree_util.tree_map_with_path(value, shapes_of(model))
+    return balanced_like(shapes_of(model))
 
 
 @pytest.fixture(scope="module")

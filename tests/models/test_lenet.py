@@ -9,6 +9,7 @@ import pytest
 
 from cvjax.layers.feature_maps import feature_maps
 from cvjax.models.lenet import LeNet
+from tests.models.drawn import random_like
 
 # LeCun et al. 1998, table I as printed: rows are maps of S2, columns maps of C3.
 TABLE = ("X...XXX..XXXX.XX",
@@ -17,17 +18,6 @@ TABLE = ("X...XXX..XXXX.XX",
          ".XXX..XXXX..X.XX",
          "..XXX..XXXX.XX.X",
          "...XXX..XXXX.XXX")
-
-
-def random_like(shapes: Any) -> Any:
-    """Numbers that leave no parameter without effect, where an initialiser has zeros or is small."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        fan_in = leaf.size // leaf.shape[-1] if len(leaf.shape) > 1 else 10
-        return jnp.asarray(rng.standard_normal(leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
-
-    return jax.tree.map(draw, shapes)
 
 
 def variables_of(model: LeNet) -> Any:

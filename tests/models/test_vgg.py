@@ -10,23 +10,13 @@ import pytest
 from cvjax.layers.feature_maps import feature_maps
 from cvjax.models import create_model
 from cvjax.models.vgg import VGG
+from tests.models.drawn import random_like
 
 SMALL = dict(depths=(1, 2), width=4, fc_width=6, num_classes=5)
 
 
 def vgg(**fields: Any) -> VGG:
     return VGG(**SMALL | fields)
-
-
-def random_like(shapes: Any) -> Any:
-    """Numbers that leave no parameter without effect, where an initialiser has zeros or is small."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        fan_in = leaf.size // leaf.shape[-1] if len(leaf.shape) > 1 else 10
-        return jnp.asarray(rng.standard_normal(leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
-
-    return jax.tree.map(draw, shapes)
 
 
 def variables_of(model: VGG) -> Any:
