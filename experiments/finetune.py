@@ -80,12 +80,15 @@ def run(config: Config, name: str, stop: Any) -> None:
     check_channels(encoder, inputs.dataset.channels)
     if not inputs.dataset.num_classes:
         raise ConfigError(f"--data {config.data} has no labels: fine-tuning needs them")
-    model = encoder.vit.clone(
+    if not encoder.is_vit:
+        raise ConfigError(f"--checkpoint {config.checkpoint} holds a {type(encoder.model).__name__}; this is for ViTs, "
+                          "for others there is `python -m experiments.supervised --pretrained RUN`")
+    model = encoder.model.clone(
         num_classes=inputs.dataset.num_classes, pool=config.pool, position="learned", drop_path=config.drop_path,
         remat=config.remat, dtype=jnp.dtype(config.dtype))
 
     def adapt(variables: Any, pretrained: Any) -> Any:
-        """Start positions from the fixed ones, and all other parameters from pretrained ones."""
+        """Start positions from fixed ones unless they were learnt, and all other parameters from pretrained ones."""
         params = dict(variables["params"])
         positions = sincos_2d(model.width, (encoder.image_size // model.patch_size,) * 2)
         params["pos_embed"] = params["pos_embed"].at[0].set(jnp.concatenate([jnp.zeros((1, model.width)), positions]))
@@ -98,8 +101,9 @@ def run(config: Config, name: str, stop: Any) -> None:
     meta = {"experiment": "finetune", "config": as_json(config), "image_size": inputs.image_size,
             "channels": inputs.dataset.channels, "class_names": list(inputs.dataset.class_names)}
     layer_scale = None if config.scratch else vit_layer_decay(config.layer_decay, model.depth)
+    pretrained = {} if config.scratch else encoder.variables["params"]
     trained = train(config, folder, task, inputs, stop, best_metric="top1", best_mode="max", meta=meta,
-                    layer_scale=layer_scale, adapt=adapt, pretrained={} if config.scratch else encoder.params)
+                    layer_scale=layer_scale, adapt=adapt, pretrained=pretrained)
     if trained is None:
         return
     print_metrics(trained.metrics)

@@ -96,7 +96,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     params = trained.variables["params"]
     draw(model, params, inputs, config, folder)
     if inputs.dataset.num_classes > 1:
-        encoder = Encoder(model.vit(), params["encoder"], config.pool, config.probe_blocks, size,
+        encoder = Encoder("mae", model.vit(), {"params": params["encoder"]}, config.pool, config.probe_blocks, size,
                           channels)
         probed, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
                                           seed=config.seed)

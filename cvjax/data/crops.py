@@ -1,6 +1,7 @@
 """Crops made on the host, where images still differ in size: (image, rng) -> uint8 (size, size, channels).
 
-Each is a small frozen dataclass that pickles, and draws only from the generator it is given.
+Each is a small frozen dataclass that pickles, and draws only from the generator it is given. `Squeeze` gives fields of
+an example, the others its image.
 """
 
 import dataclasses
@@ -84,6 +85,32 @@ class ResizeCenterCrop:
         top, left = (round((side - self.size) / 2) for side in resized)
         y, x = height / resized[0], width / resized[1]
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeeze:
+    """The whole picture, squeezed into a square, and what its sides were: for crops that are made on the device.
+
+    Gives `image` uint8 `(size, size, channels)` and `extent` float32 `(2,)`, height and width in the picture's pixels.
+
+    Attributes:
+        size: side of the square; crops are no sharper than it is.
+        interpolation, channels: as in `RandomResizedCrop`.
+    """
+
+    size: int
+    interpolation: str = "bicubic"
+    channels: int = 3
+
+    def __post_init__(self):
+        _check_size(self.size)
+        _resampling(self.interpolation)
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        with LazyImage(image, self.channels) as lazy:
+            box, target = (0, 0, lazy.width, lazy.height), (self.size, self.size)
+            return {"image": _resize(lazy, box, self.size, self.interpolation, target),
+                    "extent": np.float32([lazy.height, lazy.width])}
 
 
 def random_box(

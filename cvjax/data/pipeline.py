@@ -270,7 +270,7 @@ class _LoadOrMask:
     def _example(self, index):
         if index >= len(self.source):
             return {
-                "image": self._blank,
+                **self._blank,
                 "label": np.int32(0),
                 "index": np.int64(-1),
                 "mask": np.bool_(False),
@@ -279,7 +279,7 @@ class _LoadOrMask:
             example = _load(self.source, self.crop, index, np.random.default_rng(index))
         except (DecodeError, OSError):
             return {
-                "image": self._blank,
+                **self._blank,
                 "label": np.int32(0),
                 "index": np.int64(index),
                 "mask": np.bool_(False),
@@ -288,13 +288,19 @@ class _LoadOrMask:
 
     @functools.cached_property
     def _blank(self):
-        return self.crop(np.zeros((1, 1, 1), np.uint8), np.random.default_rng(0))
+        return _cropped(self.crop, np.zeros((1, 1, 1), np.uint8), np.random.default_rng(0))
 
 
 def _load(source, crop, index, rng):
     record = source[index]
-    image = crop(record["image"], rng)
-    return {"image": image, "label": np.int32(record["label"]), "index": np.int64(record["index"])}
+    return {**_cropped(crop, record["image"], rng), "label": np.int32(record["label"]),
+            "index": np.int64(record["index"])}
+
+
+def _cropped(crop, image, rng):
+    """Fields of an example: what a crop gives is an image, or is fields."""
+    made = crop(image, rng)
+    return made if isinstance(made, dict) else {"image": made}
 
 
 def _reason(source, index):

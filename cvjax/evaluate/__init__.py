@@ -1,5 +1,6 @@
 """Measure a finished model."""
 
+from cvjax.evaluate.attention_maps import best_head_jaccard, class_attention, mass_mask
 from cvjax.evaluate.calibration import (
     expected_calibration_error,
     fit_temperature,
@@ -7,12 +8,28 @@ from cvjax.evaluate.calibration import (
     reliability,
 )
 from cvjax.evaluate.confusion import class_scores, class_table, confusion_matrix
+from cvjax.evaluate.copy_detection import (
+    CopyDetectionResult,
+    Whitening,
+    copy_detection,
+    copy_features,
+    fit_whitening,
+    generalized_mean,
+)
 from cvjax.evaluate.features import extract_features
-from cvjax.evaluate.knn import knn_accuracy, knn_scores
+from cvjax.evaluate.few_shot import FewShotResult, few_shot
+from cvjax.evaluate.knn import knn_accuracy, knn_scores, nearest_neighbours
+from cvjax.evaluate.label_propagation import grid_labels, pixel_labels, propagate, propagate_video, start_memory
 from cvjax.evaluate.linear_probe import LinearProbeResult, linear_probe
+from cvjax.evaluate.mask_scores import boundary_f, davis_summary, frame_statistics, jaccard, video_scores
+from cvjax.evaluate.retrieval import RetrievalResult, class_retrieval, revisited_retrieval
 
 __all__ = [
-    "LinearProbeResult", "class_scores", "class_table", "confusion_matrix", "expected_calibration_error",
-    "extract_features", "fit_temperature", "knn_accuracy", "knn_scores", "linear_probe", "negative_log_likelihood",
-    "reliability",
+    "CopyDetectionResult", "FewShotResult", "LinearProbeResult", "RetrievalResult", "Whitening",
+    "best_head_jaccard", "boundary_f", "class_attention", "class_retrieval", "class_scores", "class_table",
+    "confusion_matrix", "copy_detection", "copy_features", "davis_summary", "expected_calibration_error",
+    "extract_features", "few_shot", "fit_temperature", "fit_whitening", "frame_statistics", "generalized_mean",
+    "grid_labels", "jaccard", "knn_accuracy", "knn_scores", "linear_probe", "mass_mask", "nearest_neighbours",
+    "negative_log_likelihood", "pixel_labels", "propagate", "propagate_video", "reliability", "revisited_retrieval",
+    "start_memory", "video_scores",
 ]

@@ -90,6 +90,8 @@ class TrainingConfig(DataConfig):
     eps: float | None = None
     clip_norm: float | None = None
     """Limit on the global gradient norm."""
+    clip_each: float | None = None
+    """Limit on the gradient norm of each parameter array by itself."""
     schedule: Literal["constant", "step", "cosine", "one_cycle", "linear", "polynomial"] = "cosine"
     """How the learning rate goes on after the warm-up."""
     warmup: float = 0.05
@@ -112,12 +114,14 @@ class TrainingConfig(DataConfig):
     """Stop when this many evaluations on the validation part brought nothing better; 0 for never."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    max_skipped: int = 0
+    """Steps in a row whose loss or gradient is not finite that are skipped; one more ends the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("accumulate", "log_every", "checkpoint_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate"):
+        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate", "max_skipped"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
@@ -132,7 +136,9 @@ class TrainingConfig(DataConfig):
         require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
         low, high = self.crop_scale
         require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")
-        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
+        for name in ("clip_norm", "clip_each"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "more than 0")
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
 
     def total_steps(self, records: int) -> int:

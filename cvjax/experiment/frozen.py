@@ -15,8 +15,8 @@ class FrozenConfig(DataConfig):
     """The run folder of a pre-training."""
     step: Literal["latest", "best"] = "latest"
     """Which of its checkpoints."""
-    pool: Literal["token", "avg"] | None = None
-    """Class token or mean of the patch tokens; by default what the pre-training probed."""
+    pool: Literal["token", "avg", "token+avg"] | None = None
+    """Class token, mean of the patch tokens, or both; by default what the pre-training probed."""
     probe_blocks: int | None = None
     """Last blocks whose features the linear probe sees side by side; by default what the pre-training probed."""
 
@@ -41,6 +41,6 @@ def run_frozen(experiment: str, config: FrozenConfig, name: str, **options: Any)
     print(f"{experiment} of {config.checkpoint} on {config.data}: {len(inputs.dataset.train):,} training images")
     if config.dry_run:
         return
-    metrics, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
+    metrics, protocol = probe_encoders({"random": encoder.random(config.seed), encoder.name: encoder}, inputs,
                                        seed=config.seed, **options)
     folder.finish(metrics, protocol)

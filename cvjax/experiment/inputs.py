@@ -18,11 +18,13 @@ from cvjax.data.augment import (
     random_flip,
     random_resized_crop,
 )
-from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
+from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop, Squeeze
 from cvjax.data.held_out import hold_out
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
 from cvjax.experiment.config import DataConfig, TrainingConfig
 from cvjax.experiment.run import RunFolder
+
+CANVAS = 1.5  # side of the square that whole images are squeezed into, in sides of what the model sees
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Inputs:
     the host. Either way the device gets uint8 and does the rest inside the compiled step.
     image_size: side of the square images that the model sees.
     bad: the unreadable files, of all splits together.
+    whole_images: training images from files come squeezed into a square, uncropped, with their `extent`.
     crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
     pixel_operations, normalized_operations: what else happens to a training image (key, image) -> image, before and
     after it is normalised.
@@ -42,6 +45,7 @@ class Inputs:
     image_size: int
     batch_size: int
     bad: BadFiles
+    whole_images: bool = False
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     pixel_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
@@ -54,8 +58,10 @@ class Inputs:
 
     def train_batches(self, *, seed: int, workers: int) -> TrainBatches:
         """An endless stream of shuffled batches with random crops, resumable."""
-        crop = None if self.dataset.in_memory else RandomResizedCrop(
-            self.image_size, self.crop_scale, channels=self.dataset.channels)
+        crop: Any = RandomResizedCrop(self.image_size, self.crop_scale, channels=self.dataset.channels)
+        if self.whole_images:
+            crop = Squeeze(round(self.image_size * CANVAS), channels=self.dataset.channels)
+        crop = None if self.dataset.in_memory else crop
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed,
                              workers=workers, bad=self.bad)
 

@@ -28,16 +28,14 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
         compiled = engine.compile_evaluation(lambda p, batch: apply(p, inputs.preprocess(batch["image"])))
         return Extractor(lambda batch: compiled(params, engine.put({"image": batch["image"]})), knn_width)
 
-    extractors = {name: extractor(encoder.apply, encoder.params, encoder.vit.width)
+    extractors = {name: extractor(encoder.apply, encoder.variables, encoder.knn_width)
                   for name, encoder in encoders.items()}
     extractors["pixels"] = extractor(_pixels, {}, None)
     metrics, protocol = probe_features(
         extractors, lambda: inputs.eval_batches("train"), lambda: inputs.eval_batches("test"),
         inputs.dataset.num_classes, seed=seed, **options)
     print(f"\nFrozen features, test accuracy:\n{table(metrics, extractors)}\n")
-    seen = {f"features/{name}": {"pool": encoder.pool, "knn_blocks": 1,
-                                 "linear_probe_blocks": min(encoder.blocks, encoder.vit.depth)}
-            for name, encoder in encoders.items()}
+    seen = {f"features/{name}": encoder.protocol() for name, encoder in encoders.items()}
     return metrics, protocol | seen | {"image_size": inputs.image_size}
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from cvjax.evaluate.collapse import CollapseGuard
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import Inputs
 from cvjax.experiment.run import RunFolder
@@ -57,17 +58,18 @@ def params_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-def build_optimizer(config: Any, total_steps: int, *, layer_scale: Callable[[str], float] | None = None,
-                    frozen: Callable[[str], bool] | None = None) -> tuple[optax.GradientTransformation, Any]:
-    """The optimizer and the learning-rate schedule of a training configuration."""
+def build_optimizer(config: Any, total_steps: int, **options: Any) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer and the learning-rate schedule of a training configuration.
+
+    options: of `make_optimizer`, besides what the configuration says or instead of it.
+    """
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
     final = None if config.final_rate is None else config.final_rate * peak
     schedule = make_schedule(config.schedule, peak, warmup_steps=int(config.warmup * total_steps),
                              total_steps=total_steps, final=final, milestones=config.milestones, factor=config.factor)
-    optimizer = make_optimizer(
-        config.optimizer, schedule, weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum,
-        b1=config.b1, b2=config.b2, eps=config.eps, clip_norm=config.clip_norm, layer_scale=layer_scale, frozen=frozen)
-    return optimizer, schedule
+    said = dict(weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum, b1=config.b1,
+                b2=config.b2, eps=config.eps, clip_norm=config.clip_norm, clip_each=config.clip_each)
+    return make_optimizer(config.optimizer, schedule, **said | options), schedule
 
 
 def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -78,16 +80,15 @@ def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
-          best_mode: str, meta: dict[str, Any], layer_scale: Callable[[str], float] | None = None,
-          frozen: Callable[[str], bool] | None = None, adapt: Callable[[Any, Any], Any] | None = None,
-          pretrained: Any = None) -> Trained | None:
+          best_mode: str, meta: dict[str, Any], adapt: Callable[[Any, Any], Any] | None = None,
+          pretrained: Any = None, collapse: CollapseGuard | None = None, **optimizer_options: Any) -> Trained | None:
     """Train `task` to the end, resuming what is in the run's folder; None on a dry run.
 
     Where the data set has a validation part, evaluations look at that, and the test split sees the checkpoint that was
     best on it; otherwise the test split sees the last one.
     meta: goes into every checkpoint, for whoever reads it without this configuration at hand.
-    layer_scale, frozen: see `make_optimizer`.
     adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
+    collapse: watches the logged means. optimizer_options: see `build_optimizer`.
     """
     engine = ENGINES[config.parallel]()
     part = "test" if inputs.dataset.validation is None else "validation"
@@ -96,7 +97,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     total_steps = config.total_steps(len(inputs.dataset.train))
     with config_errors():
         check_batch_size(config.batch_size, accumulate=config.accumulate, devices=jax.device_count())
-        optimizer, schedule = build_optimizer(config, total_steps, layer_scale=layer_scale, frozen=frozen)
+        optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)
 
     def initialize(pretrained: Any) -> TrainState:
         def variables(rng: jax.Array) -> Any:
@@ -106,7 +107,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
 
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
-                           axis_name=engine.axis_name)
+                           skip_nonfinite=config.max_skipped > 0, axis_name=engine.axis_name)
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     with config_errors():
         params = jax.eval_shape(initialize, pretrained).params
@@ -140,13 +141,16 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         if config.patience:
             rule = EarlyStopping(config.patience, best_mode)
             early_stopping = best_metric, dataclasses.replace(rule, **saved.get("early_stopping", {}))
+        if collapse is not None and "collapse" in saved:
+            collapse.restore(saved["collapse"])
         evaluates = getattr(inputs.dataset, part) is not None
         try:
             state = fit(state, engine.compile_step(step), batches, engine=engine, total_steps=total_steps,
                         learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
                         checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
                         evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,
-                        eval_every=config.eval_every, stop=stop)
+                        eval_every=config.eval_every, collapse=collapse, max_skipped=config.max_skipped,
+                        skipped_before=saved.get("skipped", 0), stop=stop)
         finally:
             batches.close()
             log.close()

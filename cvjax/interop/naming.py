@@ -7,7 +7,7 @@ direction serves both reading and writing.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -109,7 +109,7 @@ class Family:
     """
 
     namings: Mapping[str, Naming]
-    inputs: Callable[[nn.Module], tuple[jax.ShapeDtypeStruct, ...]] = model_images
+    inputs: Callable[[nn.Module], tuple[Any, ...]] = model_images
     fresh: str = NOTHING
     ignored: str = NOTHING
     resized: Mapping[str, Callable[[np.ndarray, tuple[int, ...], nn.Module], np.ndarray]] = field(default_factory=dict)

@@ -101,9 +101,11 @@ def _read_torch(path: Path) -> Any:
             return _Unpickler(file, lambda key: archive.read(f"{folder}/{key}")).load()
 
 
-def _unwrap(content: Any) -> dict[str, np.ndarray]:
+def _unwrap(content: Any, part: str | None) -> dict[str, np.ndarray]:
     """The weights inside a checkpoint, without the `module.` that data-parallel training puts in front."""
-    for wrapper in _WRAPPERS:
+    if part is not None and not isinstance(content.get(part), Mapping):
+        raise ValueError(f"it has no part {part!r}; it has {', '.join(map(str, content))}")
+    for wrapper in _WRAPPERS if part is None else (part,):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
@@ -115,19 +117,20 @@ def _unwrap(content: Any) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in content.items()}
 
 
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:
     """The weights in a `.safetensors`, `.pth`, `.pt` or `.bin` file: name -> array, in the file's layout and dtype.
 
     Weights that a checkpoint keeps under `state_dict`, `model` or `teacher` are found there; what lies beside
-    them (optimizer state, options) is dropped. Arrays may be read-only views. ValueError on a file of another
-    kind, and on a `.pth` that asks for anything but tensors, containers and an argparse.Namespace.
+    them (optimizer state, options) is dropped. part: the name under which to look instead, such as DINO's `student`.
+    Arrays may be read-only views. ValueError on a file of another kind, and on a `.pth` that asks for anything but
+    tensors, containers and an argparse.Namespace.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights of kind {path.suffix!r}; allowed: .safetensors, .pth, .pt, .bin")
     read = safetensors.numpy.load_file if path.suffix == ".safetensors" else _read_torch
     try:
-        return _unwrap(read(path))
+        return _unwrap(read(path), part)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file can fail in any way

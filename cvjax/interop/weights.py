@@ -17,6 +17,7 @@ from cvjax.interop.families import family_of
 from cvjax.interop.hub import HUB, download
 from cvjax.interop.naming import Family, Layout, Naming
 from cvjax.interop.state_dict import read_state_dict
+from cvjax.models.dino import DINO
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def _start(model: nn.Module, family: Family, paths: list[tuple[str, ...]], rng: 
     """Freshly initialised variables of some paths; the compiler drops the work for all others."""
     @jax.jit
     def start(rng: jax.Array) -> dict:
-        inputs = [jnp.zeros(x.shape, x.dtype) for x in family.inputs(model)]
+        inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), family.inputs(model))
         variables = flatten_dict(model.init(rng, *inputs))
         return {path: variables[path] for path in paths}
 
@@ -57,7 +58,7 @@ def _describe(lists: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
 
 
-def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
+def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, part: str | None = None,
                  rng: jax.Array | None = None) -> dict[str, Any]:
     """The model's variables, float32, from a published weight file or from its names and arrays.
 
@@ -65,6 +66,8 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
     names and layout of any publisher that the family's table knows: timm, torchvision, the authors. A ViT also takes
     an MAE's file (and leaves the decoder). Learned positions and relative-position tables of another resolution are
     resized as timm does, and a head that is missing or has other classes starts fresh.
+    Of a DINO checkpoint a backbone takes its own part and leaves the head.
+    part: which of the networks in a file, see `read_state_dict`.
     rng: key of the parameters that start fresh, `jax.random.key(0)` when None.
     What is fresh, ignored or resized is logged, in one line. Any other difference between file and model is a
     ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
@@ -72,7 +75,10 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *,
     family = family_of(model)
     if isinstance(weights, str) and weights.startswith(HUB):
         weights = download(weights)
-    content = read_state_dict(weights) if isinstance(weights, str | Path) else weights
+    content = read_state_dict(weights, part) if isinstance(weights, str | Path) else weights
+    if not isinstance(model, DINO) and any(name.startswith("backbone.") for name in content):
+        content = {name.removeprefix("backbone."): array for name, array in content.items()
+                   if name.startswith("backbone.")}
     # A counter that torch's batch norm keeps for a mode nobody uses here.
     given = {name: np.asarray(array, np.float32) for name, array in content.items()
              if not name.endswith("num_batches_tracked")}

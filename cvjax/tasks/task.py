@@ -15,13 +15,13 @@ class Aux(NamedTuple):
     """What a loss gives besides its value."""
 
     metrics: Metrics
-    model_state: Any  # the model's other variables after this batch, for example batch statistics
-    extra: Any = None  # for `post_update`
+    model_state: Any  # the other variables after this batch, for example batch statistics
+    extra: Any = None  # for `post_update`: means over the batch
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pure functions; `variables` is a dict of `params` and the model state.
+    """Pure functions; `variables` is a dict of `params` and the model state: all that gradients do not train.
 
     init(rng, batch) -> variables.
     loss(params, model_state, batch, rng) -> (mean loss of the batch, Aux).

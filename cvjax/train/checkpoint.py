@@ -3,7 +3,7 @@
 A checkpoint is a folder `<directory>/<step>/` with three items:
 
     weights    params, model_state, ema: what an evaluation needs, readable without the optimizer
-    training   step, opt_state, extra, rng: what a resumed run needs besides
+    training   step, opt_state, rng: what a resumed run needs besides
     meta       the caller's JSON, the metrics, and the shape, dtype and fingerprint of every array
 
 Arrays are stored flat, as `path -> array`; named tuples, empty dictionaries and None come back from the
@@ -36,7 +36,7 @@ from jax.experimental import multihost_utils
 
 from cvjax.train.fingerprint import fingerprints
 
-_ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "extra", "rng")}
+_ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "rng")}
 
 _log = logging.getLogger(__name__)
 

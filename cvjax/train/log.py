@@ -43,16 +43,19 @@ class RunLog:
         """Wall time of the training so far, those before a resume included."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def step(self, step: int, values: Mapping[str, tuple[float, float]], learning_rate: float, waited: float) -> None:
-        """Take in one step's metrics as (sum, count); `waited`: seconds the loop waited for its input."""
+    def step(self, step: int, values: Mapping[str, tuple[float, float]], learning_rate: float,
+             waited: float) -> dict[str, float] | None:
+        """Take in one step's metrics as (sum, count); `waited`: seconds the loop waited for its input.
+
+        Returns the means of the window that ends with this step, None where none ends.
+        """
         self._window = metrics.add(self._window, values)
         self._window_steps += 1
         self._waited += waited
         self._bar.update()
-        if step % self.every == 0:
-            self._close_window(step, learning_rate)
+        return self._close_window(step, learning_rate) if step % self.every == 0 else None
 
-    def _close_window(self, step: int, learning_rate: float) -> None:
+    def _close_window(self, step: int, learning_rate: float) -> dict[str, float]:
         elapsed = time.perf_counter() - self._window_started
         means = metrics.mean(self._window)
         speed, wait = self._window_steps * self.batch_size / elapsed, min(self._waited / elapsed, 1.0)
@@ -62,6 +65,7 @@ class RunLog:
                                   f"input wait {wait:.0%}", refresh=False)
         self._window, self._window_steps, self._waited = {}, 0, 0.0
         self._window_started = time.perf_counter()
+        return means
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line at once, so that it is on disk before a checkpoint of the same step."""

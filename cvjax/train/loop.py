@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,10 +25,24 @@ def evaluate(compiled: Callable[[Any, Any], Any], engine: Any, variables: Any,
     return metrics.mean(metrics.sum_over(compiled(variables, engine.put(batch)) for batch in batches))
 
 
+class CollapseRule(Protocol):
+    """What `fit` asks of a rule that watches for collapse: `cvjax.evaluate.collapse` has DINO's."""
+
+    warning: str | None  # what is wrong, in one line
+    stopped: bool  # whether the run shall end for it
+
+    def update(self, means: Mapping[str, float]) -> None:
+        """Take in a logged window."""
+
+    def state(self) -> dict[str, Any]:
+        """What was seen, as JSON for a checkpoint."""
+
+
 def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, dict]], batches: Any, *, engine: Any,
         total_steps: int, learning_rate: Callable[[int], Any], log: RunLog, checkpointer: Checkpointer, meta: dict,
         checkpoint_every: int, evaluate: Callable[[TrainState], dict[str, float]] | None = None, eval_every: int = 0,
         part: str = "test", early_stopping: tuple[str, EarlyStopping] | None = None,
+        collapse: CollapseRule | None = None, max_skipped: int = 0, skipped_before: int = 0,
         stop: StopRequest | None = None) -> TrainState:
     """Train from `state.step` to `total_steps`, or until it stops early, and return the final state.
 
@@ -37,42 +51,67 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
     `eval_every` steps (0: only after the last); that step is saved, and the values decide which checkpoint is best.
     part: the data that `evaluate` looks at, for the log. early_stopping: the name of the value that it watches, and the
     rule with what it has seen so far, which goes into checkpoints.
+    collapse: sees the means of every logged window, says what is wrong, and may end the run; what it has seen goes into
+    checkpoints.
+    max_skipped: so many steps in a row may be skipped by a step that does so (`skip_nonfinite`), the next one ends the
+    run; skipped_before: the length of the row that a resumed run is in.
     Metrics of a step are fetched after the next one is on its way, so the device never waits for the host.
-    Raises TrainingError when the loss is not finite, Stopped after a requested stop was saved.
+    Raises TrainingError when a loss or gradient is not finite too often, Stopped after a requested stop was saved.
     """
     stop = stop or StopRequest()
     first = int(np.asarray(engine.single(state.step)))
-    pending: tuple[int, dict, float] | None = None
+    pending: tuple[int, dict, float, Any] | None = None
+    skipped = skipped_before
     watched, rule = early_stopping or ("", None)
-    if rule is not None and rule.stopped:  # saved, but not acted upon: the run was killed in between
+    if any(r is not None and r.stopped for r in (rule, collapse)):  # saved, not acted upon: killed in between
         return state
 
     def read_pending() -> None:
-        nonlocal pending
+        nonlocal pending, skipped
         if pending is None:
             return
-        done, device_metrics, waited = pending
+        done, device_metrics, waited, examples = pending
         values, pending = metrics.to_host(device_metrics), None
-        if not all(math.isfinite(total) for total, _ in values.values()):
-            bad = ", ".join(f"{name} {total}" for name, (total, _) in values.items() if not math.isfinite(total))
-            raise TrainingError(f"step {done} gave {bad}: training stopped, checkpoints before it are kept; "
-                                "a lower learning rate or --clip-norm often helps")
-        log.step(done, values, float(learning_rate(done - 1)), waited)
+        bad = [f"{name} {total}" for name, (total, _) in values.items() if not math.isfinite(total)]
+        left_out = values.get("skipped", (0.0, 1.0))[0] > 0
+        if left_out:
+            skipped += 1
+            bad = ["a loss or gradient that is not finite"]
+            log.note(f"step {done} gave {bad[0]} and was skipped, the {skipped}th in a row; its examples: "
+                     f"{_listed(examples)}")
+        else:
+            skipped = 0
+        if bad and not 0 < skipped <= max_skipped:
+            raise TrainingError(
+                f"step {done} gave {', '.join(bad)}{f', the {skipped}th in a row' if skipped else ''}: training "
+                "stopped, checkpoints before it are kept; a lower learning rate or --clip-norm often helps; its "
+                f"examples, by position in the training set: {_listed(examples)}")
+        means = log.step(done, values, float(learning_rate(done - 1)), waited)
+        if collapse is not None and means is not None:
+            before = collapse.warning
+            collapse.update(means)
+            if collapse.warning != before:
+                log.note(f"step {done}: {collapse.warning or 'no sign of collapse any more'}")
 
     def save(results: dict[str, float] | None) -> None:
         seen = {} if rule is None else {"early_stopping": rule.state()}
-        checkpointer.save(engine.single(state), meta | {"data": batches.state(), "log": log.state()} | seen, results)
+        seen |= {} if collapse is None else {"collapse": collapse.state()}
+        state_of_data = {"data": batches.state(), "log": log.state(), "skipped": skipped}
+        checkpointer.save(engine.single(state), meta | state_of_data | seen, results)
 
     with stop.deferred():
         for number in range(first + 1, total_steps + 1):
             asked = time.perf_counter()
-            batch = engine.put(next(batches))
+            batch = next(batches)
+            examples, batch = batch.get("index"), engine.put(batch)
             waited = time.perf_counter() - asked
             state, device_metrics = step(state, batch)
             read_pending()
-            pending = number, device_metrics, waited
+            pending = number, device_metrics, waited, examples
+            if collapse is not None and number % log.every == 0:
+                read_pending()  # at once, so that what it says ends every run after the same step
 
-            last = number == total_steps
+            last = number == total_steps or (collapse is not None and collapse.stopped)
             evaluating = evaluate is not None and (last or (eval_every and number % eval_every == 0))
             if not (evaluating or number % checkpoint_every == 0 or last or stop.requested):
                 continue
@@ -88,8 +127,15 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
                 log.note(f"stopped early at step {number} of {total_steps}: {part}/{watched} was best at "
                          f"{rule.best:.4f}, {rule.waited} evaluations ago")
                 break
+            if collapse is not None and collapse.stopped:
+                break
             if stop.requested and not last:
                 checkpointer.wait()
                 raise Stopped(f"saved at step {number} of {total_steps}")
         checkpointer.wait()
     return state
+
+
+def _listed(examples: Any) -> str:
+    """Positions of a batch's examples, all of them: whoever looks for the bad one needs every one."""
+    return "not known" if examples is None else " ".join(map(str, np.asarray(examples).tolist()))

@@ -11,6 +11,7 @@ numbers are those of torch, or of timm where torch has no such optimizer (LARS, 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -84,10 +85,18 @@ def head_scale(rate_of_the_rest: float, is_head: Callable[[str], bool]) -> Calla
     return lambda name: 1.0 if is_head(name) else rate_of_the_rest
 
 
-class Decay(NamedTuple):
-    """Weight decay: `rate` times the parameter, on leaves where `mask(params)` is True."""
+def clip_each_by_norm(limit: float) -> optax.GradientTransformation:
+    """Scale each leaf whose L2 norm n is more than `limit` by `limit / (n + 1e-6)` (DINO's `clip_gradients`)."""
+    def clip(g: jax.Array) -> jax.Array:
+        return g * jnp.minimum(1.0, limit / (jnp.linalg.norm(g.ravel()) + 1e-6))
 
-    rate: float
+    return optax.stateless(lambda gradients, params: jax.tree.map(clip, gradients))
+
+
+class Decay(NamedTuple):
+    """Weight decay: `rate` (or `rate(step)`) times the parameter, on leaves where `mask(params)` is True."""
+
+    rate: float | optax.Schedule
     mask: Callable[[Any], Any]
 
     @property
@@ -257,18 +266,24 @@ def hyperparameters(name: str) -> dict[str, float]:
     return options_of(OPTIMIZERS[name])
 
 
-def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float = 0.0,
+def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float | optax.Schedule = 0.0,
                    decay: Literal["matrices", "all"] = "matrices", momentum: float | None = None,
                    b1: float | None = None, b2: float | None = None, eps: float | None = None,
-                   clip_norm: float | None = None, layer_scale: Callable[[str], float] | None = None,
+                   clip_norm: float | None = None, clip_each: float | None = None,
+                   layer_scale: Callable[[str], float] | None = None,
+                   held: tuple[Callable[[str], bool], int] | None = None,
                    frozen: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
     """An optax optimizer by its name in OPTIMIZERS.
 
-    weight_decay: 0 or more, coupled or decoupled as the optimizer has it. decay: what decays; "matrices" as in
-    `decay_mask`, or "all", as in recipes older than that habit (AlexNet, VGG, ResNet).
+    weight_decay: 0 or more, coupled or decoupled as the optimizer has it; or a function of the step, which all but LARS
+    take. decay: what decays; "matrices" as in `decay_mask`, or "all", as in recipes older than that habit (AlexNet,
+    VGG, ResNet).
     momentum, b1, b2 in [0, 1), eps more than 0: None for the optimizer's own, see `hyperparameters`.
     clip_norm: limit on the global norm of the gradients of what is trained, None for none.
+    clip_each: limit on the norm of each leaf's gradient, see `clip_each_by_norm`; None for none.
     layer_scale: see `scale_by_layer`.
+    held: `(path -> bool, steps)`: these parameters begin to move and to gather moments after so many steps; their
+    gradients count for `clip_norm` all along.
     frozen(path): parameters that keep every bit. They do not decay, hold no moments, and do not count for `clip_norm`;
     statistics of normalisation layers are no parameters and go on moving.
     Raises ValueError for an unknown name, a hyper-parameter that this optimizer does not read, a value out of range;
@@ -279,31 +294,54 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float =
     for key, value in hyper.items():
         if not (value > 0 if key == "eps" else 0 <= value < 1):
             raise ValueError(f"{key} {value}: it must be {'more than 0' if key == 'eps' else 'in [0, 1)'}")
-    if not weight_decay >= 0:
+    if callable(weight_decay) and name == "lars":
+        raise ValueError("weight_decay as a function of the step: lars takes a number, for its ratio holds the decay")
+    if not callable(weight_decay) and not weight_decay >= 0:
         raise ValueError(f"weight_decay {weight_decay}: it must be 0 or more")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm {clip_norm}: it must be more than 0, or None for no clipping")
+    for key, limit in (("clip_norm", clip_norm), ("clip_each", clip_each)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{key} {limit}: it must be more than 0, or None for no clipping")
+    if held is not None and held[1] < 0:
+        raise ValueError(f"held for {held[1]} steps: it must be 0 or more")
     masks = {"matrices": decay_mask, "all": lambda params: jax.tree.map(lambda _: True, params)}
     if decay not in masks:
         raise ValueError(f"decay {decay!r}: it must be one of {', '.join(masks)}")
 
-    parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    parts += build(Decay(weight_decay, masks[decay]), **hyper)
-    parts += [scale_by_layer(layer_scale)] if layer_scale else []
-    optimizer = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    def starting_at(step: int) -> Parts:
+        """The optimizer of parameters whose first update is that of `step`: rates are those of the run's steps."""
+        parts = build(Decay(_later(weight_decay, step), masks[decay]), **hyper)
+        parts += [scale_by_layer(layer_scale)] if layer_scale else []
+        return [*parts, optax.scale_by_learning_rate(_later(schedule, step))]
+
+    clips = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    clips += [] if clip_each is None else [clip_each_by_norm(clip_each)]
+    if held is None or held[1] == 0:
+        optimizer = optax.chain(*clips, *starting_at(0))
+    else:
+        is_held, steps = held
+        groups = {"moving": optax.chain(*starting_at(0)),
+                  "held": optax.conditionally_mask(optax.chain(*starting_at(steps)), lambda step: step >= steps)}
+        optimizer = optax.chain(*clips, optax.partition(groups, partial(_labels, "held", is_held, "moving")))
     return _freeze(optimizer, frozen) if frozen else optimizer
 
 
-def _freeze(optimizer: optax.GradientTransformation, frozen: Callable[[str], bool]) -> optax.GradientTransformation:
-    def labels(params: Any) -> Any:
-        names = leaf_names(params)
-        held = set(map(frozen, jax.tree.leaves(names)))
-        if len(held) == 1:
-            which, (example, *others) = "all" if held.pop() else "none", jax.tree.leaves(names)
-            raise ValueError(f"frozen holds for {which} of {len(others) + 1} parameters, such as {example}: "
-                             "it must hold for some and not for others")
-        return jax.tree.map(lambda name: "frozen" if frozen(name) else "trained", names)
+def _later(rate: float | optax.Schedule, steps: int) -> float | optax.Schedule:
+    """What `rate` is so many steps later."""
+    return (lambda step: rate(step + steps)) if callable(rate) else rate
 
+
+def _labels(name: str, chosen: Callable[[str], bool], other: str, params: Any) -> Any:
+    """Labels of `optax.partition`: `name` where `chosen(path)`, else `other`. ValueError when all leaves get one."""
+    names = leaf_names(params)
+    found = set(map(chosen, jax.tree.leaves(names)))
+    if len(found) == 1:
+        which, (example, *others) = "all" if found.pop() else "none", jax.tree.leaves(names)
+        raise ValueError(f"{name} holds for {which} of {len(others) + 1} parameters, such as {example}: "
+                         "it must hold for some and not for others")
+    return jax.tree.map(lambda path: name if chosen(path) else other, names)
+
+
+def _freeze(optimizer: optax.GradientTransformation, frozen: Callable[[str], bool]) -> optax.GradientTransformation:
     # Not +0.0, which turns a parameter of -0.0 into +0.0: adding -0.0 changes no bit of any number.
     hold = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
-    return optax.partition({"trained": optimizer, "frozen": hold}, labels)
+    return optax.partition({"trained": optimizer, "frozen": hold}, partial(_labels, "frozen", frozen, "trained"))

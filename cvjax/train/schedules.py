@@ -125,3 +125,27 @@ def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int
 def warmup_cosine(peak: float, *, warmup_steps: int, total_steps: int, final: float = 0.0) -> optax.Schedule:
     """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to `final` at `total_steps`."""
     return make_schedule("cosine", peak, warmup_steps=warmup_steps, total_steps=total_steps, final=final)
+
+
+def cosine_between(start: float, end: float, total_steps: int) -> optax.Schedule:
+    """Half a cosine from `start` at step 0 to `end` at step `total_steps`, up or down, without warm-up.
+
+    For what is no learning rate: DINO's teacher momentum and weight decay (Caron et al. 2021, sec. 3.2 and app. C).
+    """
+    def schedule(step: Any) -> Any:
+        return end + 0.5 * (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total_steps, 1.0)))
+
+    return schedule
+
+
+def stairs(start: float, end: float, rises: int, steps_per_rise: float) -> optax.Schedule:
+    """`start` to `end` over `rises` levels, each held for `steps_per_rise` steps, then `end`.
+
+    DINO's teacher temperature, which rises with the epochs (`np.linspace(start, end, rises)` and then `end`).
+    """
+    def schedule(step: Any) -> Any:
+        risen = jnp.floor(step / steps_per_rise)
+        value = start + (end - start) * risen / max(rises - 1, 1)
+        return jnp.where(risen < rises, value, end)
+
+    return schedule

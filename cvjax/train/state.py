@@ -15,10 +15,9 @@ class TrainState:
 
     step: jax.Array  # int32 (), optimizer steps done
     params: Any
-    model_state: Any  # the model's other variables, for example {"batch_stats": ...}
+    model_state: Any  # what else a task carries on: {"batch_stats": ...}, a teacher
     opt_state: Any
     ema: Any  # running average of params and model_state, as {"params": ..., **model_state}; None without
-    extra: Any  # a task's own state, for example a teacher; None without
     rng: jax.Array  # typed PRNG key
 
     @property
@@ -34,4 +33,4 @@ def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTran
     model_state = dict(init(params_rng))
     params = model_state.pop("params")
     averaged = jax.tree.map(jnp.copy, {"params": params, **model_state}) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, None, root)
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, root)

@@ -1,6 +1,7 @@
 """The training step: one optimizer update as a pure function of state and batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,14 +23,17 @@ def _split(batch: Any, parts: int) -> Any:
 
 
 def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
-                    ema_decay: float | None = None, axis_name: str | None = None) -> Step:
+                    ema_decay: float | None = None, skip_nonfinite: bool = False,
+                    axis_name: str | None = None) -> Step:
     """`step(state, batch) -> (state, metrics)` for a task (see `cvjax.tasks.task.Task`).
 
     accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
     where a model has them, are then those of micro-batches.
     ema_decay: running average of the parameters and of the model state, None for none.
+    skip_nonfinite: where the loss or a gradient is not finite, only `step` moves on and all else keeps every bit; such
+    a step counts in the metric `skipped` and in no other.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
-    metrics: the task's, and `gradient_norm` before clipping, all as (sum, count).
+    metrics: the task's, `gradient_norm` before clipping, and `skipped` where steps can be, all as (sum, count).
     """
     gradients_of = jax.value_and_grad(task.loss, has_aux=True)
 
@@ -43,8 +47,8 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         (gradients, model_state), aux = jax.lax.scan(body, (zeros, state.model_state), _split(batch, accumulate))
         summed = jax.tree.map(lambda x: x.sum(axis=0), aux.metrics)
-        last = jax.tree.map(lambda x: x[-1], aux.extra)
-        return gradients, aux._replace(metrics=summed, model_state=model_state, extra=last)
+        extra = jax.tree.map(lambda x: x.mean(axis=0), aux.extra)
+        return gradients, aux._replace(metrics=summed, model_state=model_state, extra=extra)
 
     def average(old: jax.Array, new: jax.Array) -> jax.Array:
         if not jnp.issubdtype(old.dtype, jnp.inexact):  # a counter
@@ -59,17 +63,24 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
             gradients, aux = accumulated(state, batch, rng)
         if axis_name:
             gradients = jax.lax.pmean(gradients, axis_name)
-            aux = aux._replace(metrics=jax.lax.psum(aux.metrics, axis_name))
+            aux = aux._replace(metrics=jax.lax.psum(aux.metrics, axis_name),
+                               extra=jax.lax.pmean(aux.extra, axis_name))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
             ema = jax.tree.map(average, ema, {"params": params, **aux.model_state})
-        state = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
-                              ema=ema)
+        new = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
+                            ema=ema)
         if task.post_update is not None:
-            state = task.post_update(state, aux)
-        norm = (optax.tree.norm(gradients), jnp.ones(()))
-        return state, metrics.add({}, aux.metrics) | {"gradient_norm": norm}
+            new = task.post_update(new, aux)
+        norm = optax.tree.norm(gradients)
+        measured = metrics.add({}, aux.metrics) | {"gradient_norm": (norm, jnp.ones(()))}
+        if skip_nonfinite:
+            finite = jnp.isfinite(norm) & jnp.isfinite(aux.metrics["loss"][0])
+            new = jax.tree.map(partial(jnp.where, finite), new, state.replace(step=new.step))
+            measured = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), measured)
+            measured["skipped"] = (1.0 - finite, jnp.ones(()))
+        return new, measured
 
     return step

@@ -1,12 +1,17 @@
 """Pictures of what a model does and how its training went."""
 
+from cvjax.visualize.attention import attention_panel, mask_pictures
 from cvjax.visualize.confusion import plot_confusion
 from cvjax.visualize.curves import plot_curves
 from cvjax.visualize.heatmaps import heatmap_panel, overlay
 from cvjax.visualize.kernels import kernel_images, kernel_panel
 from cvjax.visualize.mistakes import mistake_panel
+from cvjax.visualize.neighbours import neighbour_panel
 from cvjax.visualize.reconstruction import reconstruction_images, reconstruction_panel
 from cvjax.visualize.reliability import plot_reliability
+from cvjax.visualize.video import attention_video
+from cvjax.visualize.views import views_panel
 
-__all__ = ["heatmap_panel", "kernel_images", "kernel_panel", "mistake_panel", "overlay", "plot_confusion",
-           "plot_curves", "plot_reliability", "reconstruction_images", "reconstruction_panel"]
+__all__ = ["attention_panel", "attention_video", "heatmap_panel", "kernel_images", "kernel_panel", "mask_pictures",
+           "mistake_panel", "neighbour_panel", "overlay", "plot_confusion", "plot_curves", "plot_reliability",
+           "reconstruction_images", "reconstruction_panel", "views_panel"]

@@ -45,10 +45,10 @@ def make_state(step: int, *, side: int = 64, seed: int = 0) -> TrainState:
         step=jnp.asarray(np.int32(step)),
         params=params,
         model_state={"batch_stats": {"mean": array(side)}, "empty": {}},
-        opt_state=jax.tree.map(lambda x: array(x.shape, x.dtype), opt_state),
+        opt_state=(jax.tree.map(lambda x: array(x.shape, x.dtype), opt_state),
+                   {"mask": array(side, bool), "none": jnp.asarray(np.zeros((0, 3))), "complex": array(2, np.complex64),
+                    "keys": key("threefry2x32", 2, 3)}),
         ema=None,
-        extra={"mask": array(side, bool), "none": jnp.asarray(np.zeros((0, 3))),
-               "complex": array(2, np.complex64), "keys": key("threefry2x32", 2, 3)},
         rng=key("rbg", 4),
     )
 
@@ -57,7 +57,7 @@ def big_state(step: int) -> TrainState:
     """Four megabytes in few arrays: quick to make and hash, yet slow enough to write to be killed in."""
     kernel = jnp.asarray(np.random.default_rng(step).normal(size=(1000, 1000)).astype(np.float32))
     key = jax.random.wrap_key_data(np.zeros(2, np.uint32))
-    return TrainState(jnp.asarray(np.int32(step)), {"kernel": kernel}, {}, (), None, None, key)
+    return TrainState(jnp.asarray(np.int32(step)), {"kernel": kernel}, {}, (), None, key)
 
 
 def abstract(state, sharding=None):
@@ -424,7 +424,7 @@ def test_bad_arguments(tmp_path):
         for arguments, message in [
             ((state, {"lr": np.float32(1)}), "meta of step 1: .*float32.*allowed is plain JSON"),
             ((state, {}, {"top_1": 0.5, "loss": 2}), "are loss, top_1: .*'top1' must be among them"),
-            ((dataclasses.replace(state, extra={"n": np.zeros(3)}), {}), "extra/n is a ndarray"),
+            ((dataclasses.replace(state, model_state={"n": np.zeros(3)}), {}), "model_state/n is a ndarray"),
             ((dataclasses.replace(state, params={"a/b": state.step}), {}), "params/a/b is ambiguous"),
         ]:
             with pytest.raises(CheckpointError, match=message):

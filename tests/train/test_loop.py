@@ -122,7 +122,7 @@ def test_checkpoints_hold_what_was_logged_and_drawn_until_then():
     world.fit(7, checkpoint_every=3)
     assert list(world.checkpoints.saved) == [3, 6, 7]
     for step, (meta, metrics) in world.checkpoints.saved.items():
-        assert meta == {"experiment": "fake", "data": {"next_batch": step}, "log": {"lines": step}}
+        assert meta == {"experiment": "fake", "data": {"next_batch": step}, "log": {"lines": step}, "skipped": 0}
         assert metrics is None
 
 

@@ -35,7 +35,7 @@ def start(task, optimizer, *, ema=False, seed=0):
 
 
 def keep_key(state, aux):
-    return state.replace(extra=aux.extra)
+    return state.replace(model_state=state.model_state | {"key": aux.extra})
 
 
 def test_four_micro_batches_equal_the_full_batch():
@@ -129,12 +129,12 @@ def test_root_key_stays_and_every_step_has_its_own():
         assert state.step == number
         state, _ = step(state, batch_of(4))
         np.testing.assert_array_equal(jax.random.key_data(state.rng), root)
-        keys.append(tuple(np.asarray(state.extra)))
+        keys.append(tuple(np.asarray(state.model_state["key"])))
     assert len(set(keys)) == 4
     again, _ = step(start(task, optimizer).replace(step=jnp.int32(2)), batch_of(4))
-    assert tuple(np.asarray(again.extra)) == keys[2], "a resumed step draws the numbers it would have drawn"
+    assert tuple(np.asarray(again.model_state["key"])) == keys[2], "as it would have drawn"
     other, _ = step(start(task, optimizer, seed=1), batch_of(4))
-    assert tuple(np.asarray(other.extra)) not in keys
+    assert tuple(np.asarray(other.model_state["key"])) not in keys
 
 
 def test_post_update_sees_the_new_parameters_and_may_change_the_state():

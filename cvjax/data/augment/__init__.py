@@ -33,6 +33,7 @@ from cvjax.data.augment.geometry import (
 )
 from cvjax.data.augment.jitter import color_jitter, gaussian_blur, gaussian_noise, random_grayscale
 from cvjax.data.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from cvjax.data.augment.multi_crop import View, multi_crop, view
 from cvjax.data.augment.pixels import HALF, IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
 from cvjax.data.augment.policies import random_augment, trivial_augment_wide
 
@@ -40,6 +41,7 @@ __all__ = [
     "HALF",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "View",
     "affine",
     "autocontrast",
     "brightness",
@@ -57,6 +59,7 @@ __all__ = [
     "invert",
     "mixup",
     "mixup_or_cutmix",
+    "multi_crop",
     "normalize",
     "posterize",
     "random_apply",
@@ -75,4 +78,5 @@ __all__ = [
     "solarize_add",
     "translation",
     "trivial_augment_wide",
+    "view",
 ]

@@ -30,27 +30,33 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     method: str = "cubic",
+    extent: jax.Array | None = None,
 ) -> jax.Array:
     """A random box of the image (see `random_box`), resized to `(size, size, C)` with antialiasing.
 
+    extent: height and width `(2,)` of the picture before it was squeezed into `image` (`cvjax.data.crops.Squeeze`): the
+    box is drawn in those pixels, by their law, and the crop has the picture's proportions. None where nothing was.
     Returns float32; from a uint8 image in [0, 255], for cubic weights would overshoot.
     """
-    top, left, height, width = random_box(key, image.shape[0], image.shape[1], scale, ratio)
+    sides = jnp.asarray(image.shape[:2] if extent is None else extent, jnp.float32)
+    top, left, height, width = random_box(key, sides[0], sides[1], scale, ratio)
     zoom = size / jnp.stack([height, width])
     shape = (size, size, image.shape[-1])
     offset = -jnp.stack([top, left]) * zoom
+    zoom = zoom * sides / jnp.asarray(image.shape[:2])
     crop = jax.image.scale_and_translate(image.astype(jnp.float32), shape, (0, 1), zoom, offset, method)
     return jnp.clip(crop, 0, 255) if image.dtype == jnp.uint8 else crop
 
 
 def random_box(
-    key: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+    key: jax.Array, height: float | jax.Array, width: float | jax.Array, scale: tuple[float, float],
+    ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """A box `(top, left, height, width)`, float32 scalars of whole pixels, by the law of `crops.random_box`."""
     area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
     h, w, found = fitting_sides(area_key, ratio_key, height, width, scale, ratio, (height, width))
-    h = jnp.where(found, h, max(1, min(height, round(width / ratio[0]))))
-    w = jnp.where(found, w, max(1, min(width, round(height * ratio[1]))))
+    h = jnp.where(found, h, jnp.clip(jnp.round(width / ratio[0]), 1, height))
+    w = jnp.where(found, w, jnp.clip(jnp.round(height * ratio[1]), 1, width))
     top = jnp.where(found, random_offset(top_key, height - h), (height - h) // 2)
     left = jnp.where(found, random_offset(left_key, width - w), (width - w) // 2)
     return top, left, h, w

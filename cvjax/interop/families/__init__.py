@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from cvjax.interop.families.alexnet import alexnet
 from cvjax.interop.families.densenet import DENSENET
+from cvjax.interop.families.dino import dino
 from cvjax.interop.families.googlenet import GOOGLENET
 from cvjax.interop.families.lenet import LENET
 from cvjax.interop.families.mae import MAE
@@ -16,6 +17,7 @@ from cvjax.interop.families.vit import VIT
 from cvjax.interop.naming import Family
 from cvjax.models.alexnet import AlexNet
 from cvjax.models.densenet import DenseNet
+from cvjax.models.dino import DINO
 from cvjax.models.googlenet import GoogLeNet
 from cvjax.models.lenet import LeNet
 from cvjax.models.mae import MaskedAutoencoder
@@ -40,6 +42,8 @@ FAMILIES: dict[type[nn.Module], Family | Callable[[nn.Module], Family]] = {
 
 def family_of(model: nn.Module) -> Family:
     """The table of a model's family; ValueError where there is none."""
+    if isinstance(model, DINO):
+        return dino(model, family_of)
     if type(model) not in FAMILIES:
         raise ValueError(f"no weight table for {type(model).__name__}; there are tables for "
                          f"{', '.join(sorted(module.__name__ for module in FAMILIES))}")

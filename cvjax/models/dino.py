@@ -1,0 +1,106 @@
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
+
+A backbone and a projection head; the student and its teacher are two sets of parameters of this one network.
+Parameters carry the authors' names (`backbone/...`, `head/mlp/0`, `head/last_layer/weight_v`).
+Deviations: a ViT's positions are interpolated to a crop's grid as everywhere here (bicubic, antialiased, as timm), where
+the authors interpolate without antialiasing; its linear layers start Xavier-uniform.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvjax.layers.initializers import head_normal, linear_uniform
+from cvjax.layers.norm import BatchNorm
+
+EPSILON = 1e-12  # the least norm that is divided by
+
+
+class ProjectionMlp(nn.Module):
+    """Linear layers with GELU between them, behind batch norm where that is asked for; named by their place."""
+
+    widths: tuple[int, ...]
+    batch_norm: bool
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        place = 0
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, kernel_init=head_normal, dtype=self.dtype, name=str(place))(x)
+            if i == len(self.widths) - 1:
+                return x
+            if self.batch_norm:
+                place += 1
+                x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=str(place))(x, train=train)
+            x = nn.gelu(x, approximate=False)
+            place += 2
+
+
+class PrototypeLayer(nn.Module):
+    """Cosines with `out_dim` prototypes `(B, D) -> (B, out_dim)`: a linear layer without bias, its weight normalised.
+
+    norm_last_layer: every prototype has length 1; otherwise each has a learnt one (Salimans and Kingma 2016,
+    https://arxiv.org/abs/1602.07868).
+    """
+
+    out_dim: int
+    norm_last_layer: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        v = self.param("weight_v", linear_uniform, (x.shape[-1], self.out_dim))
+        weight = v / jnp.maximum(jnp.linalg.norm(v, axis=0, keepdims=True), EPSILON)
+        if not self.norm_last_layer:
+            weight = weight * self.param("weight_g", nn.initializers.ones, (1, self.out_dim))
+        return x.astype(self.dtype) @ weight.astype(self.dtype)
+
+
+class DINOHead(nn.Module):
+    """Features `(B, D)` to logits float32 `(B, out_dim)`: an MLP, L2 normalisation, prototypes (sec. 3.2 and app. C).
+
+    layers, hidden, bottleneck: of the MLP (its last layer is the bottleneck). batch_norm: in the MLP.
+    """
+
+    out_dim: int = 65536
+    layers: int = 3
+    hidden: int = 2048
+    bottleneck: int = 256
+    batch_norm: bool = False
+    norm_last_layer: bool = True
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        widths = (self.hidden,) * (self.layers - 1) + (self.bottleneck,)
+        x = ProjectionMlp(widths, self.batch_norm, self.axis_name, self.dtype, name="mlp")(x, train=train)
+        x = x.astype(jnp.float32)
+        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), EPSILON)
+        return PrototypeLayer(self.out_dim, self.norm_last_layer, self.dtype, name="last_layer")(x).astype(jnp.float32)
+
+
+class DINO(nn.Module):
+    """Crops of one or several sizes, each float `(V, B, H, W, C)` and normalised, to logits float32 `(all V, B, K)`.
+
+    backbone: a model without a head (`num_classes=0`) whose output is `(B, D)`. All crops of one size go through it
+    together, so batch norms see each size by itself, as in the authors' code.
+    """
+
+    backbone: nn.Module
+    head: DINOHead
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """The backbone's features `(B, D)` of images `(B, H, W, C)`."""
+        return self.backbone(images, train=train)
+
+    def __call__(self, crops: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+        batch = crops[0].shape[1]
+        features = [self.features(x.reshape(-1, *x.shape[2:]), train=train).astype(jnp.float32) for x in crops]
+        logits = self.head(jnp.concatenate(features), train=train)
+        return logits.reshape(-1, batch, logits.shape[-1])  # crops are in order, each with the whole batch
