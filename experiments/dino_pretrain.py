@@ -117,16 +117,16 @@ PAPER: dict[str, Any] = dict(
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
-        data="digits", model="vit_tiny_patch16_224", model_fields=("patch_size=2", "width=128", "depth=4", "heads=4"),
-        epochs=100, batch_size=64, base_learning_rate=2e-3, weight_decay=0.04, weight_decay_end=0.4, clip_each=3.0,
-        warmup=0.1, crop_scale=(0.5, 1.0), flip=False, head_hidden=256, head_bottleneck=64, local_crops=4, local_size=6,
-        local_scale=(0.2, 0.5), color_jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, blur=(0.0, 0.0, 0.0), solarize=0.0,
-        log_every=20, max_skipped=10, pool="avg"),
+        data="digits", model="resnet20", model_fields=("width=32", "depths=(1,1)"), epochs=80, batch_size=64,
+        base_learning_rate=1.2e-2, weight_decay=0.04, clip_each=3.0, warmup=0.1, crop_scale=(0.7, 1.0), flip=False,
+        out_dim=1024, head_hidden=256, head_bottleneck=64, head_batch_norm=True, local_crops=2, local_size=6,
+        local_scale=(0.3, 0.7), color_jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, blur=(0.0, 0.0, 0.0), solarize=0.0,
+        log_every=40, max_skipped=10),
     "cifar10": dict(
-        data="folder:cifar10", data_cache=True, model="resnet20", model_fields=("width=32", "depths=(1,1,1)"),
-        epochs=8, batch_size=128, base_learning_rate=2e-3, weight_decay=0.04, clip_each=3.0, warmup=0.1,
-        crop_scale=(0.3, 1.0), local_crops=2, local_size=16, local_scale=(0.1, 0.4), blur=(0.0, 0.0, 0.0),
-        max_skipped=10, checkpoint_every=500),
+        data="folder:cifar10", data_cache=True, model="resnet9", model_fields=("channels=(32,32,64,128)",), epochs=8,
+        batch_size=128, base_learning_rate=4e-3, weight_decay=0.04, clip_each=3.0, warmup=0.1, crop_scale=(0.3, 1.0),
+        out_dim=4096, head_hidden=512, head_bottleneck=128, head_batch_norm=True, local_crops=2, local_size=16,
+        local_scale=(0.1, 0.4), blur=(0.0, 0.0, 0.0), max_skipped=10, log_every=50, checkpoint_every=500),
     "folder": dict(
         data="folder:photos", model="vit_small_patch16_224", image_size=224, batch_size=64, epochs=300,
         base_learning_rate=5e-4, weight_decay=0.04, weight_decay_end=0.4, clip_each=3.0, drop_path=0.1,

@@ -7,16 +7,20 @@ import jax.numpy as jnp
 import pytest
 
 from cvjax.data import ArraySource, Dataset
-from cvjax.data.augment import IMAGENET_MEAN, mixup, normalize, random_flip
+from cvjax.data.augment import IMAGENET_MEAN, IMAGENET_STD, mixup, normalize, random_flip
 from cvjax.experiment.augmentation import AugmentationConfig, criterion, mixing, normalized_operations, pixel_operations
 from cvjax.experiment.inputs import Inputs
+from cvjax.experiment.multi_crop import make_views
 from cvjax.models import create_model
+from cvjax.models.dino import DINO, DINOHead
+from cvjax.tasks.dino import dino_task
 from cvjax.tasks.mae import mae_task
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train.optim import make_optimizer, vit_layer_decay
-from cvjax.train.schedules import warmup_cosine
+from cvjax.train.schedules import cosine_between, stairs, warmup_cosine
 from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
+from experiments.dino_pretrain import PRESETS, Config, is_last_layer
 
 
 def lower(task, image_size: int, batch_size: int, **options) -> jax.export.Exported:
@@ -71,6 +75,17 @@ def test_a_small_fine_tuning_step_lowers_for_tpu_and_cuda():
 def test_the_papers_mae_step_lowers_for_tpu_and_cuda():
     model = create_model("mae_vit_base_patch16")
     check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 224, 8), 8, 224)
+
+
+def test_the_papers_dino_step_lowers_for_tpu_and_cuda():
+    """ViT-S/16 and its teacher, 65,536 prototypes, two views of 224 and eight of 96 pixels, made on the device."""
+    model = DINO(create_model("vit_small_patch16_224", num_classes=0, drop_path=0.1, dtype=jnp.bfloat16), DINOHead())
+    config = Config(**PRESETS["vit_small_patch16"])
+    task = dino_task(model, views=make_views(config, 224, (IMAGENET_MEAN, IMAGENET_STD)), preprocess=normalize,
+                     teacher_momentum=cosine_between(0.996, 1.0, 100), teacher_temperature=stairs(0.04, 0.07, 30, 10))
+    exported = lower(task, 336, 8, held=(is_last_layer, 5), clip_each=3.0)
+    check(exported, 8, 336)
+    assert "x96x96x3xf32>" in exported.mlir_module(), "cropped on the device"
 
 
 @pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NEAR = 0.01  # share of ln K that counts as "at" a bound
+MOST = 0.5  # share of a batch on one prototype that no data of many kinds explains
 
 
 class CollapseGuard:
@@ -47,8 +48,9 @@ class CollapseGuard:
         if entropy > (1 - NEAR) * largest and means["loss"] > (1 - NEAR) * largest:
             return (f"loss at ln({self.out_dim}) and the teacher's answers are uniform; a lower teacher temperature "
                     "sharpens them")
-        if entropy < NEAR * largest and means["top_prototype"] > 1 - NEAR:
-            return "the teacher's entropy is 0, one prototype takes every image; centring works against that"
+        if entropy < NEAR * largest and means["top_prototype"] > MOST:
+            return (f"the teacher's entropy is 0 and one prototype takes {means['top_prototype']:.0%} of the images; "
+                    "centring works against that")
         if spread - entropy < NEAR * NEAR * largest:
             return "the teacher answers every image alike"
         return None
