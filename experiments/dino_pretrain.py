@@ -123,10 +123,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         local_scale=(0.3, 0.7), color_jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, blur=(0.0, 0.0, 0.0), solarize=0.0,
         log_every=40, max_skipped=10),
     "cifar10": dict(
-        data="folder:cifar10", data_cache=True, model="resnet9", model_fields=("channels=(32,32,64,128)",), epochs=8,
-        batch_size=128, base_learning_rate=4e-3, weight_decay=0.04, clip_each=3.0, warmup=0.1, crop_scale=(0.3, 1.0),
-        out_dim=4096, head_hidden=512, head_bottleneck=128, head_batch_norm=True, local_crops=2, local_size=16,
-        local_scale=(0.1, 0.4), blur=(0.0, 0.0, 0.0), max_skipped=10, log_every=50, checkpoint_every=500),
+        data="folder:cifar10", data_cache=True, model="resnet9", model_fields=("channels=(32,32,64,128)",), epochs=6,
+        batch_size=128, base_learning_rate=2e-3, weight_decay=0.04, clip_each=3.0, warmup=0.1, crop_scale=(0.4, 1.0),
+        out_dim=1024, head_hidden=512, head_bottleneck=64, head_batch_norm=True, local_crops=2, local_size=16,
+        local_scale=(0.15, 0.5), blur=(0.0, 0.0, 0.0), solarize=0.0, max_skipped=10, log_every=50,
+        checkpoint_every=250),
     "folder": dict(
         data="folder:photos", model="vit_small_patch16_224", image_size=224, batch_size=64, epochs=300,
         base_learning_rate=5e-4, weight_decay=0.04, weight_decay_end=0.4, clip_each=3.0, drop_path=0.1,
@@ -151,7 +152,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     from cvjax.experiment.encoder import build_dino, dino_encoder
     from cvjax.experiment.inputs import held_out, make_inputs
     from cvjax.experiment.multi_crop import make_views
-    from cvjax.experiment.probing import probe_encoders
+    from cvjax.experiment.probing import probe_encoders, shared_protocol
+    from cvjax.experiment.retrieving import draw_neighbours
     from cvjax.experiment.run import RunFolder
     from cvjax.experiment.training import ENGINES, enable_compilation_cache, train
     from cvjax.tasks.dino import dino_task
@@ -187,16 +189,20 @@ def run(config: Config, name: str, stop: Any) -> None:
     if trained is None:
         return
 
-    metrics, protocol = trained.metrics | {"collapsed": float(guard.warning is not None)}, {}
+    metrics = trained.metrics | {"collapsed": float(guard.warning is not None)}
+    protocol = shared_protocol(inputs)
+    protocol["test"] = {"out_dim": out_dim, "student_temperature": config.student_temperature,
+                        "teacher_temperature": config.teacher_temperature}
     if guard.warning:
         print(guard.warning)
-    draw(views, inputs, config, folder)
+    teacher = trained.variables["dino"]["teacher"]
+    encoder = dino_encoder(model, teacher, config.pool, config.probe_blocks, size, channels)
+    draw(views, encoder, inputs, config, folder)
     if inputs.dataset.num_classes > 1:
-        encoder = dino_encoder(model, trained.variables["dino"]["teacher"], config.pool, config.probe_blocks, size,
-                               channels)
-        probed, protocol = probe_encoders({"random": encoder.random(config.seed), "dino": encoder}, inputs,
-                                          seed=config.seed)
-        metrics |= probed
+        probed, found = probe_encoders({"random": encoder.random(config.seed), "dino": encoder}, inputs,
+                                       seed=config.seed)
+        metrics, protocol = metrics | probed, protocol | found
+        draw_neighbours(folder.figures / "neighbours.png", encoder, inputs)
     else:
         print(f"{config.data} has {inputs.dataset.num_classes or 'no'} class labels: nothing to probe")
     folder.finish(metrics, protocol, trained)
@@ -224,10 +230,11 @@ def fitting_momentum(config: Config, steps: int) -> float:
     return max(0.0, min(0.996 ** (config.batch_size / 1024), 1 - 10 / steps))
 
 
-def draw(views: Any, inputs: Any, config: Config, folder: Any) -> None:
-    """`figures/views.png`: what the student and the teacher were shown of some training images."""
+def draw(views: Any, encoder: Any, inputs: Any, config: Config, folder: Any) -> None:
+    """`figures/views.png`: what student and teacher were shown of training images; of a ViT also `attention.png`."""
     import jax
 
+    from cvjax.experiment.attending import draw_attention
     from cvjax.visualize.views import views_panel
 
     batch = {name: array[:8] for name, array in next(inputs.train_batches(seed=config.seed, workers=0)).items()}
@@ -235,6 +242,9 @@ def draw(views: Any, inputs: Any, config: Config, folder: Any) -> None:
     shown = [inputs.displayable(x) for x in jax.jit(jax.vmap(views))(keys, batch)]
     views_panel(folder.figures / "views.png", batch["image"] / 255, dict(zip(("global", "local"), shown)),
                 title=f"{config.data}: an image, its two global and its local views")
+    if encoder.is_vit:
+        part = "train" if inputs.dataset.test is None else "test"
+        draw_attention(folder.figures / "attention.png", encoder, inputs, part)
 
 
 if __name__ == "__main__":

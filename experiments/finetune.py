@@ -64,6 +64,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     from cvjax.experiment.config import ConfigError, as_json
     from cvjax.experiment.encoder import check_channels, load_encoder
     from cvjax.experiment.inputs import held_out, make_inputs
+    from cvjax.experiment.probing import shared_protocol
     from cvjax.experiment.run import RunFolder, print_metrics
     from cvjax.experiment.training import enable_compilation_cache, train
     from cvjax.ops.position import sincos_2d
@@ -107,7 +108,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     if trained is None:
         return
     print_metrics(trained.metrics)
-    folder.finish(trained.metrics, {"checkpoint": str(config.checkpoint), "scratch": config.scratch}, trained)
+    folder.finish(trained.metrics, shared_protocol(inputs) | {"checkpoint": str(config.checkpoint),
+                                                              "scratch": config.scratch}, trained)
 
 
 if __name__ == "__main__":

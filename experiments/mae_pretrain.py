@@ -72,7 +72,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     from cvjax.experiment.config import as_json
     from cvjax.experiment.encoder import Encoder, build_mae
     from cvjax.experiment.inputs import held_out, make_inputs
-    from cvjax.experiment.probing import probe_encoders
+    from cvjax.experiment.probing import probe_encoders, shared_protocol
     from cvjax.experiment.run import RunFolder
     from cvjax.experiment.training import enable_compilation_cache, train
     from cvjax.tasks.mae import mae_task
@@ -92,15 +92,16 @@ def run(config: Config, name: str, stop: Any) -> None:
     if trained is None:
         return
 
-    metrics, protocol = dict(trained.metrics), {}
+    metrics, protocol = dict(trained.metrics), shared_protocol(inputs)
+    protocol["test"] = {"mask_ratio": config.mask_ratio, "normalize_pixels": config.normalize_pixels}
     params = trained.variables["params"]
     draw(model, params, inputs, config, folder)
     if inputs.dataset.num_classes > 1:
         encoder = Encoder("mae", model.vit(), {"params": params["encoder"]}, config.pool, config.probe_blocks, size,
                           channels)
-        probed, protocol = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
-                                          seed=config.seed)
-        metrics |= probed
+        probed, found = probe_encoders({"random": encoder.random(config.seed), "mae": encoder}, inputs,
+                                       seed=config.seed)
+        metrics, protocol = metrics | probed, protocol | found
     else:
         print(f"{config.data} has {inputs.dataset.num_classes or 'no'} class labels: nothing to probe")
     folder.finish(metrics, protocol, trained)

@@ -162,6 +162,7 @@ def run_one(config: Config, folder: Any, stop: Any) -> None:
     from cvjax.experiment.classifier import Classifier, build_classifier
     from cvjax.experiment.config import ConfigError, as_json
     from cvjax.experiment.inputs import make_inputs
+    from cvjax.experiment.probing import shared_protocol
     from cvjax.experiment.report import report
     from cvjax.experiment.run import print_metrics
     from cvjax.experiment.training import ENGINES, train
@@ -201,9 +202,9 @@ def run_one(config: Config, folder: Any, stop: Any) -> None:
     print_metrics(metrics)
     parameters = sum(leaf.size for path, leaf in flatten_dict(trained.variables["params"], sep="/").items()
                      if not is_head(path))
-    folder.finish(metrics, {"pretrained": config.pretrained, "image_size": size, "parameters": parameters,
-                            "training_images": len(dataset.train),
-                            "chosen_by": "last step" if dataset.validation is None else "validation/top1"}, trained)
+    protocol = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
+                "chosen_by": "last step" if dataset.validation is None else "validation/top1"}
+    folder.finish(metrics, shared_protocol(inputs) | protocol, trained)
 
 
 def prepare(config: Config, dataset: Any) -> Any:

@@ -35,7 +35,9 @@ class CollapseGuard:
         return self.stop and self.warning is not None
 
     def update(self, means: Mapping[str, float]) -> None:
-        """Take in the means of one window."""
+        """Take in the means of one window; one of skipped steps alone has none (nan) and tells nothing."""
+        if not math.isfinite(means["teacher_entropy"]):
+            return
         reason = self._reason(means)
         self.windows = self.windows + 1 if reason else 0
         self.warning = f"collapse: {reason}" if self.windows >= self.patience else None
@@ -43,8 +45,6 @@ class CollapseGuard:
     def _reason(self, means: Mapping[str, float]) -> str | None:
         largest = math.log(self.out_dim)
         entropy, spread = means["teacher_entropy"], largest - means["kl_to_uniform"]
-        if not math.isfinite(entropy):
-            return None  # a window of skipped steps
         if entropy > (1 - NEAR) * largest and means["loss"] > (1 - NEAR) * largest:
             return (f"loss at ln({self.out_dim}) and the teacher's answers are uniform; a lower teacher temperature "
                     "sharpens them")

@@ -1,11 +1,12 @@
-"""How good are frozen features? kNN and a linear probe of several feature extractors on the same data."""
+"""How good are frozen features? kNN, a linear probe and few shots of several feature extractors on the same data."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from cvjax.evaluate.features import extract_features
+from cvjax.evaluate.few_shot import few_shot
 from cvjax.evaluate.knn import knn_accuracy
 from cvjax.evaluate.linear_probe import linear_probe
 
@@ -17,44 +18,72 @@ Split = Callable[[], Iterable[Mapping[str, Any]]]
 
 
 class Extractor(NamedTuple):
-    """Features of a batch `(B, D)`; a linear probe sees all of them, kNN the last `knn_width` (None: all)."""
+    """Features of a batch `(B, D)`; kNN sees the last `knn_width` (None: all), the others all of them."""
 
     function: Callable[[Any], jax.Array]
     knn_width: int | None = None
 
 
 def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Split, num_classes: int, *, seed: int,
-                   linear: bool = True, knn: bool = True,
+                   linear: bool = True, knn: bool = True, shots: Sequence[int] = (), draws: int = 5,
                    **linear_options: Any) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure each extractor: accuracies in [0, 1], and the protocol they hold for.
 
     train, test: functions that give a split's batches
     (see `cvjax.data.pipeline.eval_batches`). Keys of the accuracies: `linear_probe/NAME`, `knn/NAME` (k = 10) and
-    `knn/NAME/k=K` for every k that the training set allows.
+    `knn/NAME/k=K` for every k that the training set allows, `few_shot/NAME/shots=N` and its deviation over the draws,
+    `few_shot/NAME/shots=N/deviation`. The protocol has the parts `knn`, `linear_probe`, `few_shot`, `chosen` and `seed`
+    of `cvjax.evaluate.protocol`.
     """
     metrics: dict[str, float] = {}
-    protocol: dict[str, Any] = {"seed": seed}
+    parts: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, dict[str, Any]] = {}
+
+    def note(kind: str, name: str, said: Mapping[str, Any], setting: str = "") -> None:
+        """File what one measurement says of itself; each extractor says the same but for what it chose."""
+        what = {key: value for key, value in said.items() if key not in ("seed", "chosen")}
+        parts.setdefault(kind, {}).update({setting: what} if setting else what)
+        if "chosen" in said:
+            chosen.setdefault(kind, {})["/".join(filter(None, (name, setting)))] = said["chosen"]
+
     for name, (extract, knn_width) in extractors.items():
         train_x, train_y = extract_features(extract, train(), desc=f"{name} features, training set")
         test_x, test_y = extract_features(extract, test(), desc=f"{name} features, test set")
         if linear:
             result = linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=seed, **linear_options)
             metrics[f"linear_probe/{name}"] = result.accuracy
-            protocol[f"linear_probe/{name}"] = result.protocol
+            note("linear_probe", name, {"form": "sweep", **result.protocol, "augmentation": "none"})
         if knn:
             width = knn_width or train_x.shape[1]
             accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=KS,
                                       temperature=TEMPERATURE)
-            metrics[f"knn/{name}"] = accuracies[min(accuracies, key=lambda k: abs(k - HEADLINE_K))]
+            headline = min(accuracies, key=lambda k: abs(k - HEADLINE_K))
+            metrics[f"knn/{name}"] = accuracies[headline]
             metrics |= {f"knn/{name}/k={k}": accuracy for k, accuracy in accuracies.items()}
-            protocol["knn"] = {"k": HEADLINE_K, "temperature": TEMPERATURE, "similarity": "cosine"}
-    return metrics, protocol
+            note("knn", name, {"k": headline, "ks": list(accuracies), "temperature": TEMPERATURE,
+                               "similarity": "cosine"})
+        for count in shots:
+            few = few_shot(train_x, train_y, test_x, test_y, num_classes, shots=count, draws=draws, seed=seed)
+            metrics |= {f"few_shot/{name}/shots={count}": few.accuracy,
+                        f"few_shot/{name}/shots={count}/deviation": few.deviation}
+            note("few_shot", name, few.protocol, f"shots={count}")
+    return metrics, parts | {"seed": seed} | ({"chosen": chosen} if chosen else {})
 
 
 def table(metrics: Mapping[str, float], names: Iterable[str]) -> str:
-    """The headline numbers as text, one row per extractor, in percent."""
-    columns = [c for c in ("linear_probe", "knn") if any(key.startswith(f"{c}/") for key in metrics)]
-    rows = [["features", *(c.replace("_", " ") for c in columns)]]
-    rows += [[name, *(f"{100 * metrics[f'{c}/{name}']:.2f} %" for c in columns)] for name in names]
+    """The headline numbers as text, one row per extractor, in percent; few shots with their deviation."""
+    names = list(names)
+    first = f"/{names[0]}"
+    columns = [key.replace(first, "{}", 1) for key in metrics
+               if key in (f"linear_probe{first}", f"knn{first}") or key.startswith(f"few_shot{first}/")]
+
+    def cell(column: str, name: str) -> str:
+        key = column.format(f"/{name}")
+        spread = f" +- {100 * metrics[f'{key}/deviation']:.2f}" if f"{key}/deviation" in metrics else ""
+        return f"{100 * metrics[key]:.2f}{spread} %"
+
+    columns = [column for column in columns if not column.endswith("/deviation")]
+    rows = [["features", *(c.format("").replace("few_shot/", "").replace("_", " ") for c in columns)]]
+    rows += [[name, *(cell(c, name) for c in columns)] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

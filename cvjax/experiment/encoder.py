@@ -71,7 +71,8 @@ class Encoder:
         """Which features its numbers are of, as JSON."""
         if not self.is_vit:
             return {"features": "pooled output"}
-        return {"pool": self.pool, "knn_blocks": 1, "linear_probe_blocks": min(self.blocks, self.model.depth)}
+        blocks = min(self.blocks, self.model.depth)
+        return {"pool": self.pool, "knn_blocks": 1, "linear_probe_blocks": blocks, "few_shot_blocks": blocks}
 
 
 def build_mae(config: Mapping[str, Any], *, image_size: int, channels: int) -> MaskedAutoencoder:
@@ -102,7 +103,7 @@ def build_dino(config: Mapping[str, Any], *, image_size: int, channels: int, out
             out_dim, config["head_layers"], config["head_hidden"], config["head_bottleneck"], config["head_batch_norm"],
             config["norm_last_layer"], axis_name, jnp.dtype(config["head_dtype"]))
         model = DINO(backbone, head)
-        images = jax.ShapeDtypeStruct((2, 1, image_size, image_size, channels), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, 2, image_size, image_size, channels), jnp.float32)
         small = jax.ShapeDtypeStruct((1, 1, config["local_size"], config["local_size"], channels), jnp.float32)
         try:
             jax.eval_shape(model.init, jax.random.key(0), [images, small] if config["local_crops"] else [images])
@@ -136,7 +137,10 @@ def load_encoder(run: Path, step: str | int = "latest") -> Encoder:
         raise ConfigError(f"--checkpoint {run} is a run of {experiment}; it must be one of {', '.join(builders)} or "
                           "supervised")
     weights, meta = restore_weights(folder, step)
-    return builders[experiment](weights, meta)
+    try:
+        return builders[experiment](weights, meta)
+    except KeyError as error:
+        raise ConfigError(f"--checkpoint {run} is of another version: its configuration lacks {error}") from None
 
 
 def _without_head(known: Classifier) -> Encoder:

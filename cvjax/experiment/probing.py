@@ -1,14 +1,15 @@
-"""Frozen encoders judged on a data set: features over all devices, probes, and a table."""
+"""Frozen encoders judged on a data set: features over all devices, probes, a table, and what the numbers hold for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from cvjax.evaluate.probe import Extractor, probe_features, table
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.encoder import Encoder
-from cvjax.experiment.inputs import Inputs
+from cvjax.experiment.inputs import Inputs, eval_crop
 from cvjax.train.mesh import MeshEngine, check_batch_size
 
 
@@ -18,10 +19,7 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
 
     options: those of `cvjax.evaluate.probe.probe_features`. Raises ConfigError without labels or a test split.
     """
-    if not inputs.dataset.num_classes or inputs.dataset.test is None:
-        raise ConfigError("probing needs labels and a test split, this data set has none")
-    with config_errors():
-        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.device_count())
+    check_probing(inputs, shots=options.get("shots", ()))
     engine = MeshEngine()
 
     def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:
@@ -35,8 +33,41 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
         extractors, lambda: inputs.eval_batches("train"), lambda: inputs.eval_batches("test"),
         inputs.dataset.num_classes, seed=seed, **options)
     print(f"\nFrozen features, test accuracy:\n{table(metrics, extractors)}\n")
-    seen = {f"features/{name}": encoder.protocol() for name, encoder in encoders.items()}
-    return metrics, protocol | seen | {"image_size": inputs.image_size}
+    features = {name: encoder.protocol() for name, encoder in encoders.items()} | {"pixels": {"features": "raw pixels"}}
+    return metrics, protocol | shared_protocol(inputs) | {"features": features}
+
+
+def check_probing(inputs: Inputs, shots: Sequence[int] = ()) -> None:
+    """ConfigError unless there are labels, a test split, batches that split over the devices, and enough for `shots`.
+
+    Where labels are not known before reading (tfds:), too few examples for the shots show later.
+    """
+    if not inputs.dataset.num_classes or inputs.dataset.test is None:
+        raise ConfigError("probing needs labels and a test split, this data set has none")
+    with config_errors():
+        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.device_count())
+    labels = inputs.dataset.train.labels
+    if shots and labels is not None:
+        counts = np.bincount(labels[labels >= 0], minlength=inputs.dataset.num_classes)
+        if max(shots) > counts.min():
+            raise ConfigError(f"--shots {max(shots)}: it must be from 1 to {counts.min()}, the training images of "
+                              f"class {inputs.dataset.class_names[counts.argmin()]!r}")
+
+
+def shared_protocol(inputs: Inputs) -> dict[str, Any]:
+    """The parts `data` and `images` of a protocol (see `cvjax.evaluate.protocol`)."""
+    dataset = inputs.dataset
+    images: dict[str, Any] = {"size": inputs.image_size, "channels": dataset.channels, "interpolation": "bicubic"}
+    if dataset.in_memory:
+        height, width = dataset.image_size
+        images |= {"resize": f"whole images of {height}x{width}", "crop": None}
+    else:
+        crop = eval_crop(inputs.image_size, dataset.channels)
+        images |= {"resize": f"short side to {crop.resize}", "crop": f"central {crop.size}x{crop.size}",
+                   "interpolation": crop.interpolation}
+    tested = 0 if dataset.test is None else len(dataset.test)
+    return {"data": {"fingerprint": dataset.fingerprint, "classes": dataset.num_classes,
+                     "training_images": len(dataset.train), "test_images": tested}, "images": images}
 
 
 def _pixels(_: Any, images: jax.Array) -> jax.Array:

@@ -67,12 +67,14 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     an MAE's file (and leaves the decoder). Learned positions and relative-position tables of another resolution are
     resized as timm does, and a head that is missing or has other classes starts fresh.
     Of a DINO checkpoint a backbone takes its own part and leaves the head.
-    part: which of the networks in a file, see `read_state_dict`.
+    part: which of the networks in a file, see `read_state_dict`; ValueError beside arrays, which have no parts.
     rng: key of the parameters that start fresh, `jax.random.key(0)` when None.
     What is fresh, ignored or resized is logged, in one line. Any other difference between file and model is a
     ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
     """
     family = family_of(model)
+    if part is not None and isinstance(weights, Mapping):
+        raise ValueError(f"part {part!r} with names and arrays: it is for files, which may hold several networks")
     if isinstance(weights, str) and weights.startswith(HUB):
         weights = download(weights)
     content = read_state_dict(weights, part) if isinstance(weights, str | Path) else weights

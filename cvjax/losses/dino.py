@@ -16,14 +16,14 @@ def teacher_answers(logits: jax.Array, center: jax.Array, temperature: jax.Array
 def dino_loss(student_logits: jax.Array, answers: jax.Array, temperature: float = 0.1) -> jax.Array:
     """Cross-entropy of the student on each view against the teacher on each *other* global view: float32 `(B,)`.
 
-    student_logits: `(V, B, K)`, the global views first. answers: the teacher's probabilities `(G, B, K)` for these G
+    student_logits: `(B, V, K)`, the global views first. answers: the teacher's probabilities `(B, G, K)` for these G
     global views, V > 1. Each example's loss is the mean over its G (V - 1) pairs.
     """
-    views, globals_ = len(student_logits), len(answers)
+    views, globals_ = student_logits.shape[1], answers.shape[1]
     log_p = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    pairs = -jnp.einsum("gbk,vbk->gvb", answers, log_p, precision=jax.lax.Precision.HIGHEST)
+    pairs = -jnp.einsum("bgk,bvk->bgv", answers, log_p, precision=jax.lax.Precision.HIGHEST)
     other = jnp.arange(globals_)[:, None] != jnp.arange(views)
-    return jnp.where(other[:, :, None], pairs, 0.0).sum((0, 1)) / (globals_ * (views - 1))
+    return jnp.where(other, pairs, 0.0).sum((1, 2)) / (globals_ * (views - 1))
 
 
 def update_center(center: jax.Array, batch_center: jax.Array, momentum: float = 0.9) -> jax.Array:

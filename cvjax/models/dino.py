@@ -2,10 +2,11 @@
 
 A backbone and a projection head; the student and its teacher are two sets of parameters of this one network.
 Parameters carry the authors' names (`backbone/...`, `head/mlp/0`, `head/last_layer/weight_v`).
-Deviations: a ViT's positions are interpolated to a crop's grid as everywhere here (bicubic, antialiased, as timm), where
-the authors interpolate without antialiasing; its linear layers start Xavier-uniform.
+Deviations: a ViT's positions are interpolated to a crop's grid as everywhere here (bicubic, antialiased, as timm),
+where the authors interpolate without antialiasing; its linear layers start Xavier-uniform.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class PrototypeLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         v = self.param("weight_v", linear_uniform, (x.shape[-1], self.out_dim))
-        weight = v / jnp.maximum(jnp.linalg.norm(v, axis=0, keepdims=True), EPSILON)
+        weight = _unit(v, axis=0)
         if not self.norm_last_layer:
             weight = weight * self.param("weight_g", nn.initializers.ones, (1, self.out_dim))
         return x.astype(self.dtype) @ weight.astype(self.dtype)
@@ -80,15 +81,19 @@ class DINOHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         widths = (self.hidden,) * (self.layers - 1) + (self.bottleneck,)
         x = ProjectionMlp(widths, self.batch_norm, self.axis_name, self.dtype, name="mlp")(x, train=train)
-        x = x.astype(jnp.float32)
-        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), EPSILON)
+        x = _unit(x.astype(jnp.float32), axis=-1)
         return PrototypeLayer(self.out_dim, self.norm_last_layer, self.dtype, name="last_layer")(x).astype(jnp.float32)
 
 
-class DINO(nn.Module):
-    """Crops of one or several sizes, each float `(V, B, H, W, C)` and normalised, to logits float32 `(all V, B, K)`.
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    """Vectors over their norms; the root comes last, for at zero it has no gradient."""
+    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), EPSILON**2))
 
-    backbone: a model without a head (`num_classes=0`) whose output is `(B, D)`. All crops of one size go through it
+
+class DINO(nn.Module):
+    """Views of one or several sizes, each float `(B, V, H, W, C)` and normalised, to logits float32 `(B, all V, K)`.
+
+    backbone: a model without a head (`num_classes=0`) whose output is `(B, D)`. Neighbours of one size go through it
     together, so batch norms see each size by itself, as in the authors' code.
     """
 
@@ -99,8 +104,12 @@ class DINO(nn.Module):
         """The backbone's features `(B, D)` of images `(B, H, W, C)`."""
         return self.backbone(images, train=train)
 
-    def __call__(self, crops: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
-        batch = crops[0].shape[1]
-        features = [self.features(x.reshape(-1, *x.shape[2:]), train=train).astype(jnp.float32) for x in crops]
-        logits = self.head(jnp.concatenate(features), train=train)
-        return logits.reshape(-1, batch, logits.shape[-1])  # crops are in order, each with the whole batch
+    def __call__(self, views: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+        features = []
+        for _, alike in itertools.groupby(views, key=lambda x: x.shape[2:]):
+            x = jnp.concatenate(list(alike), axis=1)
+            y = self.features(x.reshape(-1, *x.shape[2:]), train=train).astype(jnp.float32)  # (B * V, D)
+            features.append(y.reshape(*x.shape[:2], -1))
+        features = jnp.concatenate(features, axis=1)  # (B, all V, D); images stay on the device that has them
+        logits = self.head(features.reshape(-1, features.shape[-1]), train=train)
+        return logits.reshape(*features.shape[:2], -1)

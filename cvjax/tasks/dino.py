@@ -36,11 +36,11 @@ def dino_task(model: DINO, *, views: Views, preprocess: Callable[[jax.Array], ja
     of the mean answer; `center_norm`; `top_prototype`, the share of the batch on the commonest prototype.
     axis_name: the mapped axis that the batch is split over under pmap.
     """
-    teacher_model = _without_drop_path(model)
+    teacher_model = _without_noise(model)
 
     def init(rng: jax.Array, batch: Batch) -> Any:
         images = preprocess(batch["image"])
-        variables = dict(model.init(rng, [images[None]]))
+        variables = dict(model.init(rng, [images[:, None]]))
         teacher = jax.tree.map(jnp.copy, variables)  # the state is donated: no array may be in it twice
         center = jnp.zeros((model.head.out_dim,))
         temperature = jnp.asarray(teacher_temperature(jnp.zeros((), jnp.int32)), jnp.float32)
@@ -48,11 +48,10 @@ def dino_task(model: DINO, *, views: Views, preprocess: Callable[[jax.Array], ja
 
     def loss(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Aux]:
         crops = jax.vmap(views)(example_keys(rng, batch), batch)  # each (B, V, h, w, C)
-        crops = [jnp.swapaxes(x, 0, 1) for x in crops]
         dino, student_state = model_state["dino"], {k: v for k, v in model_state.items() if k != "dino"}
         teacher_logits, teacher_state = teacher_model.apply(
             dino["teacher"], crops[:1], train=True, mutable=[k for k in dino["teacher"] if k != "params"])
-        answers = teacher_answers(jax.lax.stop_gradient(teacher_logits), dino["center"], dino["temperature"])
+        answers = jax.lax.stop_gradient(teacher_answers(teacher_logits, dino["center"], dino["temperature"]))
         logits, student_state = model.apply({"params": params, **student_state}, crops, train=True,
                                             rngs={"dropout": batch_key(rng, batch)}, mutable=list(student_state))
         losses = dino_loss(logits, answers, student_temperature)
@@ -72,24 +71,25 @@ def dino_task(model: DINO, *, views: Views, preprocess: Callable[[jax.Array], ja
 
     def evaluate(variables: Any, batch: Batch) -> Metrics:
         """The loss between two like views of each whole image: the student's answer against the teacher's."""
-        images = [preprocess(batch["image"])[None]]
+        images = [preprocess(batch["image"])[:, None]]
         dino = variables["dino"]
         answers = teacher_answers(model.apply(dino["teacher"], images), dino["center"], dino["temperature"])
         logits = model.apply({k: v for k, v in variables.items() if k != "dino"}, images)
-        losses = dino_loss(jnp.concatenate([logits, logits]), answers, student_temperature)
+        losses = dino_loss(jnp.concatenate([logits, logits], axis=1), answers, student_temperature)
         return {"loss": masked_sum(losses, batch["mask"]),
-                "teacher_entropy": masked_sum(entropy(answers[0]), batch["mask"])}
+                "teacher_entropy": masked_sum(entropy(answers[:, 0]), batch["mask"])}
 
     return Task(init, loss, evaluate, post_update)
 
 
-def _without_drop_path(model: DINO) -> DINO:
-    """The teacher's network: drop path is the student's alone."""
-    return model.clone(backbone=model.backbone.clone(drop_path=0.0)) if hasattr(model.backbone, "drop_path") else model
+def _without_noise(model: DINO) -> DINO:
+    """The teacher's network: drop path and dropout are the student's alone."""
+    rates = {name: 0.0 for name in ("drop_path", "dropout") if hasattr(model.backbone, name)}
+    return model.clone(backbone=model.backbone.clone(**rates))
 
 
 def _watched(answers: jax.Array, center: jax.Array, axis_name: str | None) -> Metrics:
-    """What tells a collapse, of the teacher's answers `(G, B, K)` and the centre they were given with."""
+    """What tells a collapse, of the teacher's answers `(B, G, K)` and the centre they were given with."""
     out_dim = answers.shape[-1]
     mean_answer = answers.mean(axis=(0, 1))
     votes = jnp.bincount(answers.argmax(axis=-1).ravel(), length=out_dim) / answers[..., 0].size

@@ -77,20 +77,20 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
         if left_out:
             skipped += 1
             bad = ["a loss or gradient that is not finite"]
-            log.note(f"step {done} gave {bad[0]} and was skipped, the {skipped}th in a row; its examples: "
+            log.note(f"step {done} gave {bad[0]} and was skipped, {skipped} in a row; its examples: "
                      f"{_listed(examples)}")
         else:
             skipped = 0
         if bad and not 0 < skipped <= max_skipped:
             raise TrainingError(
-                f"step {done} gave {', '.join(bad)}{f', the {skipped}th in a row' if skipped else ''}: training "
+                f"step {done} gave {', '.join(bad)}{f', {skipped} in a row' if skipped else ''}: training "
                 "stopped, checkpoints before it are kept; a lower learning rate or --clip-norm often helps; its "
                 f"examples, by position in the training set: {_listed(examples)}")
         means = log.step(done, values, float(learning_rate(done - 1)), waited)
         if collapse is not None and means is not None:
-            before = collapse.warning
+            warned = collapse.warning is not None
             collapse.update(means)
-            if collapse.warning != before:
+            if (collapse.warning is not None) != warned:  # once, though figures in the warning may change
                 log.note(f"step {done}: {collapse.warning or 'no sign of collapse any more'}")
 
     def save(results: dict[str, float] | None) -> None:

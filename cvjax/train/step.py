@@ -31,7 +31,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
     where a model has them, are then those of micro-batches.
     ema_decay: running average of the parameters and of the model state, None for none.
     skip_nonfinite: where the loss or a gradient is not finite, only `step` moves on and all else keeps every bit; such
-    a step counts in the metric `skipped` and in no other.
+    a step counts in the metric `skipped` and in no other. Schedules inside the optimizer count the steps it made.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
     metrics: the task's, `gradient_norm` before clipping, and `skipped` where steps can be, all as (sum, count).
     """

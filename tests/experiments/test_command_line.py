@@ -136,7 +136,8 @@ def classifier(tmp_path_factory, process):
 @pytest.fixture
 def dry(command, tmp_path, request):
     def run(experiment, *arguments):
-        before = {"knn": "pretrained", "linear_probe": "pretrained", "finetune": "pretrained", "evaluate": "classifier"}
+        before = {"knn": "pretrained", "linear_probe": "pretrained", "finetune": "pretrained", "evaluate": "classifier",
+                  "retrieval": "pretrained", "few_shot": "pretrained"}
         checkpoint = ("--checkpoint", request.getfixturevalue(before[experiment])) if experiment in before else ()
         return command(experiment, *arguments, "--run-dir", tmp_path / "run", "--dry-run", *checkpoint)
 
@@ -238,7 +239,7 @@ def test_a_run_killed_before_its_configuration_was_written_can_start_again(comma
     assert done.status == 0, done.err
 
 
-@pytest.mark.parametrize("experiment", ["knn", "linear_probe", "finetune"])
+@pytest.mark.parametrize("experiment", ["knn", "linear_probe", "few_shot", "finetune", "retrieval"])
 def test_a_bad_checkpoint_path_is_one_line(command, tmp_path, experiment):
     done = command(experiment, "--checkpoint", tmp_path / "missing", "--run-dir", tmp_path / "run")
     assert f"--checkpoint {tmp_path}/missing: no checkpoints in it" in done.complaint

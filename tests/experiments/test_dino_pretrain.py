@@ -110,8 +110,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(pretrain, command, runs, monkeyp
 
 
 def test_without_the_centre_the_default_run_collapses_says_so_and_stops(command, runs, no_probes):
-    done = command("dino_pretrain", "--run-dir", runs / "collapsed", "--no-centering", "--steps", 400, "--log-every", 20,
-                   "--collapse-patience", 3, "--stop-on-collapse")
+    done = command("dino_pretrain", "--run-dir", runs / "collapsed", "--no-centering", "--steps", 400,
+                   "--log-every", 20, "--collapse-patience", 3, "--stop-on-collapse")
     assert done.status == 0, done.err
     found = summary(runs / "collapsed")
     assert found["metrics"]["collapsed"] == 1 and "collapse: the teacher's entropy is 0" in done.out

@@ -21,7 +21,7 @@ def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = 
     kernel = np.zeros((size * size * channels, len(names)), np.float32)
     kernel[:, 1] = sharpness / len(kernel)
     params = {"fc": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(len(names))}}
-    state = TrainState(jnp.asarray(np.int32(step)), params, {}, (), None, None, jax.random.key(0))
+    state = TrainState(jnp.asarray(np.int32(step)), params, {}, (), None, jax.random.key(0))
     meta = {"experiment": experiment, "config": CONFIG, "image_size": size, "channels": channels,
             "class_names": list(names)}
     with Checkpointer(folder / "checkpoints", best_metric="top1") as checkpointer:

@@ -142,6 +142,19 @@ def test_making_parameters_leaves_running_statistics_at_their_start():
     np.testing.assert_array_equal(made["batch_stats"]["var"], np.ones(2))
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_without_affine_there_is_nothing_to_learn_and_the_output_is_that_of_scale_1_and_bias_0(train):
+    x, given = images(4, 5, 5, 3), variables(3)
+    norm = BatchNorm(affine=False, epsilon=1e-6)
+    assert set(norm.init(jax.random.key(0), x, train=train)) == {"batch_stats"}
+    bare, state = norm.apply({"batch_stats": given["batch_stats"]}, x, train=train, mutable=["batch_stats"])
+    plain = given | {"params": {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}}
+    y, *running = apply(x, plain, train, epsilon=1e-6)
+    np.testing.assert_array_equal(bare, y)
+    for found, expected in zip(state["batch_stats"].values(), running):
+        np.testing.assert_array_equal(found, expected)
+
+
 class Two(nn.Module):
     """A norm inside of a part, and one at the top."""
 

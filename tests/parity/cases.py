@@ -88,6 +88,54 @@ class ClassifierCase:
         return {"images": _images(f"{self.name} {self.draw}", self.input_size, self.batch)}
 
 
+@dataclass(frozen=True)
+class DinoCase:
+    """Steps of DINO: loss, gradients, statistics, centre and teacher after the first; both networks after all of them.
+
+    model, fields: the backbone, `torch_side.DINO_BACKBONES[name]` makes the reference's. views: how many of which side;
+    the first are the global ones. draw: see `ClassifierCase`.
+    The rates are exact in float32, so that both sides can do the same operations. The optimizer's epsilon is larger
+    than the usual one: a gradient that is zero but for rounding then moves nothing far.
+    """
+
+    name: str
+    model: str
+    fields: Mapping[str, Any]
+    views: tuple[tuple[int, int], ...]
+    batch_norm: bool
+    norm_last_layer: bool
+    steps: int = 1
+    batch: int = 4
+    out_dim: int = 24
+    layers: int = 3
+    hidden: int = 16
+    bottleneck: int = 8
+    draw: int = 0
+
+    student_temperature = 0.125
+    teacher_temperature = (0.0625, 0.125, 2)  # from, to, epochs of one step
+    center_momentum = 0.75
+    teacher_momentum = (0.875, 1.0)
+    learning_rate = (2**-6, 2**-8)
+    weight_decay = (0.25, 1.0)
+    clip_each = 0.05
+    eps = 1e-3
+    held_steps = 1
+    total_steps = 4
+
+    def inputs(self, step: int = 0) -> list[np.ndarray]:
+        """The views by size, float32 (V, B, H, W, C)."""
+        return [random(f"{self.name} {self.draw} {step} {i} views").standard_normal(
+            (count, self.batch, side, side, CHANNELS)).astype(np.float32) for i, (count, side) in enumerate(self.views)]
+
+    def center(self) -> np.ndarray:
+        return (0.1 * random(f"{self.name} center").standard_normal(self.out_dim)).astype(np.float32)
+
+    def head(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in
+                ("out_dim", "layers", "hidden", "bottleneck", "batch_norm", "norm_last_layer")}
+
+
 def _images(name: str, size: tuple[int, int], batch: int = BATCH) -> np.ndarray:
     return random(f"{name} images").standard_normal((batch, *size, CHANNELS)).astype(np.float32)
 
@@ -120,6 +168,7 @@ CLASSIFIER_CASES = (
     ClassifierCase("resnet_bottleneck", "resnet50", dict(depths=(1, 1, 1, 1), num_classes=5), (48, 48), draw=1),
     ClassifierCase("resnext_bottleneck", "resnext50_32x4d", dict(depths=(1, 1, 1, 1), num_classes=5), (48, 48)),
     ClassifierCase("resnet_cifar", "resnet20", dict(depths=(1, 2, 1)), (16, 16)),
+    ClassifierCase("resnet9", "resnet9", dict(channels=(8, 12, 16, 24)), (16, 16), batch=8),
     ClassifierCase("resnet_preactivation", "resnet50",
                    dict(depths=(1, 2, 1), width=8, num_classes=5, preactivation=True), (64, 64)),
     ClassifierCase("googlenet", "googlenet", dict(inceptions=tuple(SMALL_INCEPTIONS.items()), num_classes=5,
@@ -137,3 +186,13 @@ CLASSIFIER_CASES = (
     ClassifierCase("swin_padded", SWIN, dict(SMALL_SWIN, depths=(2, 1, 2), heads=(2, 3, 4), window=4), (44, 60),
                    layout="torchvision"),
 )
+DINO_CASES = (
+    # Two lists of views of one size: the authors interpolate positions in another way, so there is one resolution.
+    DinoCase("dino_vit", "vit_tiny_patch16_224", dict(image_size=8, patch_size=4, width=8, depth=1, heads=2),
+             ((2, 8), (2, 8)), batch_norm=False, norm_last_layer=False, steps=3),
+    DinoCase("dino_resnet", "resnet20", dict(depths=(1, 1)), ((2, 8), (3, 6)), batch_norm=True, norm_last_layer=True),
+)
+# Whose checkpoint make_goldens writes as the authors' script does.
+DINO_CHECKPOINT = DinoCase("dino_checkpoint", "vit_tiny_patch16_224",
+                           dict(image_size=8, patch_size=4, width=8, depth=1, heads=2), ((2, 8),), batch_norm=True,
+                           norm_last_layer=True, layers=2, out_dim=6, hidden=8, bottleneck=4)

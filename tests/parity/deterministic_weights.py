@@ -16,6 +16,12 @@ def fill(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {name: _values(name, shape) for name, shape in shapes.items()}
 
 
+def fill_role(shapes: Mapping[str, tuple[int, ...]], role: str) -> dict[str, np.ndarray]:
+    """Other parameters of these shapes for each role that a network has, such as "teacher"."""
+    filled = fill({f"{role}.{name}": shape for name, shape in shapes.items()})
+    return {name: filled[f"{role}.{name}"] for name in shapes}
+
+
 def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     normal = random(f"{name}{tuple(shape)}").standard_normal(shape)
     if name.endswith("running_var"):

@@ -2,13 +2,22 @@
 
 import argparse
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import jax_side
 import numpy as np
 import torch
 import torch_side
-from cases import CLASSIFIER_CASES, MAE_CASES, VIT_CASES, ClassifierCase
+from cases import (
+    CLASSIFIER_CASES,
+    DINO_CASES,
+    DINO_CHECKPOINT,
+    MAE_CASES,
+    VIT_CASES,
+    ClassifierCase,
+    DinoCase,
+)
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -27,10 +36,26 @@ def checkpoint() -> dict:
     return {"model": weights, "optimizer": optimizer, "epoch": 3, "args": options}
 
 
-def classifier_numbers(case: ClassifierCase) -> dict[str, np.ndarray]:
+def dino_checkpoint() -> dict:
+    """What the authors' script saves, for tests/interop/test_dino_names.py."""
+    case = DINO_CHECKPOINT
+    student, teacher = (torch_side.torch_dino(case, role) for role in ("student", "teacher"))
+    parallel = torch.nn.ModuleDict({"module": student})  # the prefix of data-parallel training
+    optimizer = torch.optim.AdamW(p for p in student.parameters() if p.requires_grad)
+    student([torch.zeros(2, 2, 3, 8, 8)]).sum().backward()
+    optimizer.step()  # for its moments
+    student.load_state_dict(torch_side.torch_dino(case).state_dict())
+    return {"student": parallel.state_dict(), "teacher": teacher.state_dict(), "optimizer": optimizer.state_dict(),
+            "epoch": 3, "args": argparse.Namespace(arch="vit_tiny", out_dim=case.out_dim),
+            "dino_loss": OrderedDict(center=torch.from_numpy(case.center())[None])}
+
+
+def certain_numbers(case: ClassifierCase | DinoCase, numbers_of: Callable[..., dict[str, np.ndarray]],
+                    ) -> dict[str, np.ndarray]:
     """The reference's numbers on images that they are certain for (see `ClassifierCase`)."""
-    numbers = torch_side.classifier_numbers(case)
-    distances = jax_side.distances(numbers, torch_side.classifier_numbers(case, torch.float64))
+    numbers = numbers_of(case)
+    zero = 1e-2 if isinstance(case, DinoCase) else 1e-3  # see `jax_side.assert_same_dino`
+    distances = jax_side.distances(numbers, numbers_of(case, torch.float64), zero)
     uncertain = {name: distance for name, distance in distances.items() if distance > 5e-5}
     if uncertain:
         raise SystemExit(f"{case.name}: float32 differs from float64, give another `draw`: {uncertain}")
@@ -40,11 +65,13 @@ def classifier_numbers(case: ClassifierCase) -> dict[str, np.ndarray]:
 def main() -> None:
     numbers = {case.name: torch_side.mae_numbers(case) for case in MAE_CASES}
     numbers |= {case.name: torch_side.vit_numbers(case) for case in VIT_CASES}
-    numbers |= {case.name: classifier_numbers(case) for case in CLASSIFIER_CASES}
+    numbers |= {case.name: certain_numbers(case, torch_side.classifier_numbers) for case in CLASSIFIER_CASES}
+    numbers |= {case.name: certain_numbers(case, torch_side.dino_numbers) for case in DINO_CASES}
     GOLDENS.mkdir(exist_ok=True)
     for name, arrays in numbers.items():
         np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)
     torch.save(checkpoint(), GOLDENS / "checkpoint.pth")
+    torch.save(dino_checkpoint(), GOLDENS / "dino_checkpoint.pth")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax_side
 import numpy as np
 import pytest
-from cases import CLASSIFIER_CASES, MAE_CASES, VIT_CASES, ClassifierCase, MaeCase, VitCase
+from cases import CLASSIFIER_CASES, DINO_CASES, MAE_CASES, VIT_CASES, ClassifierCase, DinoCase, MaeCase, VitCase
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -32,3 +32,9 @@ def test_vit_outputs_and_gradients(case: VitCase) -> None:
 def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase) -> None:
     numbers = _golden(case.name)
     jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)
+
+
+@pytest.mark.parametrize("case", DINO_CASES, ids=lambda case: case.name)
+def test_dino_steps(case: DinoCase) -> None:
+    numbers = _golden(case.name)
+    jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)

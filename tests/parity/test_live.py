@@ -11,7 +11,7 @@ import jax
 import jax_side
 import numpy as np
 import pytest
-from cases import CLASSIFIER_CASES, MAE_CASES, VIT_CASES, ClassifierCase, MaeCase, VitCase
+from cases import CLASSIFIER_CASES, DINO_CASES, MAE_CASES, VIT_CASES, ClassifierCase, DinoCase, MaeCase, VitCase
 from deterministic_weights import fill
 
 from cvjax.interop import load_weights, save_weights, to_state_dict
@@ -62,6 +62,12 @@ def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase, their
     jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)
 
 
+@pytest.mark.parametrize("case", DINO_CASES, ids=lambda case: case.name)
+def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
+    numbers = theirs.dino_numbers(case)
+    jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)
+
+
 # An MAE's reference is the authors' code, and the baselines and LeNet have none.
 PUBLISHED = [name for name in list_models() if not name.startswith(("mae_", "linear", "mlp", "lenet"))]
 
@@ -93,11 +99,14 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     assert expected in layouts
 
 
-@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES], ids=lambda kind: getattr(kind, "name", kind))
+@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *DINO_CASES],
+                         ids=lambda kind: getattr(kind, "name", kind))
 def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: ModuleType, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    if kind == "mae":
+    if isinstance(kind, DinoCase):
+        reference, model = theirs.torch_dino(kind), jax_side.dino_model(kind)
+    elif kind == "mae":
         reference, model = theirs.torch_mae(MAE_CASES[0]), jax_side.mae_model(MAE_CASES[0])
     elif kind == "vit":
         reference, model = theirs.timm_vit(VIT_CASES[0]), jax_side.vit_model(VIT_CASES[0])

@@ -2,16 +2,18 @@
 
 from functools import partial
 
+import dino_reference
 import numpy as np
 import torch
 import torchvision_operators  # noqa: F401  before timm and torchvision
 from alexnet_reference import GroupedAlexNet, small_alexnet
-from cases import CHANNELS, SMALL_INCEPTIONS, ClassifierCase, MaeCase, VitCase
+from cases import CHANNELS, SMALL_INCEPTIONS, ClassifierCase, DinoCase, MaeCase, VitCase
 from densenet_reference import CifarDenseNet
-from deterministic_weights import fill, sketch
+from deterministic_weights import fill, fill_role, sketch
 from googlenet_reference import PaperGoogLeNet, small_googlenet
 from lenet_reference import TorchLeNet
 from mae_reference import TorchMae
+from resnet9_reference import TorchResNet9
 from resnet_reference import CifarResNet, PreactivationResNet
 from timm import create_model, list_models
 from timm.layers import PatchEmbed, resample_abs_pos_embed
@@ -96,6 +98,7 @@ CLASSIFIERS = {
     "resnext_bottleneck": lambda: ResNet(
         Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4),
     "resnet_cifar": lambda: CifarResNet((1, 2, 1), num_classes=10),
+    "resnet9": lambda: TorchResNet9((8, 12, 16, 24)),
     "resnet_preactivation": lambda: PreactivationResNet((1, 2, 1), width=8, num_classes=5),
     "googlenet": lambda: small_googlenet(SMALL_INCEPTIONS, num_classes=5),
     "googlenet_lrn": lambda: PaperGoogLeNet(5, SMALL_INCEPTIONS),
@@ -133,12 +136,85 @@ def classifier_numbers(case: ClassifierCase, dtype: torch.dtype = torch.float32)
     return shapes | {name: sketch(name, tensor.detach().numpy()) for name, tensor in numbers.items()}
 
 
+def _without_head(network: torch.nn.Module) -> torch.nn.Module:
+    network.fc = torch.nn.Identity()
+    return network
+
+
+def _dino_vit() -> VisionTransformer:
+    return VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=0)
+
+
+# Case name -> the width of the features and the reference's backbone.
+DINO_BACKBONES = {
+    "dino_vit": (8, _dino_vit),
+    "dino_checkpoint": (8, _dino_vit),
+    "dino_resnet": (32, lambda: _without_head(CifarResNet((1, 1), num_classes=10))),
+}
+
+
+def torch_dino(case: DinoCase, role: str = "student") -> dino_reference.TorchDino:
+    """The student, or a teacher of other weights, as it is in training."""
+    width, backbone = DINO_BACKBONES[case.name]
+    model = dino_reference.TorchDino(backbone(), dino_reference.Head(width, **case.head()))
+    model.load_state_dict(_tensors(fill_role(state_shapes(model), role)), strict=False)
+    return model.train()
+
+
+def dino_numbers(case: DinoCase, dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray]:
+    student, teacher = torch_dino(case).to(dtype), torch_dino(case, "teacher").to(dtype)
+    teacher.requires_grad_(False)
+    numbers = {f"shape/{name}": torch.tensor(shape) for name, shape in state_shapes(student).items()}
+    center = torch.from_numpy(case.center()).to(dtype)
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    decays = {name: p.ndim > 1 and not name.endswith(("pos_embed", "cls_token")) for name, p in parameters.items()}
+    groups = [{"params": [p for name, p in parameters.items() if decays[name] == chosen]} for chosen in (True, False)]
+    optimizer = torch.optim.AdamW(groups, eps=case.eps, weight_decay=0.0)
+    temperatures = dino_reference.temperatures(*case.teacher_temperature, case.total_steps, 1)
+    momenta, rates, decay = (dino_reference.half_cosine(*ends, case.total_steps) for ends in (
+        case.teacher_momentum, case.learning_rate, case.weight_decay))
+    for step in range(case.steps):
+        views = [torch.from_numpy(x).permute(0, 1, 4, 2, 3).to(dtype) for x in case.inputs(step)]
+        teacher_logits, logits = teacher(views[:1]), student(views)
+        loss = dino_reference.loss(logits, teacher_logits, center, temperatures[step], case.student_temperature)
+        center = dino_reference.new_center(center, teacher_logits, case.center_momentum)
+        optimizer.zero_grad()
+        loss.backward()
+        numbers[f"loss/{step}"] = loss.detach()
+        if step == 0:
+            numbers["center"] = center
+            numbers |= {f"gradient/{name}": p.grad.clone() for name, p in parameters.items()}
+            for role, network in (("student", student), ("teacher", teacher)):
+                numbers |= {f"statistics/{role}/{name}": buffer.clone() for name, buffer in network.named_buffers()
+                            if "running" in name}
+            # What the teacher would become next to this very student: no rounding of a step comes in between.
+            still = torch_dino(case, "teacher").to(dtype)
+            dino_reference.move_teacher(still, student, case.teacher_momentum[0])
+            numbers |= {f"average/{name}": p.detach() for name, p in still.named_parameters()}
+        if case.steps > 1:
+            dino_reference.clip_each(student, case.clip_each)
+            if step < case.held_steps:
+                dino_reference.forget_last_layer(student)
+            optimizer.param_groups[0]["weight_decay"] = decay[step]
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step]
+            optimizer.step()
+            dino_reference.move_teacher(teacher, student, momenta[step])
+    if case.steps > 1:
+        numbers["after/center"] = center
+        for role, network in (("student", student), ("teacher", teacher)):
+            numbers |= {f"after/{role}/{name}": p.detach() for name, p in network.named_parameters()}
+    return {name: sketch(name, value.numpy()) for name, value in numbers.items()}
+
+
 def published(name: str) -> torch.nn.Module:
     """The reference of a registered name at its full size, with 1000 classes (CIFAR's: 10)."""
     if name in CIFAR_RESNETS:
         return CifarResNet((CIFAR_RESNETS[name],) * 3, num_classes=10)
     if name in GOOGLENETS_AND_CIFAR_DENSENETS:
         return GOOGLENETS_AND_CIFAR_DENSENETS[name]()
+    if name == "resnet9":
+        return TorchResNet9()
     if name == "alexnet_grouped":
         return GroupedAlexNet((96, 256, 384, 384, 256), 4096, num_classes=1000)
     if name in list_models():

@@ -62,7 +62,7 @@ def batch_norm():
 
 
 def dino():
-    """A small ResNet as student and teacher with batch norm in the head, on two sizes of views."""
+    """A small ViT as student and teacher, with batch norm in the head, on two sizes of views."""
     recipe = View(size=8, scale=(0.6, 1.0), flip=False, jitter=(0.4, 0.4, 0.0, 0.0), blur=0.0)
 
     def views(key, example):
@@ -70,8 +70,8 @@ def dino():
         return [normalize(x, HALF, HALF) for x in crops]
 
     def build(axis_name):
-        backbone = create_model("resnet20", depths=(1, 1), width=8, image_size=8, in_channels=1, num_classes=0,
-                                axis_name=axis_name, zero_init_last=False)
+        backbone = create_model("vit_tiny_patch16_224", image_size=8, patch_size=2, in_channels=1, width=16, depth=1,
+                                heads=2, num_classes=0)
         head = DINOHead(32, hidden=32, bottleneck=16, batch_norm=True, axis_name=axis_name)
         return dino_task(DINO(backbone, head), views=views, preprocess=inputs().preprocess, axis_name=axis_name,
                          teacher_momentum=cosine_between(0.9, 1.0, STEPS),
@@ -142,8 +142,9 @@ def measured(python):
 
 
 # The order of float32 sums differs: 2**-24 = 6e-8 relative a sum, which 20 steps of AdamW may let grow.
-# Measured: 1.9e-7 for MAE, 4.2e-7 for the classifier, 4.4e-7 with batch norm and SGD.
-TOLERANCE = 2e-6
+# Measured: 1.9e-7 for MAE, 4.2e-7 for the classifier, 4.4e-7 with batch norm and SGD, 2.2e-6 for DINO, whose
+# temperatures of 0.08 and 0.1 multiply what logits differ by.
+TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
 
 
 @pytest.mark.parametrize("task, layout", [("mae", "jit"), ("mae", "pmap"), ("mae", "jit, accumulate 2"),
@@ -152,7 +153,7 @@ TOLERANCE = 2e-6
 def test_eight_devices_give_the_loss_curve_of_one(measured, task, layout):
     one, eight = (np.array(measured[task][key]["losses"]) for key in ("one", layout))
     assert abs(one[STEPS - 1] - one[0]) > 0.03 * one[0], "it moves, so the curves are no constants"
-    np.testing.assert_allclose(eight, one, rtol=TOLERANCE)
+    np.testing.assert_allclose(eight, one, rtol=TOLERANCE[task])
 
 
 @pytest.mark.parametrize("layout", ["jit", "jit, accumulate 2"])
@@ -174,6 +175,13 @@ def test_batch_norm_costs_one_sum_forward_and_one_backward_a_norm_and_nothing_el
     counts = dict(measured["batch_norm"]["jit"]["kinds"])
     norms = 1 + 2 * 2  # of the stem, and of two blocks; measured: 11, the last is of gradients and metrics together
     assert 2 * norms <= counts.pop("all-reduce") <= 2 * norms + 1
+    assert not any(counts.values()), counts
+
+
+def test_dino_exchanges_sums_and_nothing_else(measured):
+    """Views stay where their images are. Sums: of the head's norms, and the gradients."""
+    counts = dict(measured["dino"]["jit"]["kinds"])
+    assert 0 < counts.pop("all-reduce") <= 7
     assert not any(counts.values()), counts
 
 

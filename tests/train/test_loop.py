@@ -89,12 +89,17 @@ class World:
     def __init__(self, losses=None):
         self.diary, self.losses = [], losses or {}
         self.log, self.checkpoints = Log(self.diary), Checkpoints(self.diary)
+        self.skipped = None  # numbers of the steps that are skipped, in a training where steps can be
 
     def step(self, state, batch):
         number = int(state.step) + 1
         self.diary.append(f"step {number}")
         loss = self.losses.get(number, float(number))
-        return State(number), {"loss": (Value(self.diary, number, loss), 1)}
+        if self.skipped is None:
+            return State(number), {"loss": (Value(self.diary, number, loss), 1)}
+        left_out = number in self.skipped
+        return State(number), {"loss": (Value(self.diary, number, 0.0 if left_out else loss), 1 - left_out),
+                               "skipped": (Value([], number, float(left_out)), 1)}
 
     def fit(self, total, first=0, **options):
         options = {"checkpoint_every": 100, "learning_rate": lambda step: 10.0 * step, "meta": {"experiment": "fake"},
@@ -259,3 +264,137 @@ def test_evaluation_divides_once_over_all_batches():
         return {"x": (jnp.where(mask, x * variables, 0).sum(), mask.sum())}
 
     assert evaluate(compiled, Engine(), 2.0, batches) == {"x": 2 * 20 / 5}
+
+
+class Indexed(Batches):
+    """Batch n holds the examples n0 and n1."""
+
+    def __next__(self):
+        return super().__next__() | {"index": np.array([10 * self.drawn, 10 * self.drawn + 1])}
+
+
+def skipping(*steps):
+    world = World()
+    world.skipped = steps
+    return world
+
+
+def notes(world):
+    return [entry for entry in world.diary if entry.startswith("step ") and " gave " in entry]
+
+
+def test_skipped_steps_are_noted_with_their_examples_and_the_run_goes_on():
+    world = skipping(2, 4, 5)
+    assert world.fit(6, max_skipped=2, batches=Indexed()).step == 6
+    assert [entry.split(" gave ")[0] for entry in notes(world)] == ["step 2", "step 4", "step 5"]
+    assert notes(world)[2].endswith("was skipped, 2 in a row; its examples: 50 51")
+    assert [line[0] for line in world.log.lines] == [1, 2, 3, 4, 5, 6], "the log counts them itself"
+
+
+def test_one_more_in_a_row_than_allowed_ends_the_run_and_names_its_examples():
+    world = skipping(1, 3, 4, 5)
+    with pytest.raises(TrainingError) as error:
+        world.fit(9, max_skipped=2, batches=Indexed(), checkpoint_every=2)
+    message = str(error.value)
+    assert message.startswith("step 5 gave a loss or gradient that is not finite, 3 in a row: training stopped")
+    assert message.endswith("its examples, by position in the training set: 50 51") and "\n" not in message
+    assert list(world.checkpoints.saved) == [2, 4]
+
+
+def test_batches_without_positions_are_said_to_have_none():
+    with pytest.raises(TrainingError, match="by position in the training set: not known$"):
+        skipping(1).fit(2)
+
+
+def test_by_default_no_step_may_be_skipped():
+    with pytest.raises(TrainingError, match="step 2 gave a loss or gradient that is not finite, 1 in a row"):
+        skipping(2).fit(3)
+
+
+@pytest.mark.parametrize("killed_after", [2, 3, 4])
+def test_a_resumed_row_of_skipped_steps_ends_where_an_uninterrupted_one_does(killed_after):
+    first = skipping(3, 4, 5)
+    with pytest.raises(TrainingError, match="step 5 gave .* 3 in a row"):
+        first.fit(9, max_skipped=2, checkpoint_every=1)
+    before = {step: meta["skipped"] for step, (meta, _) in first.checkpoints.saved.items()}
+    assert before == {1: 0, 2: 0, 3: 1, 4: 2}
+    second = skipping(3, 4, 5)
+    with pytest.raises(TrainingError, match="step 5 gave .* 3 in a row"):
+        second.fit(9, first=killed_after, max_skipped=2, skipped_before=before[killed_after])
+    fine = skipping(5)
+    assert fine.fit(6, first=4, max_skipped=2, skipped_before=1).step == 6
+
+
+def test_what_is_not_finite_and_not_skipped_ends_the_run_whatever_is_allowed():
+    world = skipping(1)
+    world.losses = {3: math.nan}
+    with pytest.raises(TrainingError, match="step 3 gave loss nan: training stopped"):
+        world.fit(5, max_skipped=5)
+
+
+class Windows(Log):
+    """Closes a window of two steps, whose mean is that of the last."""
+
+    every = 2
+
+    def step(self, step, values, learning_rate, waited):
+        super().step(step, values, learning_rate, waited)
+        return {"loss": values["loss"][0]} if step % self.every == 0 else None
+
+
+class Rule:
+    """Warns from a loss on, with a figure that changes, and ends the run where `stop` is set."""
+
+    def __init__(self, at, stop=False, warning=None):
+        self.at, self.stop, self.warning = at, stop, warning
+
+    @property
+    def stopped(self):
+        return self.stop and self.warning is not None
+
+    def update(self, means):
+        self.warning = f"loss {means['loss']}" if means["loss"] in self.at else None
+
+    def state(self):
+        return {"warning": self.warning}
+
+
+def watched(world=None):
+    world = world or World()
+    world.log = Windows(world.diary)
+    return world
+
+
+def test_a_collapse_is_said_once_and_so_is_its_end():
+    world = watched()
+    assert world.fit(12, collapse=Rule(at=(4.0, 6.0, 8.0))).step == 12
+    assert [entry for entry in world.diary if "loss" in entry or "collapse" in entry] == [
+        "step 4: loss 4.0", "step 10: no sign of collapse any more"]
+
+
+def test_a_rule_that_stops_ends_the_run_at_its_window_evaluated_and_saved():
+    world = watched()
+    rule = Rule(at=(4.0,), stop=True)
+    assert world.fit(12, collapse=rule, evaluate=lambda state: {"loss": 1.0}).step == 4
+    assert world.diary.count("step 5") == 0, "no step is made after the one that tells"
+    assert world.checkpoints.saved == {4: (
+        {"experiment": "fake", "data": {"next_batch": 4}, "log": {"lines": 5}, "skipped": 0,
+         "collapse": {"warning": "loss 4.0"}}, {"loss": 1.0})}
+    assert world.diary[-1] == "wait"
+
+
+def test_a_resumed_run_that_was_stopped_for_collapse_returns_at_once():
+    world = watched()
+    assert world.fit(12, first=4, collapse=Rule(at=(), stop=True, warning="loss 4.0")).step == 4
+    assert world.diary == [] and not world.checkpoints.saved
+    warned = watched()
+    assert warned.fit(6, first=4, collapse=Rule(at=(6.0,), warning="loss 4.0")).step == 6
+    assert not any(entry.startswith("step 6:") for entry in warned.diary), "it was said before the run was resumed"
+
+
+def test_a_stop_request_with_the_collapse_finishes_the_run():
+    stop = StopRequest()
+    stop.requested = True
+    world = watched()
+    world.log.every = 1
+    assert world.fit(12, collapse=Rule(at=(1.0,), stop=True), stop=stop).step == 1

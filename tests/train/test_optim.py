@@ -10,6 +10,7 @@ import pytest
 from cvjax.models import create_model
 from cvjax.train.optim import (
     OPTIMIZERS,
+    clip_each_by_norm,
     decay_mask,
     head_scale,
     hyperparameters,
@@ -298,6 +299,108 @@ def test_a_rate_of_the_rest_that_is_not_positive_is_refused(rate):
         head_scale(rate, in_backbone)
 
 
+def test_each_gradient_is_clipped_by_its_own_norm():
+    gradients = {"long": jnp.array([[3.0, 0.0], [0.0, 4.0]]), "short": jnp.array([0.3, 0.4]), "none": jnp.zeros(3)}
+    clip = clip_each_by_norm(2.0)
+    clipped, _ = clip.update(gradients, clip.init(gradients))
+    np.testing.assert_allclose(clipped["long"], np.array([[3, 0], [0, 4]]) * 2 / (5 + 1e-6), rtol=1e-6)
+    np.testing.assert_array_equal(clipped["short"], gradients["short"])
+    np.testing.assert_array_equal(clipped["none"], np.zeros(3))
+
+
+def test_clipping_all_together_comes_before_clipping_each():
+    """Norms 3 and 4, together 5, are clipped to 1: 0.6 and 0.8; then each to 0.7."""
+    params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    optimizer = make_optimizer("sgd", lambda step: 1.0, clip_norm=1.0, clip_each=0.7)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert float(updates["a"][0]) == pytest.approx(-0.6) and float(updates["b"][0]) == pytest.approx(-0.7, rel=1e-5)
+
+
+def steps_of(count, params, gradients, **options):
+    """The parameters before and after each step; `gradients(step)` has their structure."""
+    optimizer = make_optimizer(options.pop("name", "adamw"), options.pop("rate", lambda step: 0.1), **options)
+    state, seen = optimizer.init(params), [params]
+    update = jax.jit(optimizer.update)
+    for step in range(count):
+        updates, state = update(gradients(step), state, seen[-1])
+        seen.append(jax.tree.map(lambda p, u: p + u, seen[-1], updates))
+    return seen
+
+
+def falling(step):
+    return 0.1 / (1 + step)
+
+
+def rising(step):
+    return 0.5 + step
+
+
+def uneven(step):
+    return jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=jnp.float32) + step).reshape(x.shape) + 0.1,
+                        two_part_params())
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lion", "lars"])
+def test_decay_may_be_a_function_of_the_step(name):
+    """A constant function gives the constant's numbers, one that changes others from then on. LARS has none."""
+    params = two_part_params()
+    if name == "lars":
+        with pytest.raises(ValueError, match="weight_decay as a function of the step: lars takes a number"):
+            make_optimizer(name, lambda step: 0.1, weight_decay=lambda step: 0.5)
+        return
+    constant, function, later = (steps_of(2, params, uneven, name=name, weight_decay=decay) for decay in (
+        0.5, lambda step: 0.5, lambda step: jnp.where(step == 0, 0.5, 3.0)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), function, constant)
+    jax.tree.map(np.testing.assert_array_equal, later[1], function[1])
+    assert np.abs(later[2]["top"]["kernel"] - function[2]["top"]["kernel"]).max() > 1e-5
+    np.testing.assert_array_equal(later[2]["top"]["bias"], function[2]["top"]["bias"])
+
+
+@pytest.mark.parametrize("held_steps", [1, 3])
+def test_held_parameters_begin_late_as_a_new_optimizer_at_the_rates_of_the_run(held_steps):
+    """Neither decay nor moments before: their first step is Adam's first, with the rate and the decay of that step."""
+    params = two_part_params()
+    found = steps_of(5, params, uneven, rate=falling, weight_decay=rising, held=(in_backbone, held_steps))
+    free = steps_of(5, params, uneven, rate=falling, weight_decay=rising)
+    late = steps_of(5 - held_steps, params, lambda step: uneven(step + held_steps),
+                    rate=lambda step: falling(step + held_steps), weight_decay=lambda step: rising(step + held_steps))
+    for step in range(6):
+        jax.tree.map(np.testing.assert_array_equal, found[step]["top"], free[step]["top"])
+        jax.tree.map(np.testing.assert_array_equal, found[step]["backbone"],
+                     late[max(step - held_steps, 0)]["backbone"])
+    assert np.abs(found[5]["backbone"]["kernel"] - free[5]["backbone"]["kernel"]).max() > 1e-3
+
+
+def test_gradients_of_held_parameters_count_for_the_norm_of_all():
+    params = two_part_params()
+    ones = jax.tree.map(jnp.ones_like, params)
+    options = dict(name="sgd", rate=lambda step: 1.0, clip_norm=1.0)
+    alone, held = (steps_of(1, params, lambda step: ones, **options, **more) for more in (
+        {}, dict(held=(in_backbone, 2))))
+    jax.tree.map(np.testing.assert_array_equal, held[1]["top"], alone[1]["top"])
+
+
+def test_nothing_held_for_no_steps_is_the_plain_optimizer():
+    params = two_part_params()
+    plain, held = (make_optimizer("adamw", lambda step: 0.1, held=held) for held in (None, (in_backbone, 0)))
+    assert jax.tree.structure(plain.init(params)) == jax.tree.structure(held.init(params))
+
+
+def test_frozen_and_held_go_together():
+    params = two_part_params()
+    found = steps_of(2, params, uneven, frozen=in_backbone, held=(lambda name: name.endswith("bias"), 1))
+    jax.tree.map(np.testing.assert_array_equal, found[2]["backbone"], params["backbone"])
+    np.testing.assert_array_equal(found[1]["top"]["bias"], params["top"]["bias"])
+    assert (np.asarray(found[2]["top"]["bias"]) != np.asarray(params["top"]["bias"])).all()
+    assert (np.asarray(found[1]["top"]["kernel"]) != np.asarray(params["top"]["kernel"])).all()
+
+
+@pytest.mark.parametrize("held", [lambda name: True, lambda name: name.startswith("encoder/")])
+def test_holding_all_or_nothing_is_refused(held):
+    with pytest.raises(ValueError, match="held holds for (all|none) of 4 parameters, such as backbone/kernel"):
+        make_optimizer("adamw", lambda step: 0.1, held=(held, 1)).init(two_part_params())
+
+
 @pytest.mark.parametrize("name, options, message", [
     ("sdg", {}, "unknown optimizer 'sdg': it must be one of sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam"),
     ("sgd", {"momentum": 0.9}, "optimizer 'sgd' does not read momentum: it reads nothing"),
@@ -307,6 +410,8 @@ def test_a_rate_of_the_rest_that_is_not_positive_is_refused(rate):
     ("adam", {"eps": 0.0}, "eps 0.0: it must be more than 0"),
     ("adam", {"weight_decay": -1.0}, "weight_decay -1.0: it must be 0 or more"),
     ("adam", {"clip_norm": 0.0}, "clip_norm 0.0: it must be more than 0"),
+    ("adam", {"clip_each": -1.0}, "clip_each -1.0: it must be more than 0, or None for no clipping"),
+    ("adam", {"held": (in_backbone, -1)}, "held for -1 steps: it must be 0 or more"),
     ("adam", {"decay": "kernels"}, "decay 'kernels': it must be one of matrices, all"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(name, options, message):

@@ -6,7 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from cvjax.train.schedules import SCHEDULES, make_schedule, scaled_learning_rate, warmup_cosine
+from cvjax.train.schedules import (
+    SCHEDULES,
+    cosine_between,
+    make_schedule,
+    scaled_learning_rate,
+    stairs,
+    warmup_cosine,
+)
 
 
 def rates(name, peak, total, warmup=0, **options):
@@ -118,6 +125,35 @@ def test_what_cannot_be_is_refused_in_one_line(name, options, message):
 def test_linear_scaling_rule():
     assert scaled_learning_rate(1.5e-4, 256) == 1.5e-4
     assert scaled_learning_rate(1.5e-4, 4096) == pytest.approx(2.4e-3)  # the paper's batch and rate
+
+
+@pytest.mark.parametrize("start, end", [(0.996, 1.0), (0.04, 0.4), (0.4, 0.04), (0.3, 0.3)])
+def test_cosine_between_is_that_of_dino(start, end):
+    """Its first value is the start, and the end is one step after the last, as `np.cos(pi i / n)` has it."""
+    total = 37
+    expected = [end + (start - end) * (1 + math.cos(math.pi * i / total)) / 2 for i in range(total)] + [end] * 3
+    found = jax.jit(jax.vmap(cosine_between(start, end, total)))(np.arange(total + 3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-7)  # a few roundings of 2**-24
+
+
+def test_a_momentum_never_passes_its_end():
+    momentum = np.asarray(jax.jit(jax.vmap(cosine_between(0.996, 1.0, 1000)))(np.arange(1100)))
+    assert momentum.max() == 1.0 and (np.diff(momentum) >= 0).all()
+
+
+@pytest.mark.parametrize("rises, per_rise", [(0, 5), (1, 5), (2, 5), (3, 7), (30, 3)])
+def test_stairs_are_the_levels_of_linspace_held_for_an_epoch_each(rises, per_rise):
+    epochs = rises + 3
+    expected = np.repeat([*np.linspace(0.04, 0.07, rises), *[0.07] * (epochs - rises)], per_rise)
+    for found in (jax.jit(jax.vmap(stairs(0.04, 0.07, rises, per_rise)))(np.arange(epochs * per_rise)),
+                  [float(stairs(0.04, 0.07, rises, per_rise)(step)) for step in range(epochs * per_rise)]):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_stairs_of_an_epoch_that_is_no_whole_number_of_steps():
+    """2.5 steps: the second epoch begins within step 2, so step 3 is its first."""
+    found = jax.jit(jax.vmap(stairs(1.0, 3.0, 3, 2.5)))(np.arange(10))
+    np.testing.assert_array_equal(found, [1, 1, 1, 2, 2, 3, 3, 3, 3, 3])
 
 
 TORCH = {

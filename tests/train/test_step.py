@@ -177,3 +177,78 @@ def test_metrics_of_a_constant_task_are_exact():
         assert tuple(map(float, metrics["constant"])) == expected
         assert tuple(map(float, metrics["gradient_norm"])) == (0, 1)
         np.testing.assert_array_equal(state.params["w"], start(task, optimizer).params["w"])
+
+
+def with_bad_rows(rows=8, value=np.nan):
+    batch = batch_of(rows)
+    return batch | {"y": batch["y"].at[1].set(value)}
+
+
+def bits(tree):
+    """Every leaf as bytes; keys by their data."""
+    return [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes()
+            for x in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_keeps_every_bit_but_its_number(value, accumulate):
+    def count_updates(state, aux):
+        return state.replace(model_state=state.model_state | {"updates": state.model_state["updates"] + 1})
+
+    def init(rng, batch):
+        return {"params": {"w": jnp.array([0.5, -0.0, 2.0])}, "counter": jnp.zeros((), jnp.int32),
+                "updates": jnp.zeros(())}
+
+    def loss(params, model_state, batch, rng):
+        value, aux = least_squares().loss(params, model_state, batch, rng)
+        return value, aux._replace(model_state={**model_state, **aux.model_state})
+
+    task, optimizer = least_squares(init=init, loss=loss, post_update=count_updates), optax.adamw(0.1)
+    step = jax.jit(make_train_step(task, optimizer, skip_nonfinite=True, accumulate=accumulate, ema_decay=0.9))
+    before = start(task, optimizer, ema=True)
+    after, metrics = step(before, with_bad_rows(value=value))
+    assert after.step == 1 and after.step.dtype == before.step.dtype
+    assert bits(after.replace(step=before.step)) == bits(before), "also -0.0, moments, averages, counters and the key"
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert {name: tuple(map(float, pair)) for name, pair in metrics.items()} == {
+        "loss": (0, 0), "y": (0, 0), "gradient_norm": (0, 0), "skipped": (1, 1)}
+
+    went_on, metrics = step(after, batch_of(8))
+    fresh, expected = step(before.replace(step=jnp.int32(1)), batch_of(8))
+    assert bits(went_on) == bits(fresh) and went_on.step == 2
+    assert tuple(map(float, metrics["skipped"])) == (0, 1) and metrics["loss"][1] == 8
+    assert bits(metrics) == bits(expected)
+
+
+def test_finite_steps_are_the_same_whether_others_may_be_skipped():
+    task, optimizer = least_squares(), optax.adamw(0.1)
+    plain, may_skip = (jax.jit(make_train_step(task, optimizer, skip_nonfinite=skip))(start(task, optimizer),
+                                                                                      batch_of(8))
+                       for skip in (False, True))
+    assert bits(plain[0]) == bits(may_skip[0])
+    assert may_skip[1].keys() - plain[1].keys() == {"skipped"}
+    assert bits(plain[1]) == bits({name: pair for name, pair in may_skip[1].items() if name != "skipped"})
+
+
+def test_a_gradient_or_a_loss_alone_is_enough_to_skip():
+    """sqrt(0) has a loss of 0 and an infinite gradient; a loss may be nan where its gradient is not."""
+    def edge(params, model_state, batch, rng):
+        value = jnp.sqrt(jnp.square(params["w"]).sum() * 0.0) + params["w"].sum()
+        return value, Aux({"loss": (jnp.float32(1), jnp.float32(1))}, model_state)
+
+    def no_loss(params, model_state, batch, rng):
+        return params["w"].sum(), Aux({"loss": (jnp.float32(np.nan), jnp.float32(1))}, model_state)
+
+    for loss in (edge, no_loss):
+        task, optimizer = least_squares(loss=loss), optax.sgd(0.1)
+        before = start(task, optimizer)
+        after, metrics = make_train_step(task, optimizer, skip_nonfinite=True)(before, batch_of(4))
+        assert tuple(map(float, metrics["skipped"])) == (1, 1)
+        assert bits(after.params) == bits(before.params)
+
+
+def test_without_the_option_a_bad_step_is_made_and_seen():
+    task, optimizer = least_squares(), optax.sgd(0.1)
+    after, metrics = make_train_step(task, optimizer)(start(task, optimizer), with_bad_rows())
+    assert np.isnan(after.params["w"]).all() and np.isnan(metrics["loss"][0]) and "skipped" not in metrics

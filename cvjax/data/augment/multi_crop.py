@@ -42,12 +42,13 @@ LOCAL = replace(GLOBAL_1, size=96, scale=(0.05, 0.4), blur=0.5)
 
 
 def view(key: jax.Array, image: jax.Array, recipe: View, extent: jax.Array | None = None) -> jax.Array:
-    """One view of an image uint8 `(H, W, C)`: uint8 `(size, size, C)`; C = 1 or 3, one has no colours to change.
+    """One view of an image uint8 `(H, W, C)`: float32 `(size, size, C)` in [0, 255]; C = 1 has no colours to change.
 
-    extent: see `random_resized_crop`. An operation of probability 0 is left out of the program.
+    extent: see `random_resized_crop`. An operation of probability 0 is left out of the program. Between operations
+    nothing is rounded to whole levels as Pillow does, for one device would round what eight do not.
     """
     keys = jax.random.split(key, 6)
-    out = random_resized_crop(keys[0], image, recipe.size, recipe.scale, extent=extent).round().astype(image.dtype)
+    out = random_resized_crop(keys[0], image, recipe.size, recipe.scale, extent=extent)
     if recipe.flip:
         out = random_flip(keys[1], out)
     if recipe.jitter_chance and any(recipe.jitter):
@@ -66,7 +67,9 @@ def view(key: jax.Array, image: jax.Array, recipe: View, extent: jax.Array | Non
 
 def multi_crop(key: jax.Array, image: jax.Array, global_views: Sequence[View], local_view: View, local_crops: int,
                extent: jax.Array | None = None) -> list[jax.Array]:
-    """The views of one image uint8 `(H, W, C)`, by size: `[(G, g, g, C), (N, l, l, C)]`, uint8, the global ones first.
+    """The views of one image uint8 `(H, W, C)`, by size: `[(G, g, g, C), (N, l, l, C)]`, the global ones first.
+
+    They are float32 in [0, 255], see `view`.
 
     global_views: one recipe for each, all of one size. local_crops: how many local views, 0 for none (and no second
     array); they may have the global views' size.

@@ -11,6 +11,7 @@ from cvjax.interop.families.googlenet import GOOGLENET
 from cvjax.interop.families.lenet import LENET
 from cvjax.interop.families.mae import MAE
 from cvjax.interop.families.resnet import RESNET
+from cvjax.interop.families.resnet9 import RESNET9
 from cvjax.interop.families.swin import swin
 from cvjax.interop.families.vgg import vgg
 from cvjax.interop.families.vit import VIT
@@ -22,6 +23,7 @@ from cvjax.models.googlenet import GoogLeNet
 from cvjax.models.lenet import LeNet
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.resnet import ResNet
+from cvjax.models.resnet9 import ResNet9
 from cvjax.models.swin import SwinTransformer
 from cvjax.models.vgg import VGG
 from cvjax.models.vit import VisionTransformer
@@ -34,6 +36,7 @@ FAMILIES: dict[type[nn.Module], Family | Callable[[nn.Module], Family]] = {
     LeNet: LENET,
     MaskedAutoencoder: MAE,
     ResNet: RESNET,
+    ResNet9: RESNET9,
     SwinTransformer: swin,
     VGG: vgg,
     VisionTransformer: VIT,

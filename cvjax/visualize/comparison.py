@@ -1,0 +1,52 @@
+"""Runs side by side: a panel for each metric, a dot for each run."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+from cvjax.visualize.sheet import save_figure
+
+_CHARACTERS = 44  # of a row's label
+_ACROSS = 4  # panels side by side
+
+
+def plot_comparison(path: str | PathLike, columns: Sequence[str],
+                    rows: Mapping[str, Sequence[tuple[float, float | None] | None]]) -> None:
+    """Save a PNG of one panel per column, each with an axis of its own; the number stands above its dot.
+
+    rows: label -> for each column (value, standard deviation or None), or None where there is no number. Rows are drawn
+    from the top; a deviation is a bar to both sides. Long labels lose their middle.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if not columns or not rows or any(len(cells) != len(columns) for cells in rows.values()):
+        raise ValueError(f"rows must have a cell for each of one or more columns, received {len(columns)} columns and "
+                         f"rows of {[len(cells) for cells in rows.values()]}")
+    across, down = min(len(columns), _ACROSS), -(-len(columns) // _ACROSS)
+    figure = Figure(figsize=(3.6 + 2.6 * across, (1.2 + 0.42 * len(rows)) * down), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, column in enumerate(columns):
+        axes = figure.add_subplot(down, across, number + 1)
+        for place, cells in enumerate(rows.values()):
+            if cells[number] is None:
+                continue
+            value, deviation = cells[number]
+            axes.errorbar([value], [place], xerr=None if deviation is None else [deviation], fmt="o", markersize=5,
+                          capsize=3, color=f"C{place % 10}")
+            axes.annotate(f"{value:.4f}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)
+        axes.set_title(column, fontsize=9, parse_math=False)
+        axes.set_ylim(len(rows) - 0.5, -0.7)
+        axes.set_yticks(range(len(rows)), [_short(label) if number % across == 0 else "" for label in rows], fontsize=8,
+                        parse_math=False)
+        axes.margins(x=0.25)  # room for the numbers
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
+        axes.tick_params(axis="x", labelsize=7)
+        axes.grid(alpha=0.3, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def _short(label: str) -> str:
+    half = (_CHARACTERS - 1) // 2
+    return label if len(label) <= _CHARACTERS else f"{label[:half]}…{label[-half:]}"

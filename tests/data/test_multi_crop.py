@@ -1,0 +1,124 @@
+"""DINO's views: sizes, what happens how often, in which order, and crops of squeezed pictures."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvjax.data.augment import View, multi_crop, random_resized_crop, view
+from cvjax.data.augment.multi_crop import GLOBAL_1, GLOBAL_2, LOCAL
+from cvjax.data.crops import Squeeze
+
+STILL = View(size=16, scale=(1.0, 1.0), flip=False, jitter=(0, 0, 0, 0), grayscale=0.0, blur=0.0)
+PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+COUNT = 400
+
+
+def views_of(recipe: View, image=PHOTO, count: int = COUNT) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.jit(jax.vmap(lambda key: view(key, image, recipe)))(keys))
+
+
+def share(happened) -> float:
+    return float(np.mean(happened))
+
+
+def about(probability: float):
+    """Within four standard deviations of a share of COUNT draws: one false alarm in 16,000."""
+    return pytest.approx(probability, abs=4 * (probability * (1 - probability) / COUNT) ** 0.5)
+
+
+def test_the_published_recipes():
+    """Numbers of Caron et al.'s DataAugmentationDINO."""
+    assert GLOBAL_1 == View(224, (0.4, 1.0), True, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, (0.1, 2.0), 0.0)
+    assert GLOBAL_2 == View(224, (0.4, 1.0), True, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, (0.1, 2.0), 0.2)
+    assert LOCAL == View(96, (0.05, 0.4), True, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.5, (0.1, 2.0), 0.0)
+
+
+def test_a_whole_image_that_nothing_happens_to_is_itself():
+    """A square of ratio 1 is the only box of the whole area; others do not fit and the whole image is the fallback."""
+    out = views_of(STILL, count=8)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, np.broadcast_to(PHOTO, out.shape), atol=1e-3)  # of 255: float32 resizing
+
+
+def test_half_of_the_views_are_mirrored():
+    out = views_of(replace(STILL, flip=True))
+    mirrored = np.abs(out - PHOTO[:, ::-1]).max((1, 2, 3)) < 0.01
+    assert share(mirrored) == about(0.5)
+    assert share(mirrored | (np.abs(out - PHOTO).max((1, 2, 3)) < 0.01)) == 1
+
+
+@pytest.mark.parametrize("recipe, probability", [
+    (replace(STILL, jitter=(0.4, 0, 0, 0)), 0.8), (replace(STILL, grayscale=0.2), 0.2),
+    (replace(STILL, blur=0.1), 0.1 * (1 - 0.1 / 1.9)),
+    (replace(STILL, blur=1.0), 1.0), (replace(STILL, solarize=0.2), 0.2),
+], ids=["jitter", "grey", "blur", "always blur", "solarise"])
+def test_each_change_happens_as_often_as_it_should(recipe, probability):
+    changed = np.abs(views_of(recipe) - PHOTO).max((1, 2, 3)) > 0.01
+    # A blur whose deviation is drawn below 0.2 pixels, one in 19, changes less than a hundredth of a level.
+    assert share(changed) == (about(probability) if probability < 1 else pytest.approx(1 - 0.1 / 1.9, abs=0.05))
+
+
+def test_solarising_comes_last_and_inverts_from_128_on():
+    """Of a flat image of 100, jittered in brightness, what is 128 or more afterwards is inverted."""
+    flat = np.full((8, 8, 3), 100, np.uint8)
+    jittered = replace(STILL, size=8, jitter=(0.4, 0, 0, 0), jitter_chance=1.0)
+    plain, solar = (views_of(r, flat)[:, 0, 0, 0] for r in (jittered, replace(jittered, solarize=1.0)))
+    assert plain.min() < 70 and plain.max() > 130
+    np.testing.assert_allclose(solar, np.where(plain >= 128, 255 - plain, plain), atol=1e-3)
+
+
+def test_grey_images_stay_grey_and_lose_nothing():
+    grey = PHOTO[..., :1]
+    out = views_of(replace(GLOBAL_2, size=16, blur=0.0), grey, count=16)
+    assert out.shape == (16, 16, 16, 1) and out.min() >= 0 and out.max() <= 255
+    np.testing.assert_allclose(views_of(replace(STILL, grayscale=1.0), grey, 2), np.broadcast_to(grey, (2, 16, 16, 1)),
+                               atol=1e-3)
+
+
+def test_views_come_by_size_each_with_draws_of_its_own():
+    small = replace(LOCAL, size=8, blur=0.0)
+    recipes = [replace(r, size=16, blur=0.0) for r in (GLOBAL_1, GLOBAL_2)]
+    crop = jax.jit(partial(multi_crop, global_views=recipes, local_view=small, local_crops=3))
+    global_views, local_views = crop(jax.random.key(1), PHOTO)
+    assert global_views.shape == (2, 16, 16, 3) and local_views.shape == (3, 8, 8, 3)
+    flat = [np.asarray(v).ravel() for v in local_views]
+    assert not any(np.array_equal(a, b) for i, a in enumerate(flat) for b in flat[:i])
+    again = crop(jax.random.key(1), PHOTO)
+    jax.tree.map(np.testing.assert_array_equal, again, [global_views, local_views])
+    assert not np.array_equal(crop(jax.random.key(2), PHOTO)[0], global_views)
+    assert len(jax.eval_shape(lambda: multi_crop(jax.random.key(0), PHOTO, recipes, small, 0))) == 1
+
+
+def test_global_views_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"one size.*\[16, 32\]"):
+        multi_crop(jax.random.key(0), PHOTO, [STILL, replace(STILL, size=32)], STILL, 1)
+
+
+def test_a_crop_of_a_squeezed_picture_is_the_crop_of_the_picture():
+    """A smooth picture of 40x80 pixels, squeezed into 64x64: the same boxes, the same content, but for the resizing."""
+    y, x = np.mgrid[:40, :80]
+    picture = np.stack([2 * x, 4 * y, 127 + 100 * np.sin(x / 12)], -1).astype(np.uint8)
+    squeezed = Squeeze(64)(picture)
+    assert squeezed["image"].shape == (64, 64, 3) and squeezed["extent"].tolist() == [40, 80]
+    crop = jax.jit(jax.vmap(lambda key, image, extent: random_resized_crop(key, image, 16, (0.3, 1.0), extent=extent),
+                            (0, None, None)), static_argnames=())
+    keys = jax.random.split(jax.random.key(0), 20)
+    direct = crop(keys, jnp.asarray(picture), jnp.asarray([40.0, 80.0]))
+    through = crop(keys, jnp.asarray(squeezed["image"]), jnp.asarray(squeezed["extent"]))
+    # Gradients of up to 8 levels a pixel, and edges of half a pixel: the middles agree within a level or two.
+    difference = np.abs(np.asarray(direct) - np.asarray(through))[:, 2:-2, 2:-2]
+    assert difference.max() < 4 and difference.mean() < 0.7
+    wrong = crop(keys, jnp.asarray(squeezed["image"]), jnp.asarray([64.0, 64.0]))
+    assert np.abs(np.asarray(direct) - np.asarray(wrong)).mean() > 5, "without the extent they are others"
+
+
+def test_squeezing_keeps_what_pillow_gives(tmp_path):
+    picture = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(picture).resize((24, 24), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(Squeeze(24)(picture)["image"], expected)

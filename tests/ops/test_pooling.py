@@ -1,0 +1,66 @@
+"""Maxima over windows that tile the map, by comparisons, against XLA's own windows."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cvjax.ops.pooling import max_pool
+
+
+def by_windows(x: jax.Array, window: int) -> jax.Array:
+    shape = (1, window, window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, shape, shape, "VALID")
+
+
+def of_three_values(shape: tuple[int, ...]) -> jax.Array:
+    """Small integers: most windows have their maximum more than once."""
+    return jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
+
+
+@pytest.mark.parametrize("window, shape", [(2, (3, 6, 4, 5)), (3, (2, 3, 9, 4)), (1, (1, 2, 3, 2)), (4, (2, 4, 4, 3))])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_maxima_and_gradients_are_those_of_windows_also_among_equals(window: int, shape: tuple[int, ...],
+                                                                     dtype: jnp.dtype) -> None:
+    x = of_three_values(shape).astype(dtype)
+    weights = 1 + jnp.arange(x.size // window**2, dtype=jnp.float32)  # which window a gradient came from
+
+    def numbers(pool: Callable) -> tuple[jax.Array, jax.Array]:
+        return pool(x, window), jax.grad(lambda x: (pool(x, window).ravel() * weights).sum())(x)
+
+    ours, gradient = numbers(lambda x, window: max_pool(x, window, window))
+    theirs, expected = numbers(by_windows)
+    assert ours.dtype == dtype and gradient.dtype == dtype
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(gradient, expected)
+
+
+def test_the_first_of_equals_gets_the_whole_gradient() -> None:
+    x = jnp.array([[1.0, 7.0], [7.0, 7.0]]).reshape(1, 2, 2, 1)
+    np.testing.assert_array_equal(jax.grad(lambda x: 3 * max_pool(x, 2, 2).sum())(x).ravel(), [0, 3, 0, 0])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_nan_wins_wherever_it_is(place: int) -> None:
+    x = jnp.array([1.0, jnp.inf, -jnp.inf, 2.0]).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+    assert np.isnan(by_windows(x, 2)).all() and np.isnan(max_pool(x, 2, 2)).all()
+
+
+def test_infinities_are_numbers() -> None:
+    x = jnp.stack([jnp.full((2, 2, 1), -jnp.inf), jnp.full((2, 2, 1), -jnp.inf).at[1, 0, 0].set(-3.0)])
+    np.testing.assert_array_equal(max_pool(x, 2, 2).ravel(), [-jnp.inf, -3.0])
+
+
+@pytest.mark.parametrize("options", [dict(padding=1), dict(ceil_mode=True), {}])
+def test_windows_that_do_not_tile_the_map_are_as_before(options: dict) -> None:
+    """Five pixels in windows of two: one is left over, hangs over the edge, or is padded to six."""
+    x = of_three_values((1, 5, 5, 2))
+    padded = np.pad(x, ((0, 0), *((options.get("padding", 0), options.get("padding", 0) + 1),) * 2, (0, 0)),
+                    constant_values=-np.inf)
+    count = 2 if not options else 3
+    slow = np.stack([[padded[0, 2 * i:2 * i + 2, 2 * j:2 * j + 2].max((0, 1)) for j in range(count)]
+                     for i in range(count)])
+    np.testing.assert_array_equal(max_pool(x, 2, 2, **options)[0], slow)
