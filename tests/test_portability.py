@@ -17,7 +17,7 @@ from cvjax.tasks.dino import dino_task
 from cvjax.tasks.mae import mae_task
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train.optim import make_optimizer, vit_layer_decay
-from cvjax.train.schedules import cosine_between, stairs, warmup_cosine
+from cvjax.train.schedules import cosine_between, make_schedule, stairs
 from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
 from experiments.dino_pretrain import PRESETS, Config, is_last_layer
@@ -25,8 +25,8 @@ from experiments.dino_pretrain import PRESETS, Config, is_last_layer
 
 def lower(task, image_size: int, batch_size: int, **options) -> jax.export.Exported:
     """The step with a schedule, clipping and an average, exported for both; shapes only, nothing is allocated."""
-    optimizer = make_optimizer("adamw", warmup_cosine(1e-3, warmup_steps=5, total_steps=100), weight_decay=0.05,
-                               clip_norm=1.0, **options)
+    schedule = make_schedule("cosine", 1e-3, warmup_steps=5, total_steps=100)
+    optimizer = make_optimizer("adamw", schedule, weight_decay=0.05, clip_norm=1.0, **options)
 
     def batch(rows):
         shapes = {"image": ((rows, image_size, image_size, 3), jnp.uint8), "index": ((rows,), jnp.int32),

@@ -122,11 +122,6 @@ def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int
     return optax.join_schedules([optax.linear_schedule(start or 0.0, peak, warmup_steps), schedule], [warmup_steps])
 
 
-def warmup_cosine(peak: float, *, warmup_steps: int, total_steps: int, final: float = 0.0) -> optax.Schedule:
-    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to `final` at `total_steps`."""
-    return make_schedule("cosine", peak, warmup_steps=warmup_steps, total_steps=total_steps, final=final)
-
-
 def cosine_between(start: float, end: float, total_steps: int) -> optax.Schedule:
     """Half a cosine from `start` at step 0 to `end` at step `total_steps`, up or down, without warm-up.
 

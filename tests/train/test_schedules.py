@@ -12,7 +12,6 @@ from cvjax.train.schedules import (
     make_schedule,
     scaled_learning_rate,
     stairs,
-    warmup_cosine,
 )
 
 
@@ -23,7 +22,7 @@ def rates(name, peak, total, warmup=0, **options):
 
 
 def test_end_points_and_middle():
-    schedule = warmup_cosine(0.4, warmup_steps=10, total_steps=110, final=0.1)
+    schedule = make_schedule("cosine", 0.4, warmup_steps=10, total_steps=110, final=0.1)
     # float32 of values below 1: 1e-6 is 10 roundings.
     for step, rate in ((0, 0.0), (5, 0.2), (10, 0.4), (60, 0.25), (110, 0.1), (500, 0.1)):
         assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
@@ -31,13 +30,13 @@ def test_end_points_and_middle():
 
 
 def test_without_warm_up_the_first_step_has_the_peak():
-    schedule = warmup_cosine(0.4, warmup_steps=0, total_steps=4)
+    schedule = make_schedule("cosine", 0.4, warmup_steps=0, total_steps=4)
     assert float(schedule(0)) == pytest.approx(0.4) and float(schedule(4)) == pytest.approx(0, abs=1e-6)
-    assert float(warmup_cosine(0.4, warmup_steps=0, total_steps=1)(0)) == pytest.approx(0.4)
+    assert float(make_schedule("cosine", 0.4, warmup_steps=0, total_steps=1)(0)) == pytest.approx(0.4)
 
 
 def test_rises_then_falls():
-    cosine = [float(warmup_cosine(1.0, warmup_steps=7, total_steps=50)(step)) for step in range(51)]
+    cosine = [float(make_schedule("cosine", 1.0, warmup_steps=7, total_steps=50)(step)) for step in range(51)]
     assert cosine[:8] == sorted(cosine[:8]) and cosine[7:] == sorted(cosine[7:], reverse=True)
     assert max(cosine) == cosine[7] == 1.0
 
@@ -96,7 +95,7 @@ def test_ends_at_the_final_rate_and_stays_there(name):
 @pytest.mark.parametrize("warmup, total", [(10, 10), (11, 10), (-1, 10), (0, 0)])
 def test_warm_up_that_does_not_fit_is_refused(warmup, total):
     with pytest.raises(ValueError, match=f"warm-up of {warmup} steps does not fit into {total} steps"):
-        warmup_cosine(1.0, warmup_steps=warmup, total_steps=total)
+        make_schedule("cosine", 1.0, warmup_steps=warmup, total_steps=total)
 
 
 @pytest.mark.parametrize("name, options, message", [
