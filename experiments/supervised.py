@@ -32,7 +32,7 @@ class Config(AugmentationConfig):
     fraction: float = 1.0
     """Share of the training images to use, the same ones for the same share."""
     pretrained: str | None = None
-    """Start from a weight file, hf-hub:OWNER/NAME, or the folder of a supervised run."""
+    """Start from a weight file, hf-hub:OWNER/NAME, or the folder of a supervised, MAE or DINO run."""
     freeze: str = "none"
     """none | backbone (all but the head) | up-to:NAME (the module NAME and all before it)."""
     layer_decay: float = 1.0

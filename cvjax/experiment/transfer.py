@@ -19,17 +19,21 @@ def is_head(path: str) -> bool:
 
 
 def load_pretrained(source: str, model: nn.Module, seed: int) -> Any:
-    """The model's variables from a weight file, `hf-hub:OWNER/NAME`, or the folder of a supervised run.
+    """The model's variables from a weight file, `hf-hub:OWNER/NAME`, or a run's folder: supervised, MAE or DINO.
 
-    A head of other classes starts fresh, and is named in a warning.
+    A head that is missing or of other classes starts fresh, and is named in a warning.
     """
-    from cvjax.experiment.classifier import load_classifier
+    from cvjax.experiment.classifier import EXPERIMENTS, load_classifier
+    from cvjax.experiment.encoder import load_encoder
     from cvjax.interop import load_weights, to_state_dict
+    from cvjax.train.checkpoint import read_meta
 
     weights: Any = source
     try:
         if Path(source).is_dir():
-            trained = load_classifier(Path(source))
+            folder = Path(source) / "checkpoints"
+            pretraining = folder.is_dir() and read_meta(folder).get("experiment") not in EXPERIMENTS
+            trained = load_encoder(Path(source)) if pretraining else load_classifier(Path(source))
             weights = to_state_dict(trained.variables, trained.model)
         return load_weights(model, weights, rng=jax.random.key(seed))
     except (ValueError, OSError) as error:

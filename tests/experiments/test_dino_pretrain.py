@@ -77,6 +77,20 @@ def test_what_is_probed_is_the_teacher(pretrain):
     assert not np.array_equal(student["conv1"]["kernel"], teacher["conv1"]["kernel"])
 
 
+def test_a_classifier_starts_from_the_teachers_backbone(pretrain, command, runs, monkeypatch):
+    _, folder = pretrain("whole", "--steps", 20)
+    import cvjax.experiment.report as report
+
+    monkeypatch.setattr(report, "report", lambda *_, **__: {})
+    done = command("supervised", "--run-dir", runs / "classifier", "--model-fields", "width=8", "depths=(1,)",
+                   "--pretrained", folder, "--freeze", "backbone", "--steps", 1, "--schedule", "cosine")
+    assert done.status == 0, done.err
+    params = restore_weights(runs / "classifier" / "checkpoints", "latest")[0]["params"]
+    teacher = load_encoder(folder).variables["params"]
+    assert params.keys() - teacher.keys() == {"fc"}
+    jax.tree.map(np.testing.assert_array_equal, {name: params[name] for name in teacher}, teacher)
+
+
 def test_a_stopped_run_ends_as_one_that_was_not(pretrain, command, runs, monkeypatch, no_probes):
     """Teacher, centre, temperature and held prototypes: all of it is in the checkpoint, to the last bit."""
     schedules = ("--steps", 14, "--checkpoint-every", 4, "--warmup-teacher-temperature", 0.1,
