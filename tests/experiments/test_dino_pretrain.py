@@ -132,6 +132,7 @@ def test_without_the_centre_the_default_run_collapses_says_so_and_stops(command,
     assert found["steps"] < 400 and found["steps"] % 20 == 0
 
 
+@pytest.mark.slow  # compiles two networks; tests/models and tests/tasks have their parts
 @pytest.mark.parametrize("backbone", [
     ("--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=2", "width=16", "depth=2", "heads=2",
      "--drop-path", 0.1, "--pool", "token+avg"),

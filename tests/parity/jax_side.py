@@ -26,12 +26,16 @@ Numbers = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]  # of the reference's parameters
 
 
+# Compiled for a call or two: optimising would take longer than it saves.
+_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def _numbers(model: Any, variables: Any, outputs: Callable[[Any], dict[str, jax.Array]]) -> Numbers:
     def loss(variables: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         values = outputs(variables)
         return values["loss"], values
 
-    gradients, values = jax.jit(jax.grad(loss, has_aux=True))(variables)
+    gradients, values = _once(jax.grad(loss, has_aux=True))(variables)
     gradients = {f"gradient/{name}": array for name, array in to_state_dict(gradients, model).items()}
     return gradients | {name: np.asarray(value) for name, value in values.items()}
 
@@ -94,7 +98,7 @@ def classifier_numbers(case: ClassifierCase, shapes: Shapes) -> Numbers:
         return value, {"logits": logits, "loss": value, "state": dict(state)}
 
     logits = jax.jit(model.apply)(variables, images)
-    gradients, train = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    gradients, train = _once(jax.grad(loss, has_aux=True))(variables["params"])
     numbers = {"eval/logits": logits, "train/logits": train["logits"], "train/loss": train["loss"]}
     for kind, tree in (("gradient", {"params": gradients}), ("statistics", train["state"])):
         numbers |= {f"{kind}/{name}": array for name, array in to_state_dict(tree, model, case.layout).items()}
@@ -132,9 +136,7 @@ def dino_numbers(case: DinoCase, shapes: Shapes) -> Numbers:
     def named(prefix: str, variables: Any) -> Numbers:
         return {f"{prefix}/{name}": array for name, array in to_state_dict(variables, model).items()}
 
-    once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled for few steps
-
-    loss = once(jax.value_and_grad(task.loss, has_aux=True))
+    loss = _once(jax.value_and_grad(task.loss, has_aux=True))
     (value, aux), gradients = loss(params, state.model_state, batch(0), state.rng)
     numbers = {"loss/0": value, **named("gradient", {"params": gradients})}
     for role, network in (("student", aux.model_state), ("teacher", aux.model_state["dino"]["teacher"])):
@@ -145,7 +147,7 @@ def dino_numbers(case: DinoCase, shapes: Shapes) -> Numbers:
     numbers |= {"center": moved["center"], **named("average", {"params": moved["teacher"]["params"]})}
 
     if case.steps > 1:
-        step = once(make_train_step(task, optimizer))
+        step = _once(make_train_step(task, optimizer))
         for number in range(case.steps):
             state, metrics = step(state, batch(number))
             numbers[f"loss/{number}"] = metrics["loss"][0] / metrics["loss"][1]
