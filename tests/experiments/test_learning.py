@@ -45,6 +45,7 @@ def test_fine_tuning_beats_chance_clearly(pretrained, process, tmp_path):
     assert summary(tmp_path / "run")["metrics"]["test/top1"] > 0.5  # chance: 0.1; measured: 0.761
 
 
+@pytest.mark.slow  # real processes; tests/train/test_checkpoint.py reads other device counts in the default suite
 def test_what_eight_devices_saved_one_device_reads(process, tmp_path):
     tiny = ("--steps", 3, "--width", 16, "--depth", 1, "--decoder-depth", 1, "--decoder-width", 16, "--accumulate", 2)
     done = process("mae_pretrain", "--run-dir", tmp_path / "mae", *tiny, devices=8)
