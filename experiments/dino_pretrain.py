@@ -215,7 +215,7 @@ def is_last_layer(path: str) -> bool:
 
 def fitting_out_dim(config: Config, images: int) -> int:
     """The number of prototypes: what was asked for, or about one for each training image."""
-    return config.out_dim or min(max(256, 2 ** round(images).bit_length()), 65536)
+    return config.out_dim or min(max(256, 2 ** images.bit_length()), 65536)
 
 
 def fitting_momentum(config: Config, steps: int) -> float:

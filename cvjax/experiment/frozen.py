@@ -24,9 +24,9 @@ class FrozenConfig(DataConfig):
     model: str | None = None
     """Instead of a run, a name from list_models(), with --weights."""
     weights: str | None = None
-    """Its weights: a file (.pth, .safetensors, .npz) or hf-hub:OWNER/NAME."""
+    """Its weights: a file (.pth, .safetensors) or hf-hub:OWNER/NAME."""
     model_fields: tuple[str, ...] = ()
-    """Fields of that model to change, such as qkv_bias=False."""
+    """Fields of that model to change, such as patch_size=8."""
     image_size: int | None = None
     """Side of the images that it sees; by default the model's own. A run's encoder sees what it was trained on."""
     pool: Literal["token", "avg", "token+avg"] | None = None

@@ -20,21 +20,25 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
     options: those of `cvjax.evaluate.probe.probe_features`. Raises ConfigError without labels or a test split.
     """
     check_probing(inputs, shots=options.get("shots", ()))
-    engine = MeshEngine()
-
-    def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:
-        compiled = engine.compile_evaluation(lambda p, batch: apply(p, inputs.preprocess(batch["image"])))
-        return Extractor(lambda batch: compiled(params, engine.put({"image": batch["image"]})), knn_width)
-
-    extractors = {name: extractor(encoder.apply, encoder.variables, encoder.knn_width)
-                  for name, encoder in encoders.items()}
-    extractors["pixels"] = extractor(_pixels, {}, None)
+    extractors = extractors_of(encoders, inputs)
     metrics, protocol = probe_features(
         extractors, lambda: inputs.eval_batches("train"), lambda: inputs.eval_batches("test"),
         inputs.dataset.num_classes, seed=seed, **options)
     print(f"\nFrozen features, test accuracy:\n{table(metrics, extractors)}\n")
     features = {name: encoder.protocol() for name, encoder in encoders.items()} | {"pixels": {"features": "raw pixels"}}
     return metrics, protocol | shared_protocol(inputs) | {"features": features}
+
+
+def extractors_of(encoders: Mapping[str, Encoder], inputs: Inputs) -> dict[str, Extractor]:
+    """Features of frozen encoders over all devices, and at the end those of "pixels"."""
+    engine = MeshEngine()
+
+    def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:
+        compiled = engine.compile_evaluation(lambda p, batch: apply(p, inputs.preprocess(batch["image"])))
+        return Extractor(lambda batch: compiled(params, engine.put({"image": batch["image"]})), knn_width)
+
+    found = {name: extractor(encoder.apply, encoder.variables, encoder.knn_width) for name, encoder in encoders.items()}
+    return found | {"pixels": extractor(_pixels, {}, None)}
 
 
 def check_probing(inputs: Inputs, shots: Sequence[int] = ()) -> None:

@@ -1,20 +1,19 @@
 """Frozen encoders that look for images of a class: what `experiments.retrieval` measures and draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from cvjax.evaluate.features import extract_features
 from cvjax.evaluate.knn import nearest_neighbours
+from cvjax.evaluate.probe import Extractor
 from cvjax.evaluate.retrieval import class_retrieval
 from cvjax.experiment.config import config_errors
 from cvjax.experiment.encoder import Encoder
 from cvjax.experiment.inputs import Inputs
-from cvjax.experiment.probing import shared_protocol
-from cvjax.train.mesh import MeshEngine
+from cvjax.experiment.probing import extractors_of, shared_protocol
 from cvjax.visualize.neighbours import neighbour_panel
 
 KS = (1, 5, 10)
@@ -40,10 +39,8 @@ def retrieve(encoders: Mapping[str, Encoder], inputs: Inputs,
     """
     metrics: dict[str, float] = {}
     protocol: dict[str, Any] = {}
-    functions = {name: (encoder.apply, encoder.variables, encoder.knn_width) for name, encoder in encoders.items()}
-    functions["pixels"] = (lambda _, images: images.reshape(images.shape[0], -1)), {}, None
-    for name, (apply, variables, width) in functions.items():
-        gallery, queries = _parts(inputs, name, apply, variables, width)
+    for name, extractor in extractors_of(encoders, inputs).items():
+        gallery, queries = _parts(inputs, name, extractor)
         with config_errors():
             found = class_retrieval(queries.features, queries.labels, gallery.features, gallery.labels, ks=KS)
         metrics[f"retrieval/{name}"] = found.mean_average_precision
@@ -58,16 +55,12 @@ def retrieve(encoders: Mapping[str, Encoder], inputs: Inputs,
 
 def draw_neighbours(path: Path, encoder: Encoder, inputs: Inputs) -> None:
     """Test images beside the training images that an encoder finds most like them, as a PNG."""
-    gallery, queries = _parts(inputs, encoder.name, encoder.apply, encoder.variables, encoder.knn_width)
+    gallery, queries = _parts(inputs, encoder.name, extractors_of({encoder.name: encoder}, inputs)[encoder.name])
     _draw(path, inputs, queries, gallery, encoder.name)
 
 
-def _parts(inputs: Inputs, name: str, apply: Callable[[Any, jax.Array], jax.Array], variables: Any,
-           width: int | None) -> tuple[Part, Part]:
-    """The training and the test split, by the last `width` features (None: all)."""
-    engine = MeshEngine()
-    compiled = engine.compile_evaluation(lambda v, batch: apply(v, inputs.preprocess(batch["image"])))
-
+def _parts(inputs: Inputs, name: str, extractor: Extractor) -> tuple[Part, Part]:
+    """The training and the test split, by the features that kNN sees."""
     def part_of(split: str) -> Part:
         positions = []
 
@@ -76,9 +69,9 @@ def _parts(inputs: Inputs, name: str, apply: Callable[[Any, jax.Array], jax.Arra
                 positions.append(np.asarray(batch["index"])[np.asarray(batch["mask"])])
                 yield batch
 
-        features, labels = extract_features(lambda batch: compiled(variables, engine.put({"image": batch["image"]})),
-                                            batches(), desc=f"{name} features, {split} split")
-        return Part(features[:, -(width or features.shape[1]):], labels, np.concatenate(positions))
+        features, labels = extract_features(extractor.function, batches(), desc=f"{name} features, {split} split")
+        width = extractor.knn_width or features.shape[1]
+        return Part(features[:, -width:], labels, np.concatenate(positions))
 
     return part_of("train"), part_of("test")
 

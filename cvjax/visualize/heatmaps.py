@@ -10,6 +10,8 @@ from cvjax.visualize.sheet import (
     GAP,
     LINE,
     MARGIN,
+    RIGHT,
+    WRONG,
     Sheet,
     check_classes,
     check_images,
@@ -22,7 +24,6 @@ from cvjax.visualize.sheet import (
 
 _TILE = 144  # smallest side of a picture, in pixels
 _HEAT = 0.6  # share of the colour in an overlay
-_RIGHT, _WRONG = "#1a7f37", "#c62828"
 
 
 def overlay(images, heat) -> np.ndarray:
@@ -82,7 +83,7 @@ def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarra
         row, column = divmod(example, columns)
         left, top = column * pitch[0] + MARGIN, LINE + row * pitch[1] + GAP
         predicted = predictions[example]
-        colour = "black" if labels is None else _RIGHT if predicted == labels[example] else _WRONG
+        colour = "black" if labels is None else RIGHT if predicted == labels[example] else WRONG
         sheet.write(f"{_percent(probability[example])} {words[predicted]}", left, top, block[0], colour=colour)
         if labels is not None:
             sheet.write(f"true: {words[labels[example]]}", left, top + LINE, block[0])

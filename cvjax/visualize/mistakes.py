@@ -9,6 +9,7 @@ from cvjax.visualize.sheet import (
     GAP,
     LINE,
     MARGIN,
+    WRONG,
     Sheet,
     check_classes,
     check_images,
@@ -65,6 +66,6 @@ def mistake_panel(path: str | PathLike, images, labels, predictions, probability
         left, top = MARGIN + column * pitch[0], LINE + GAP + row * pitch[1]
         sheet.paste(image, left, top)
         said = f"{100 * probability[example]:.1f} % {words[predictions[example]]}"
-        sheet.write(said, left, top + height, width, colour="#c62828")
+        sheet.write(said, left, top + height, width, colour=WRONG)
         sheet.write(f"true: {words[labels[example]]}", left, top + height + LINE, width)
     sheet.save(path)

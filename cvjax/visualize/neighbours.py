@@ -9,6 +9,8 @@ from cvjax.visualize.sheet import (
     GAP,
     LINE,
     MARGIN,
+    RIGHT,
+    WRONG,
     Sheet,
     check_classes,
     check_images,
@@ -20,7 +22,6 @@ from cvjax.visualize.sheet import (
 
 _TILE = 96  # smallest side of a picture, in pixels
 _FRAME = 4  # width of the frame around a neighbour
-_RIGHT, _WRONG = "#1a7f37", "#c62828"
 
 
 def neighbour_panel(path: str | PathLike, images, neighbours, similarity, labels, neighbour_labels,
@@ -80,7 +81,7 @@ def neighbour_panel(path: str | PathLike, images, neighbours, similarity, labels
             sheet.write(words[labels[query]], left, below, width)
         for place in range(k):
             x, found = left + width + MARGIN + place * step, classes[query, place]
-            colour = "black" if labels is None else _RIGHT if found == labels[query] else _WRONG
+            colour = "black" if labels is None else RIGHT if found == labels[query] else WRONG
             if labels is not None:
                 sheet.paste(_plain(colour, height + 2 * _FRAME, width + 2 * _FRAME), x, top)
             sheet.paste(neighbours[query, place], x + _FRAME, top + _FRAME)

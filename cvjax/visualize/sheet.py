@@ -12,6 +12,7 @@ import numpy as np
 LINE = 16  # height of a line of text, in pixels
 GAP = 6  # white between neighbours
 MARGIN = 18  # white around everything
+RIGHT, WRONG = "#1a7f37", "#c62828"  # colours of answers
 
 _DPI = 100
 _CHARACTER = 7  # width of a character of a title, in pixels
