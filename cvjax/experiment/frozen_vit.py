@@ -91,9 +91,9 @@ def check_output(output: Path, *inputs: Path) -> None:
 
 def write_summary(folder: Path, metrics: dict[str, Any], protocol: dict[str, Any], **more: Any) -> None:
     """Write `summary.json` with numbers, what they hold for, and more; NaN becomes null, which JSON can say."""
-    from cvjax.experiment.run import write_json
+    from cvjax.experiment.run import versions, write_json
 
     path = folder / "summary.json"
-    write_json(path, json.loads(json.dumps({"metrics": metrics, **more, "protocol": protocol}),
-                                parse_constant=lambda _: None))
+    content = {"metrics": metrics, **more, "protocol": protocol, "versions": versions()}
+    write_json(path, json.loads(json.dumps(content), parse_constant=lambda _: None))
     print(f"written to {path}")

@@ -73,10 +73,14 @@ class RunFolder:
             facts = {"params_sha256": trained.params_sha256, "steps": trained.steps,
                      "wall_seconds": round(trained.seconds, 2),
                      "images_per_second": round(trained.images_per_second, 1)}
-        versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
         write_json(self.path / "summary.json",
-                   {"metrics": metrics, **facts, "protocol": protocol, "versions": versions})
+                   {"metrics": metrics, **facts, "protocol": protocol, "versions": versions()})
         print(f"written to {self.path}/summary.json")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that numbers may depend on."""
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
 
 
 def print_metrics(metrics: dict[str, float]) -> None:
