@@ -62,7 +62,7 @@ def check(exported, rows, size):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_small_mae_step_lowers_for_tpu_and_cuda(dtype):
     model = create_model("mae_vit_tiny_patch16", image_size=32, depth=1, decoder_depth=1, decoder_width=64,
-                         decoder_heads=2, dtype=jnp.dtype(dtype), remat=True)
+                         decoder_heads=2, dtype=jnp.dtype(dtype), remat="dots", scan=True)
     check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 32, 8), 8, 32)
 
 

@@ -3,7 +3,8 @@
 The whole position of a training stream is one integer, the number of batches drawn. Record order and random
 crops depend on the seed and on that position alone, never on threads, workers or the number of processes.
 
-With P processes, process p holds rows p, p + P, p + 2P, ... of each global batch: `global_batch[p::P]`.
+With P processes, process p holds the p-th of P equal parts of each global training batch, so that the parts one
+after the other are the batch of one process; of evaluation batches it holds rows p, p + P, p + 2P, ...
 """
 
 import dataclasses
@@ -67,7 +68,7 @@ def train_batches(
     # The crop's randomness is keyed by position in the whole stream, hence before that is cut into shards.
     dataset = order if crop is None else order.random_map(_LoadOrNext(source, crop))
     # The endless stream's length is the greatest int: rounding its batches up would overflow.
-    dataset = dataset.repeat()[process_index::process_count].batch(local, drop_remainder=True)
+    dataset = _ProcessRows(dataset.repeat(), local, process_index, process_count).batch(local, drop_remainder=True)
     if crop is None:
         dataset = dataset.map(_Gather(source))
     identity = {
@@ -186,6 +187,21 @@ def _iterate(dataset, start, *, workers, threads):
     iterator = iter(stream)
     iterator.start_prefetch()
     return iterator
+
+
+class _ProcessRows(grain.MapDataset):
+    """Rows `[index * local, (index + 1) * local)` of each batch of a stream; its batches have `local * count` rows."""
+
+    def __init__(self, parent, local, index, count):
+        super().__init__(parent)
+        self._local, self._index, self._count = local, index, count
+
+    def __len__(self):
+        return len(self._parent) // (self._local * self._count) * self._local
+
+    def __getitem__(self, position):
+        batch, row = divmod(position, self._local)
+        return self._parent[(batch * self._count + self._index) * self._local + row]
 
 
 def _follow_parent(worker, workers):

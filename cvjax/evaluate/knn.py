@@ -41,7 +41,7 @@ def nearest_neighbours(
       train_x, test_x: float `(N, D)` and `(M, D)`; any scale, rows are L2-normalised here. An all-zero row
         has similarity 0 to everything.
       k: neighbours, 1 to N.
-      devices: where to compute (None: all of `jax.devices()`); each holds ceil(N / devices) training rows. With
+      devices: where to compute (None: all of `jax.local_devices()`); each holds ceil(N / devices) training rows. With
         several processes every one passes the same arrays and receives the whole result.
       test_block, train_block: rows compared at a time on each device; `train_block` is rounded up to a multiple of
         32. Memory on a device: its training rows and one block of similarities, `(test_block, train_block)` float32
@@ -140,7 +140,7 @@ def _nearest(train_x, test_x, k: int, test_block: int, train_block: int, devices
     """`nearest_neighbours` of checked features."""
     if test_block < 1 or train_block < 1:
         raise ValueError(f"blocks must have at least 1 row, received {test_block=} and {train_block=}")
-    devices = jax.devices() if devices is None else list(devices)
+    devices = jax.local_devices() if devices is None else list(devices)
     mesh = jax.make_mesh((len(devices),), ("train",), axis_types=(AxisType.Auto,), devices=devices)
     train_x, test_x = np.asarray(train_x), np.asarray(test_x)
     train = _place(train_x, train_block, mesh)

@@ -7,8 +7,10 @@ A class below is shown by `--help` field by field; the text under a field is its
 import contextlib
 import dataclasses
 import math
+import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -70,10 +72,25 @@ class TrainingConfig(DataConfig):
     """Split each batch into this many micro-batches, one after the other, to save memory."""
     parallel: Literal["jit", "pmap"] = "jit"
     """jit: one program over a mesh of all devices. pmap: the same numbers the older way."""
+    mesh: str | None = None
+    """data=N,model=M: split batches over N devices, and each layer of a transformer over M; by default M is 1."""
+    shard: Literal["none", "fsdp"] = "none"
+    """fsdp: spread parameters, optimizer state and averages over the devices that split the batch."""
+    coordinator_address: str | None = None
+    """HOST:PORT of the first of several processes. Slurm, Open MPI, Kubernetes and TPU pods need none of these four."""
+    num_processes: int | None = None
+    """How many processes take part; all run the same command."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    coordinator_timeout: int = 45
+    """Seconds within which all processes must have come."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the model; parameters, norms' statistics and losses stay float32."""
-    remat: bool = False
-    """Recompute activations in the backward pass instead of storing them."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What to recompute in the backward pass instead of storing it: all but the blocks' inputs (full), or all but these
+    and matrix products with weights (dots)."""
+    scan: bool = False
+    """Compile one transformer block and loop over it: quick compilation of deep models, for some more memory."""
     optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lamb", "lars",
                        "lion", "muon"] = "adamw"
     """The optimizer; `cvjax.train.optim` has their papers."""
@@ -191,8 +208,10 @@ def _run_name(preset: str, base: Any, parsed: Any) -> str:
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in "-".join([preset, *parts]))[:120]
 
 
-PLACE = ("run_dir", "overwrite", "dry_run")  # where and whether a run is written, not what it computes
-FREE = ("workers", "log_every", "data_max_bad", "parallel", "checkpoint_every")  # may change when a run is resumed
+# Where and whether a run is written, not what it computes.
+PLACE = ("run_dir", "overwrite", "dry_run", "coordinator_address", "num_processes", "process_id", "coordinator_timeout")
+# What may change when a run is resumed.
+FREE = ("workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every")
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -217,7 +236,7 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
         parsed, name = parse(experiment, config, presets, description)
     except ConfigError as error:
         sys.exit(_complain(error))
-    _run(lambda: run(parsed, name, stop))
+    _run(lambda: run(parsed, name, stop), parsed)
 
 
 def command(run: Callable[[Any], None], experiment: str, config: type, description: str) -> None:
@@ -230,15 +249,34 @@ def command(run: Callable[[Any], None], experiment: str, config: type, descripti
     _run(lambda: run(parsed))
 
 
-def _run(body: Callable[[], None]) -> None:
+def _run(body: Callable[[], None], config: Any = None) -> None:
+    """config: of a training, which may be one of several processes; these end all together, or none before its time."""
+    import jax
+
     from cvjax.experiment.run import EXPECTED_ERRORS
+    from cvjax.train.processes import is_first, join, leave, wait_to_be_ended
 
     try:
+        if isinstance(config, TrainingConfig):
+            join(config.coordinator_address, config.num_processes, config.process_id,
+                 timeout=config.coordinator_timeout)
+            if not is_first():
+                sys.stdout = open(os.devnull, "w")  # it speaks for all
         body()
     except Stopped as saved:
         print(f"{saved}; the same command resumes", file=sys.stderr)
     except EXPECTED_ERRORS as error:
-        sys.exit(_complain(error))
+        status = _complain(error)
+        leave(status)
+        sys.exit(status)
+    except BaseException as error:
+        if jax.process_count() > 1:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                wait_to_be_ended()
+            traceback.print_exc()
+            leave(1)
+        raise
+    leave(0)
 
 
 def _complain(error: Exception) -> int:

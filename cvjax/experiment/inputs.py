@@ -23,6 +23,7 @@ from cvjax.data.held_out import hold_out
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
 from cvjax.experiment.config import DataConfig, TrainingConfig
 from cvjax.experiment.run import RunFolder
+from cvjax.train.processes import is_first
 
 CANVAS = 1.5  # side of the square that whole images are squeezed into, in sides of what the model sees
 
@@ -62,12 +63,17 @@ class Inputs:
         if self.whole_images:
             crop = Squeeze(round(self.image_size * CANVAS), channels=self.dataset.channels)
         crop = None if self.dataset.in_memory else crop
-        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed,
-                             workers=workers, bad=self.bad)
+        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
+                             process_index=jax.process_index(), process_count=jax.process_count(), bad=self.bad)
 
     def eval_batches(self, split: str) -> Iterator[dict]:
         """Every record of a part ("train", "validation" or "test") once, in order, not augmented."""
         return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad)
+
+    def shared_eval_batches(self, split: str) -> Iterator[dict]:
+        """The rows of `eval_batches` that are this process's, for an evaluation by all processes together."""
+        return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad,
+                            process_index=jax.process_index(), process_count=jax.process_count())
 
     def records(self, part: str, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 `(N, H, W, C)`, as an evaluation sees them, and labels of these records; those readable."""
@@ -164,7 +170,8 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
         if height != width:
             raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
         image_size = height
-    path = None if config.dry_run else folder.path / "bad_files.txt"
+    name = "bad_files.txt" if is_first() else f"bad_files_{jax.process_index()}.txt"
+    path = None if config.dry_run else folder.path / name
     files = sum(len(part) for part in (dataset.train, dataset.test, dataset.validation) if part is not None)
     bad = BadFiles(files, config.data_max_bad, path)
     return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)

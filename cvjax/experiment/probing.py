@@ -31,7 +31,7 @@ def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int
 
 def extractors_of(encoders: Mapping[str, Encoder], inputs: Inputs) -> dict[str, Extractor]:
     """Features of frozen encoders over all devices, and at the end those of "pixels"."""
-    engine = MeshEngine()
+    engine = MeshEngine(jax.local_devices())
 
     def extractor(apply: Callable[[Any, jax.Array], jax.Array], params: Any, knn_width: int | None) -> Extractor:
         compiled = engine.compile_evaluation(lambda p, batch: apply(p, inputs.preprocess(batch["image"])))
@@ -49,7 +49,7 @@ def check_probing(inputs: Inputs, shots: Sequence[int] = ()) -> None:
     if not inputs.dataset.num_classes or inputs.dataset.test is None:
         raise ConfigError("probing needs labels and a test split, this data set has none")
     with config_errors():
-        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.device_count())
+        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.local_device_count())
     labels = inputs.dataset.train.labels
     if shots and labels is not None:
         counts = np.bincount(labels[labels >= 0], minlength=inputs.dataset.num_classes)

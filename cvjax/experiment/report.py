@@ -46,7 +46,7 @@ def check_same_classes(classifier: Classifier, dataset: Dataset, data: str) -> N
 
 def predict(classifiers: Sequence[Classifier], inputs: Inputs, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean class probabilities float32 `(N, K)` of the readable records of a part, their labels and their positions."""
-    engine = MeshEngine()
+    engine = MeshEngine(jax.local_devices())
     probabilities = ensemble(classifiers)
     variables = [classifier.variables for classifier in classifiers]
     compiled = engine.compile_evaluation(lambda variables, batch: probabilities(variables, batch["image"]))

@@ -12,8 +12,9 @@ from cvjax.data import DataError
 from cvjax.experiment.config import FREE, ConfigError, as_json
 from cvjax.train.checkpoint import CheckpointError
 from cvjax.train.loop import TrainingError
+from cvjax.train.processes import ProcessError, is_first, wait_for_all
 
-EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, TrainingError)
+EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, TrainingError, ProcessError)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow")
 
 
@@ -21,13 +22,18 @@ class RunFolder:
     """The files of one run.
 
     Opening the folder of an unfinished run of the same configuration resumes it; of another one, it is a ConfigError
-    that names the fields, unless `config.overwrite` is set.
+    that names the fields, unless `config.overwrite` is set. Of several processes the first one opens it for all.
     """
 
     def __init__(self, config: Any, experiment: str, name: str) -> None:
         self.experiment, self.name = experiment, name
         self.path = Path(config.run_dir or Path("runs") / experiment / name)
         self.checkpoints, self.figures = self.path / "checkpoints", self.path / "figures"
+        if is_first():
+            self._open(config, experiment)
+        wait_for_all("run folder")
+
+    def _open(self, config: Any, experiment: str) -> None:
         described = {"experiment": experiment, **as_json(config)}
         known = self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():

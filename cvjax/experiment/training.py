@@ -15,14 +15,16 @@ from cvjax.evaluate.collapse import CollapseGuard
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import Inputs
 from cvjax.experiment.run import RunFolder
+from cvjax.layers.partition import spread_axis
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.log import RunLog
 from cvjax.train.loop import evaluate, fit
-from cvjax.train.mesh import MeshEngine, check_batch_size
+from cvjax.train.mesh import MeshEngine, check_batch_size, parse_mesh
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import StopRequest
+from cvjax.train.processes import is_first
 from cvjax.train.schedules import make_schedule, scaled_learning_rate
 from cvjax.train.state import TrainState, create_state
 from cvjax.train.step import make_train_step
@@ -40,6 +42,17 @@ class Trained:
     seconds: float
     images_per_second: float
     params_sha256: str  # of the final parameters
+
+
+def make_engine(config: Any) -> Any:
+    """The engine that `--parallel`, `--mesh` and `--shard` ask for; ConfigError for what cannot be."""
+    with config_errors():
+        if config.parallel == "pmap":
+            if config.mesh or config.shard != "none":
+                raise ValueError("--parallel pmap holds everything on every device: leave --mesh and --shard out")
+            return PmapEngine()
+        model = parse_mesh(config.mesh, jax.device_count()) if config.mesh else 1
+        return MeshEngine(model=model, shard=config.shard, spread_axis=spread_axis)
 
 
 def enable_compilation_cache() -> None:
@@ -82,7 +95,9 @@ def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
 def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
           best_mode: str, meta: dict[str, Any], adapt: Callable[[Any, Any], Any] | None = None,
           pretrained: Any = None, collapse: CollapseGuard | None = None, **optimizer_options: Any) -> Trained | None:
-    """Train `task` to the end, resuming what is in the run's folder; None on a dry run.
+    """Train `task` to the end, resuming what is in the run's folder.
+
+    None on a dry run, and in all processes but the first.
 
     Where the data set has a validation part, evaluations look at that, and the test split sees the checkpoint that was
     best on it; otherwise the test split sees the last one.
@@ -90,13 +105,13 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
     collapse: watches the logged means. optimizer_options: see `build_optimizer`.
     """
-    engine = ENGINES[config.parallel]()
+    engine = make_engine(config)
     part = "test" if inputs.dataset.validation is None else "validation"
     if config.patience and part == "test":
         raise ConfigError(f"--patience {config.patience} needs a validation part: give --validation SHARE")
     total_steps = config.total_steps(len(inputs.dataset.train))
     with config_errors():
-        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=jax.device_count())
+        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.batch_shards)
         optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)
 
     def initialize(pretrained: Any) -> TrainState:
@@ -127,12 +142,12 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
             print(f"resuming {run.path} at step {first} of {total_steps}")
         log = RunLog(run.path, every=config.log_every, total_steps=total_steps, batch_size=config.batch_size,
                      steps_per_epoch=len(inputs.dataset.train) / config.batch_size, start_step=first,
-                     resumed=saved.get("log"))
+                     resumed=saved.get("log"), writes=is_first())
         evaluation = engine.compile_evaluation(task.evaluate)
         results: dict[str, float] = {}  # of the last evaluation
 
         def evaluate_on(part: str, variables: Any) -> dict[str, float]:
-            found = evaluate(evaluation, engine, variables, inputs.eval_batches(part))
+            found = evaluate(evaluation, engine, variables, inputs.shared_eval_batches(part))
             results.clear()
             results.update(found)
             return found
@@ -145,7 +160,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
             collapse.restore(saved["collapse"])
         evaluates = getattr(inputs.dataset, part) is not None
         try:
-            state = fit(state, engine.compile_step(step), batches, engine=engine, total_steps=total_steps,
+            state = fit(state, engine.compile_step(step, state), batches, engine=engine, total_steps=total_steps,
                         learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
                         checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
                         evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,
@@ -155,7 +170,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
             batches.close()
             log.close()
     single = engine.single(state)
-    variables, metrics = single.variables, {}
+    variables, metrics = engine.whole(single.variables), {}
+    sha256 = params_sha256(engine.whole(single.params))
     if part == "validation":
         variables = evaluated_variables(restore_weights(run.checkpoints, "best")[0])
         found = evaluate_on(part, engine.spread(variables))
@@ -167,8 +183,9 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     if inputs.bad.count:
         print(f"{inputs.bad.count} unreadable files were skipped; {inputs.bad.path} names them")
     seconds, steps = log.seconds, int(single.step)
-    return Trained(variables, metrics, steps, seconds, steps * config.batch_size / seconds,
-                   params_sha256(single.params))
+    if not is_first():
+        return None
+    return Trained(variables, metrics, steps, seconds, steps * config.batch_size / seconds, sha256)
 
 
 def evaluated_variables(weights: Any) -> Any:

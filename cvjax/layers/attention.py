@@ -7,6 +7,29 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.initializers import xavier_uniform
+from cvjax.layers.partition import spread
+
+
+class QKV(nn.Module):
+    """Queries, keys and values of all heads: `(B, T, D)` to three of `(B, T, heads, D / heads)`.
+
+    Parameters are those of one linear layer, `kernel (D, 3D)` and `bias (3D,)`, as published weights have them.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        dim = x.shape[-1]
+        split = (3, self.heads, dim // self.heads)
+        kernel = self.param("kernel", xavier_uniform, (dim, 3 * dim)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * dim,)).astype(self.dtype)
+        # Heads are told apart in the kernel, for there they can be handed out to devices before there are activations.
+        kernel, bias = spread(kernel.reshape(dim, *split), 2), spread(bias.reshape(split), 1)
+        x = jnp.einsum("btd,dnhk->btnhk", x.astype(self.dtype), kernel) + bias
+        q, k, v = jnp.moveaxis(x, 2, 0)
+        return q, k, v
 
 
 class SelfAttention(nn.Module):
@@ -27,8 +50,7 @@ class SelfAttention(nn.Module):
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
-        qkv = nn.Dense(3 * dim, kernel_init=xavier_uniform, dtype=self.dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, self.heads, -1), 2, 0)  # each (B, T, heads, D / heads)
+        q, k, v = QKV(self.heads, self.dtype, name="qkv")(x)
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="k_norm")(k)

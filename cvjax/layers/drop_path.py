@@ -8,14 +8,15 @@ import jax.numpy as jnp
 class DropPath(nn.Module):
     """Zero a whole residual branch for a random share `rate` of the examples, and scale the others to keep the mean.
 
-    Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream.
+    Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream. In a loop that is
+    compiled once for all blocks the rate is an array.
     """
 
-    rate: float
+    rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not train or self.rate == 0.0:
+        if not train or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.initializers import xavier_uniform
+from cvjax.layers.partition import spread
 
 
 class Mlp(nn.Module):
@@ -19,5 +20,5 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
         x = nn.Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)
+        x = nn.gelu(spread(x, -1), approximate=False)
         return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)

@@ -1,5 +1,6 @@
 """The pre-norm transformer block and a stack of them (Dosovitskiy et al. 2021, eq. 2-3)."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,8 @@ from cvjax.layers.attention import SelfAttention
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.layer_scale import LayerScale
 from cvjax.layers.mlp import Mlp
+from cvjax.layers.partition import spread
+from cvjax.layers.remat import Remat, rematerialized
 
 
 class Block(nn.Module):
@@ -30,6 +33,7 @@ class Block(nn.Module):
                 branch = LayerScale(self.layer_scale, name=f"ls{name}")(branch)
             return DropPath(self.drop_path, name=f"drop_path{name}")(branch, train=train)
 
+        x = spread(x, 0, over="data")  # under FSDP weights travel to the examples, not the other way round
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
         x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, name="attn")(y))
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
@@ -40,7 +44,9 @@ class Blocks(nn.Module):
     """`depth` blocks in a row, from `(B, T, D)` to the outputs of all of them, first block first.
 
     The drop-path rate grows linearly from 0 to `drop_path` (stochastic depth, sec. 3).
-    remat: recompute each block in the backward pass instead of storing its activations.
+    remat: what each block recomputes in the backward pass instead of storing it: see `cvjax.layers.remat`.
+    scan: with `train=True` compile one block and loop over it, instead of `depth` of them. Parameters keep their names
+    and are stacked in the step; draws of drop path are others, all else is the same to rounding.
     """
 
     depth: int
@@ -49,15 +55,33 @@ class Blocks(nn.Module):
     qk_norm: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        rates = np.linspace(0.0, self.drop_path, self.depth)
+        block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
+                        dtype=self.dtype)
+        if self.scan and train:
+            return self._scan(block, x, rates, train)
         outputs = []
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth)):
-            x = block(self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, float(rate), self.dtype,
-                      name=str(i))(x, train)
+        for i, rate in enumerate(rates):
+            x = block(drop_path=float(rate), name=str(i))(x, train)
             outputs.append(x)
         return outputs
+
+    def _scan(self, block: Any, x: jax.Array, rates: np.ndarray, train: bool) -> list[jax.Array]:
+        params = self.variables["params"]
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *(params[str(i)] for i in range(self.depth)))
+        draws = train and self.drop_path > 0
+        keys = jax.random.split(self.make_rng("dropout"), self.depth) if draws else None
+
+        def body(x: jax.Array, each: Any) -> tuple[jax.Array, jax.Array]:
+            params, rate, key = each
+            x = block(drop_path=rate if draws else 0.0, parent=None).apply(
+                {"params": params}, x, train, rngs={"dropout": key} if draws else {})
+            return x, x
+
+        return list(jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))[1])

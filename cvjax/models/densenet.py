@@ -19,6 +19,7 @@ from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import AveragePool, MaxPool
+from cvjax.layers.remat import Remat, rematerialized
 from cvjax.models.images import check_images
 
 
@@ -80,8 +81,9 @@ class DenseNet(nn.Module):
     bottleneck: channels of a layer's 1x1 convolution, in growth rates; 0: none. compression: share of the channels
     that a transition keeps. dropout: of each layer's new channels, with `train=True` (stream `dropout`).
     stem: "imagenet" is a strided 7x7 convolution, norm and 3x3 max pooling, "cifar" a 3x3 convolution.
-    remat: recompute each layer in the backward pass. Without it training keeps every layer's concatenated input, which
-    adds up to memory quadratic in a block's depth; with it, each layer's new channels alone.
+    remat: what each layer recomputes in the backward pass (`cvjax.layers.remat`). Without it training keeps every
+    layer's concatenated input, which adds up to memory quadratic in a block's depth; with "full", each layer's new
+    channels alone.
     image_size: the size the variant was made for; any works that leaves a pixel after the stem and the transitions.
     num_classes: 0 drops the head. axis_name: see `BatchNorm`.
     Named maps: `stem`, `denseblock1`, `transition1`, `denseblock2`, ..., and `norm5`, the last one after norm and ReLU.
@@ -94,7 +96,7 @@ class DenseNet(nn.Module):
     compression: float = 0.5
     stem: Literal["imagenet", "cifar"] = "imagenet"
     dropout: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
     image_size: int | tuple[int, int] = 224
     in_channels: int = 3
     num_classes: int = 1000
@@ -104,8 +106,8 @@ class DenseNet(nn.Module):
     def setup(self) -> None:
         conv = partial(Conv, use_bias=False, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        layer = partial(nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer, self.growth_rate,
-                        self.bottleneck, self.dropout, conv, norm)
+        layer = partial(rematerialized(DenseLayer, self.remat), self.growth_rate, self.bottleneck, self.dropout, conv,
+                        norm)
         self.maps = FeatureMaps()
         if self.stem == "imagenet":
             self.conv0, self.norm0 = conv(self.stem_width, 7, 2, 3), norm()

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.initializers import token_normal, xavier_uniform
+from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.images import as_pair
 from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
@@ -37,7 +38,8 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float = 4.0
-    remat: bool = False
+    remat: Remat = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -53,8 +55,8 @@ class Decoder(nn.Module):
         patches = gather_tokens(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
         patches = patches + sincos_2d(self.width, self.grid).astype(self.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
-        x = Blocks(self.depth, self.heads, self.mlp_ratio, remat=self.remat, dtype=self.dtype, name="blocks")(
-            x, train=train)[-1]
+        x = Blocks(self.depth, self.heads, self.mlp_ratio, remat=self.remat, scan=self.scan, dtype=self.dtype,
+                   name="blocks")(x, train=train)[-1]
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         return linear(self.patch_dim, "pred")(x)[:, 1:].astype(jnp.float32)
 
@@ -76,7 +78,8 @@ class MaskedAutoencoder(nn.Module):
     decoder_depth: int = 8
     decoder_heads: int = 16
     mask_ratio: float = 0.75
-    remat: bool = False
+    remat: Remat = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -89,13 +92,14 @@ class MaskedAutoencoder(nn.Module):
         """The encoder as a ViT of its own, for probing and fine-tuning; `overrides` are ViT fields."""
         fields = dict(image_size=self.image_size, patch_size=self.patch_size, in_channels=self.in_channels,
                       width=self.width, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio, num_classes=0,
-                      position="sincos2d", remat=self.remat, dtype=self.dtype)
+                      position="sincos2d", remat=self.remat, scan=self.scan, dtype=self.dtype)
         return VisionTransformer(**(fields | overrides))
 
     def setup(self) -> None:
         self.encoder = self.vit()
         self.decoder = Decoder(self.grid, self.patch_size**2 * self.in_channels, self.decoder_width,
-                               self.decoder_depth, self.decoder_heads, self.mlp_ratio, self.remat, self.dtype)
+                               self.decoder_depth, self.decoder_heads, self.mlp_ratio, self.remat, self.scan,
+                               self.dtype)
 
     def encode(self, images: jax.Array, noise: jax.Array, *, train: bool = False) -> tuple[jax.Array, Masking]:
         """Latent `(B, 1 + K, D)` of the class token and the visible patches, and the masking."""

@@ -27,6 +27,7 @@ from cvjax.layers.drop_path import DropPath
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, xavier_uniform
 from cvjax.layers.mlp import Mlp
+from cvjax.layers.remat import Remat, rematerialized
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.patches import patchify
 from cvjax.ops.windows import (
@@ -175,7 +176,7 @@ class SwinTransformer(nn.Module):
     width: channels of the first stage; each further stage doubles them. depths, heads: of each stage.
     window: side of a window, in tokens. num_classes: 0 drops the head, the output is then `features`.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`); it grows linearly
-    from 0. remat: recompute each block in the backward pass instead of storing its activations.
+    from 0. remat: what each block recomputes in the backward pass (`cvjax.layers.remat`).
     Named maps: `layers/0`, `layers/1`, ..., the output of each stage.
     """
 
@@ -189,7 +190,7 @@ class SwinTransformer(nn.Module):
     mlp_ratio: float = 4.0
     num_classes: int = 1000
     drop_path: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
     dtype: Any = jnp.float32
 
     @property
@@ -204,7 +205,7 @@ class SwinTransformer(nn.Module):
         if self.window < 1:
             raise ValueError(f"window {self.window}: it must be at least 1")
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        block = nn.remat(SwinBlock, static_argnums=(2,)) if self.remat else SwinBlock
+        block = rematerialized(SwinBlock, self.remat)
         rates = np.split(np.linspace(0.0, self.drop_path, sum(self.depths)), np.cumsum(self.depths)[:-1])
         stages = [partial(Stage, partial(PatchMerging, norm, self.dtype) if i else None,
                           partial(Blocks, partial(block, heads, window, self.mlp_ratio, norm, self.dtype),

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
+from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.masking import gather_tokens
@@ -59,7 +60,8 @@ class VisionTransformer(nn.Module):
     qk_norm: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -71,7 +73,7 @@ class VisionTransformer(nn.Module):
             length = 1 + self.grid[0] * self.grid[1]
             self.pos_embed = self.param("pos_embed", token_normal, (1, length, self.width))
         self.blocks = Blocks(self.depth, self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, self.drop_path,
-                             self.remat, self.dtype)
+                             self.remat, self.scan, self.dtype)
         norm_name = "norm" if self.pool == "token" else "fc_norm"
         self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
         if self.num_classes:

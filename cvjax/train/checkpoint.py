@@ -35,6 +35,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cvjax.train.fingerprint import fingerprints
+from cvjax.train.processes import wait_for_all
 
 _ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "rng")}
 
@@ -95,7 +96,7 @@ class Checkpointer:
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        _barrier("opened")
+        wait_for_all("checkpoints opened")
 
     def save(self, state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Save a TrainState under its step number, in the background; afterwards it may be donated at once.
@@ -150,7 +151,7 @@ class Checkpointer:
         arrays (an earlier checkpoint is not tried), and if all checkpoints are damaged.
         """
         self.wait()
-        _barrier("restore")
+        wait_for_all("checkpoints restored")
         wanted = {name: _with_sharding(name, leaf) for name, leaf in _flatten(target).items()}
         problems: dict[int, str] = {}
         for step in reversed(self.all_steps()):
@@ -241,7 +242,7 @@ class Checkpointer:
                 aside = self._directory / f"{step}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._directory / str(step)).rename(aside)
-        _barrier("set aside")
+        wait_for_all("checkpoints set aside")
 
 
 def restore_weights(directory: str | os.PathLike, step: int | str = "latest") -> tuple[dict[str, Any], dict]:
@@ -445,8 +446,3 @@ def _crc32(record: Mapping[str, Any]) -> int:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"checkpoint {name}")

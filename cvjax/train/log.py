@@ -22,21 +22,23 @@ class RunLog:
 
     `state()` goes into each checkpoint and comes back as `resumed`, so a resumed run writes the very lines an
     uninterrupted one writes: lines after the checkpoint are cut off and its half-filled window is taken up again.
+    writes: False for a log that keeps count and writes nothing, in all processes of a run but the first.
     """
 
     def __init__(self, folder: Path, *, every: int, total_steps: int, batch_size: int, steps_per_epoch: float,
-                 start_step: int = 0, resumed: Mapping[str, Any] | None = None) -> None:
+                 start_step: int = 0, resumed: Mapping[str, Any] | None = None, writes: bool = True) -> None:
         self.every, self.batch_size, self.steps_per_epoch = every, batch_size, steps_per_epoch
         resumed = resumed or {}
         self._window = {name: tuple(pair) for name, pair in resumed.get("window", {}).items()}
         self._seconds_before = resumed.get("seconds", 0.0)
         self._started = self._window_started = time.perf_counter()
         self._window_steps = self._waited = 0
-        self._file = _cut_after(folder / "metrics.jsonl", start_step).open("a")
-        self._events = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        self._file = _cut_after(folder / "metrics.jsonl", start_step).open("a") if writes else open(os.devnull, "w")
+        self._events = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None,
+                                     write_to_disk=writes)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=terminal,
-                         mininterval=0.2 if terminal else 20, smoothing=0.05)
+                         mininterval=0.2 if terminal else 20, smoothing=0.05, disable=not writes)
 
     @property
     def seconds(self) -> float:

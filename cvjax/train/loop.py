@@ -113,7 +113,7 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
 
             last = number == total_steps or (collapse is not None and collapse.stopped)
             evaluating = evaluate is not None and (last or (eval_every and number % eval_every == 0))
-            if not (evaluating or number % checkpoint_every == 0 or last or stop.requested):
+            if not (evaluating or number % checkpoint_every == 0 or last or stop.after(number)):
                 continue
             read_pending()
             paused = time.perf_counter()
@@ -129,7 +129,7 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
                 break
             if collapse is not None and collapse.stopped:
                 break
-            if stop.requested and not last:
+            if stop.after(number) and not last:
                 checkpointer.wait()
                 raise Stopped(f"saved at step {number} of {total_steps}")
         checkpointer.wait()

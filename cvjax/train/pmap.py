@@ -24,7 +24,12 @@ class PmapEngine:
         """Run `function(*arguments) -> state` once and copy the state to every device."""
         return self.spread(jax.jit(function)(*arguments))
 
-    def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    @property
+    def batch_shards(self) -> int:
+        """Into how many parts a batch is split."""
+        return len(self.devices)
+
+    def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Any:
         """Compile `step(state, batch) -> (state, metrics)`, which must average over the axis `data`."""
         mapped = jax.pmap(step, axis_name=self.axis_name, donate_argnums=0, devices=self.devices)
 
@@ -50,6 +55,10 @@ class PmapEngine:
     def single(self, state: Any) -> Any:
         """The first device's copy."""
         return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), state)
+
+    def whole(self, tree: Any) -> Any:
+        """What `single` gives is whole already."""
+        return tree
 
     def spread(self, state: Any) -> Any:
         """Copy one state to every device, with a leading device axis."""

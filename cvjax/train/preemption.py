@@ -1,5 +1,9 @@
-"""SIGTERM (from Slurm, Kubernetes, spot machines) and Ctrl-C: finish the step, save, leave with exit status 0."""
+"""SIGTERM (from Slurm, Kubernetes, spot machines) and Ctrl-C: finish the step, save, leave with exit status 0.
 
+In a run of several processes a signal to one of them is a signal to all.
+"""
+
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,13 +15,32 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._deferred = False
+        self._deferred = self._passed_on = self._answer = False
+        self._asked = -1
 
     def install(self) -> "StopRequest":
         """Take over SIGTERM and SIGINT; call it before slow imports, a signal during them would else be lost."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
         return self
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step.
+
+        Several processes must ask after every step, and all get one answer, which does not change when they ask again.
+        """
+        import jax  # slow, and `install` must come first
+        from jax.experimental import multihost_utils
+
+        if jax.process_count() == 1:
+            return self.requested
+        # jax has taken SIGTERM over when the processes joined.
+        if self.requested and not self._passed_on:
+            self._passed_on = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step != self._asked:
+            self._asked, self._answer = step, multihost_utils.reached_preemption_sync_point(step)
+        return self._answer
 
     def _handle(self, number: int, frame: object) -> None:
         name = signal.Signals(number).name

@@ -27,7 +27,7 @@ def parameters(model: nn.Module):
     return jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape) / 2, jnp.float32), shapes)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(qk_norm=True), dict(remat=True), dict(pool="avg", depth=11)])
+@pytest.mark.parametrize("fields", [{}, dict(qk_norm=True), dict(remat="full"), dict(pool="avg", depth=11)])
 def test_weights_times_values_is_what_the_layer_gives(fields) -> None:
     model = vit(**fields)
     variables = parameters(model)

@@ -1,5 +1,6 @@
 """ViT's properties; its numbers are compared with timm's in tests/parity."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,13 +49,55 @@ def test_every_parameter_receives_a_gradient(fields: dict, images: jax.Array) ->
     assert none == [f"['params']['blocks']['{i}']['attn']['k_norm']['bias']" for i in range(2) if fields]
 
 
-def test_remat_changes_memory_and_no_number(variables: Any, images: jax.Array) -> None:
-    plain, remat = (gradients(vit(remat=flag), variables, images) for flag in (False, True))
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-6 * np.abs(a).max())
-    for flag, blocks in ((False, 0), (True, 2)):
-        program = str(jax.make_jaxpr(vit(remat=flag).apply)(variables, images))
-        assert program.count("remat2[") + program.count("checkpoint[") == blocks
+@pytest.fixture(scope="module")
+def plain_gradients(variables: Any, images: jax.Array) -> Any:
+    return gradients(vit(), variables, images)
+
+
+@pytest.mark.parametrize("fields", [dict(remat="full"), dict(remat="dots"), dict(scan=True),
+                                    dict(scan=True, remat="dots")], ids=str)
+def test_remat_and_scan_change_no_number(fields: dict, plain_gradients: Any, variables: Any, images: jax.Array) -> None:
+    others = gradients(vit(**fields), variables, images)
+    for a, b in zip(jax.tree.leaves(plain_gradients), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=2e-6 * np.abs(a).max())  # sums in another order: 2**-24 each
+
+
+@pytest.mark.parametrize("fields, blocks", [({}, 0), (dict(remat="full"), 2), (dict(remat="dots"), 2),
+                                            (dict(remat="full", scan=True), 1)], ids=str)
+def test_remat_marks_every_block(fields: dict, blocks: int, variables: Any, images: jax.Array) -> None:
+    program = str(jax.make_jaxpr(partial(vit(**fields).apply, train=True))(variables, images))
+    assert program.count("remat2[") + program.count("checkpoint[") == blocks
+
+
+def test_dots_stores_products_with_weights_and_full_does_not(variables: Any, images: jax.Array) -> None:
+    """What the backward pass gets from the forward one, in numbers."""
+    def stored(remat: str) -> int:
+        def loss(params: Any) -> jax.Array:
+            return vit(remat=remat).apply({"params": params}, images, train=True).sum()
+
+        backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], variables["params"])
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert stored("full") < stored("dots") < stored("none")
+
+
+def test_scan_compiles_one_block_and_drops_paths_of_all(variables: Any, images: jax.Array) -> None:
+    model = vit(scan=True, drop_path=0.5, depth=3)
+    variables = variables_of(model)
+
+    @partial(jax.jit, static_argnames="train")
+    def apply(key: jax.Array, train: bool) -> jax.Array:
+        return model.apply(variables, images, train=train, rngs={"dropout": key})
+
+    program = str(jax.make_jaxpr(partial(apply, train=True))(jax.random.key(0)))
+    assert program.count("scan[") == 1 and program.count("erf") == 1
+    one, other = (apply(jax.random.key(seed), train=True) for seed in (0, 1))
+    assert jnp.abs(one - other).max() > 1e-3
+
+
+def test_an_unknown_remat_is_refused() -> None:
+    with pytest.raises(ValueError, match="remat 'most': it must be one of none, full, dots"):
+        variables_of(vit(remat="most"))
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(variables: Any, images: jax.Array) -> None:

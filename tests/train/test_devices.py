@@ -14,12 +14,13 @@ import pytest
 from cvjax.data import open_dataset
 from cvjax.data.augment import HALF, View, multi_crop, normalize
 from cvjax.experiment.inputs import Inputs
+from cvjax.layers.partition import spread_axis
 from cvjax.models import create_model
 from cvjax.models.dino import DINO, DINOHead
 from cvjax.tasks.dino import dino_task
 from cvjax.tasks.mae import mae_task
 from cvjax.tasks.supervised import supervised_task
-from cvjax.train import metrics
+from cvjax.train import mesh, metrics
 from cvjax.train.mesh import MeshEngine, check_batch_size
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
@@ -93,7 +94,7 @@ def setup(engine, task, accumulate=1, rate=1e-3, options=ADAMW):
     step = make_train_step(task, optimizer, accumulate=accumulate, ema_decay=0.9, axis_name=engine.axis_name)
     state = engine.create(
         lambda: create_state(lambda rng: task.init(rng, blank()), optimizer, jax.random.key(0), ema=True))
-    return state, engine.compile_step(step), engine.compile_evaluation(task.evaluate)
+    return state, engine.compile_step(step, state), engine.compile_evaluation(task.evaluate)
 
 
 KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
@@ -120,6 +121,12 @@ def curve(engine, task, **options):
     return {"losses": losses + norms, "kinds": kinds}
 
 
+def sharded(**options):
+    """An engine that spreads arrays as small as those here."""
+    mesh.SMALL = 64
+    return MeshEngine(spread_axis=spread_axis, **options)
+
+
 def main() -> None:
     """Print all curves as JSON; for a process with eight devices."""
     assert jax.device_count() == 8
@@ -128,6 +135,7 @@ def main() -> None:
         found[name] = {layout: curve(engine, task, rate=rate)
                        for layout, engine in (("one", one), ("jit", MeshEngine()), ("pmap", PmapEngine()))}
     found["mae"]["jit, accumulate 2"] = curve(MeshEngine(), mae(), accumulate=2)
+    found["supervised"]["fsdp, model 2"] = curve(sharded(model=2, shard="fsdp"), supervised(), rate=1e-2)
     # SGD: AdamW makes a rounding of a gradient near zero, of which a norm has many, as large as a gradient.
     found["batch_norm"] = {layout: curve(engine, batch_norm(), rate=0.5, options=dict(name="sgd", weight_decay=1e-3))
                            for layout, engine in (("one", one), ("jit", MeshEngine()), ("pmap", PmapEngine()))}
@@ -148,7 +156,8 @@ TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
 
 
 @pytest.mark.parametrize("task, layout", [("mae", "jit"), ("mae", "pmap"), ("mae", "jit, accumulate 2"),
-                                          ("supervised", "jit"), ("supervised", "pmap"), ("batch_norm", "jit"),
+                                          ("supervised", "jit"), ("supervised", "pmap"),
+                                          ("supervised", "fsdp, model 2"), ("batch_norm", "jit"),
                                           ("batch_norm", "pmap"), ("dino", "jit"), ("dino", "pmap")])
 def test_eight_devices_give_the_loss_curve_of_one(measured, task, layout):
     one, eight = (np.array(measured[task][key]["losses"]) for key in ("one", layout))
@@ -188,7 +197,7 @@ def test_dino_exchanges_sums_and_nothing_else(measured):
 def test_a_step_uses_up_its_state():
     engine = MeshEngine(jax.devices()[:1])
     state = small_state(engine)
-    engine.compile_step(lambda state, batch: (state, batch["x"].sum()))(state, engine.put({"x": np.ones(2)}))
+    engine.compile_step(lambda state, batch: (state, batch["x"].sum()), state)(state, engine.put({"x": np.ones(2)}))
     assert state.params["w"].is_deleted()
 
 

@@ -1,0 +1,43 @@
+"""Tensor parallelism of transformer blocks (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053, sec. 3).
+
+Heads and hidden channels are spread over the mesh axis `model`: each device computes its share of them, and one sum
+over that axis follows the attention and one the MLP. Modules mark what is spread; where there is no such axis that
+does nothing.
+"""
+
+import re
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+AXIS = "model"
+
+# Ends of parameters' paths, and the axis that is spread, counted from the last. `qkv` holds queries, keys and values
+# side by side, so its shares are not whole heads: they are exchanged for such where they are used.
+RULES = {
+    r"attn/qkv/(kernel|bias)": -1,
+    r"attn/proj/kernel": -2,
+    r"mlp/fc1/(kernel|bias)": -1,
+    r"mlp/fc2/kernel": -2,
+}
+
+
+def spread_axis(path: str) -> int | None:
+    """The axis, counted from the last, over which the array at `path` (`params/blocks/0/attn/qkv/kernel`) is spread."""
+    return next((axis for end, axis in RULES.items() if re.search(rf"/{end}$", path)), None)
+
+
+def spread(x: jax.Array, axis: int, over: str = AXIS) -> jax.Array:
+    """`x` itself, its `axis` spread over the mesh axis `over` where there is one, other axes as they are.
+
+    Raises ValueError if the mesh axis does not divide it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if over not in mesh.axis_names or mesh.axis_types[mesh.axis_names.index(over)] != AxisType.Auto:
+        return x
+    if x.shape[axis] % mesh.shape[over]:
+        raise ValueError(f"--mesh {over}={mesh.shape[over]} must divide the {x.shape[axis]} heads or channels "
+                         f"that are to be spread: axis {axis % x.ndim} of {x.shape}")
+    spec: list = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = over
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

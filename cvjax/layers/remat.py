@@ -1,0 +1,24 @@
+"""Rematerialisation: activations are recomputed in the backward pass instead of stored (Chen et al. 2016,
+https://arxiv.org/abs/1604.06174)."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+# "full" keeps a block's input alone; "dots" also what its matrix products with weights gave, the costly part.
+Remat = Literal["none", "dots", "full"]
+
+POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+def rematerialized(block: type[nn.Module], remat: Remat, *, static_argnums: tuple[int, ...] = (2,)) -> Any:
+    """`block`, or one that recomputes itself as `remat` says.
+
+    static_argnums: which arguments are no arrays, self being 0. Raises ValueError for an unknown word.
+    """
+    if remat == "none":
+        return block
+    if remat not in POLICIES:
+        raise ValueError(f"remat {remat!r}: it must be one of none, {', '.join(POLICIES)}")
+    return nn.remat(block, policy=POLICIES[remat], static_argnums=static_argnums)
