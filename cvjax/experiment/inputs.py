@@ -66,6 +66,16 @@ class Inputs:
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
                              process_index=jax.process_index(), process_count=jax.process_count(), bad=self.bad)
 
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What all processes' rows of a training batch are together, on the device."""
+        side = round(self.image_size * CANVAS) if self.whole_images else self.image_size
+        height, width = self.dataset.image_size or (side, side)
+        shapes = {"image": ((height, width, self.dataset.channels), jnp.uint8), "label": ((), jnp.int32),
+                  "index": ((), jnp.int32)}
+        if self.whole_images and not self.dataset.in_memory:
+            shapes["extent"] = ((2,), jnp.float32)
+        return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
     def eval_batches(self, split: str) -> Iterator[dict]:
         """Every record of a part ("train", "validation" or "test") once, in order, not augmented."""
         return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad)

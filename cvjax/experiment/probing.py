@@ -10,7 +10,8 @@ from cvjax.evaluate.probe import Extractor, probe_features, table
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.encoder import Encoder
 from cvjax.experiment.inputs import Inputs, eval_crop
-from cvjax.train.mesh import MeshEngine, check_batch_size
+from cvjax.train.layout import check_batch_size
+from cvjax.train.mesh import MeshEngine
 
 
 def probe_encoders(encoders: Mapping[str, Encoder], inputs: Inputs, *, seed: int,

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import optax
 from cvjax.evaluate.collapse import CollapseGuard
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import Inputs
+from cvjax.experiment.memory import measure_memory, memory_table
 from cvjax.experiment.run import RunFolder
 from cvjax.layers.partition import spread_axis
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.early_stopping import EarlyStopping
+from cvjax.train.layout import Layout, check_batch_size, parse_mesh
 from cvjax.train.log import RunLog
 from cvjax.train.loop import evaluate, fit
-from cvjax.train.mesh import MeshEngine, check_batch_size, parse_mesh
+from cvjax.train.mesh import MeshEngine
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import StopRequest
@@ -51,8 +54,36 @@ def make_engine(config: Any) -> Any:
             if config.mesh or config.shard != "none":
                 raise ValueError("--parallel pmap holds everything on every device: leave --mesh and --shard out")
             return PmapEngine()
-        model = parse_mesh(config.mesh, jax.device_count()) if config.mesh else 1
-        return MeshEngine(model=model, shard=config.shard, spread_axis=spread_axis)
+        return MeshEngine(layout=make_layout(config, jax.device_count()))
+
+
+def make_layout(config: Any, devices: int) -> Layout:
+    """The layout over so many devices that `--mesh` and `--shard` ask for; ValueError for what cannot be."""
+    model = parse_mesh(config.mesh, devices) if config.mesh else 1
+    return Layout(devices // model, model, config.shard, spread_axis)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that could start: what a dry run has to look at."""
+
+    config: Any
+    task: Any
+    step: Any  # the whole training step, not compiled
+    state: TrainState  # shapes
+    batch: dict[str, jax.ShapeDtypeStruct]  # global
+
+
+def print_memory(prepared: Prepared) -> None:
+    """Print what the training takes on each of the devices at hand; ConfigError where it cannot run on them."""
+    with config_errors():
+        layout = make_layout(prepared.config, jax.device_count())
+        check_batch_size(prepared.config.batch_size, accumulate=prepared.config.accumulate, devices=layout.data)
+        print(memory_table(measure_memory(prepared, layout)))
+
+
+# What a dry run does with what it has prepared; `experiments.plan` does other things.
+dry_run: ContextVar[Callable[[Prepared], None]] = ContextVar("dry_run", default=print_memory)
 
 
 def enable_compilation_cache() -> None:
@@ -105,13 +136,11 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
     collapse: watches the logged means. optimizer_options: see `build_optimizer`.
     """
-    engine = make_engine(config)
     part = "test" if inputs.dataset.validation is None else "validation"
     if config.patience and part == "test":
         raise ConfigError(f"--patience {config.patience} needs a validation part: give --validation SHARE")
     total_steps = config.total_steps(len(inputs.dataset.train))
     with config_errors():
-        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.batch_shards)
         optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)
 
     def initialize(pretrained: Any) -> TrainState:
@@ -122,14 +151,19 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
 
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
-                           skip_nonfinite=config.max_skipped > 0, axis_name=engine.axis_name)
+                           skip_nonfinite=config.max_skipped > 0, axis_name=ENGINES[config.parallel].axis_name)
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     with config_errors():
-        params = jax.eval_shape(initialize, pretrained).params
-    describe(config, inputs, params, total_steps, max(rates))
+        shapes = jax.eval_shape(initialize, pretrained)
+    describe(config, inputs, shapes.params, total_steps, max(rates))
     if config.dry_run:
+        dry_run.get()(Prepared(config, task, step, shapes, inputs.batch_shapes()))
         return None
 
+    engine = make_engine(config)
+    with config_errors():
+        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.layout.data)
+        engine.shardings(shapes)
     state = engine.create(initialize, pretrained)
     batches = inputs.train_batches(seed=config.seed, workers=config.workers)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cvjax.train.layout import Layout
+
 
 class PmapEngine:
     """Data parallel: every device holds a copy of the state with a leading device axis, and its rows of the batch."""
@@ -17,17 +19,13 @@ class PmapEngine:
 
     def __init__(self, devices: list[jax.Device] | None = None) -> None:
         self.devices = jax.local_devices() if devices is None else devices
+        self.layout = Layout(len(self.devices))
         if jax.process_count() > 1:
             raise ValueError("--parallel pmap runs in one process; use --parallel jit for several")
 
     def create(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function(*arguments) -> state` once and copy the state to every device."""
         return self.spread(jax.jit(function)(*arguments))
-
-    @property
-    def batch_shards(self) -> int:
-        """Into how many parts a batch is split."""
-        return len(self.devices)
 
     def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Any:
         """Compile `step(state, batch) -> (state, metrics)`, which must average over the axis `data`."""

@@ -20,8 +20,9 @@ from cvjax.models.dino import DINO, DINOHead
 from cvjax.tasks.dino import dino_task
 from cvjax.tasks.mae import mae_task
 from cvjax.tasks.supervised import supervised_task
-from cvjax.train import mesh, metrics
-from cvjax.train.mesh import MeshEngine, check_batch_size
+from cvjax.train import layout, metrics
+from cvjax.train.layout import Layout, check_batch_size
+from cvjax.train.mesh import MeshEngine
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.schedules import cosine_between, stairs
@@ -123,8 +124,8 @@ def curve(engine, task, **options):
 
 def sharded(**options):
     """An engine that spreads arrays as small as those here."""
-    mesh.SMALL = 64
-    return MeshEngine(spread_axis=spread_axis, **options)
+    layout.SMALL = 64
+    return MeshEngine(layout=Layout(8 // options.get("model", 1), spread_axis=spread_axis, **options))
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Where parameters live: rules, errors, and the numbers and messages of spread states on eight devices."""
 
-import dataclasses
 import functools
 import json
 
@@ -11,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from cvjax.layers.partition import spread, spread_axis
-from cvjax.train.mesh import MeshEngine, parse_mesh
+from cvjax.train.layout import Layout, parse_mesh
+from cvjax.train.mesh import MeshEngine
 from tests.train import test_devices
 from tests.train.test_devices import ADAMW, TOLERANCE, batch_norm, curve, dino, mae, setup, sharded, supervised
 
@@ -119,17 +119,8 @@ def shapes():
                        "norm": {"scale": array(64)}}, "head": {"kernel": array(64, 10)}, "odd": array(71, 73)}
 
 
-@dataclasses.dataclass
-class Mesh:
-    """As much of a mesh as placing takes, of devices that are not here."""
-
-    shape: dict
-
-
 def specs(shapes, data, model, shard):
-    engine = MeshEngine(jax.devices()[:1], shard=shard, spread_axis=spread_axis)
-    engine.mesh = Mesh({"data": data, "model": model})
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: engine.spec(path, leaf), shapes)
+    return Layout(data, model, shard, spread_axis).specs(shapes)
 
 
 def test_fsdp_spreads_the_longest_axis_that_divides_of_large_arrays(shapes):
@@ -151,14 +142,19 @@ def test_what_cannot_be_split_is_refused_by_name(shapes):
     with pytest.raises(ValueError, match="--mesh model=5 does not divide axis -2 of blocks/attn/proj/kernel"):
         specs(shapes, 1, 5, "none")
     with pytest.raises(ValueError, match="--mesh model=3 must divide the 1 devices of a process"):
-        MeshEngine(jax.devices()[:1], model=3)
+        MeshEngine(jax.devices()[:1], Layout(1, 3))
 
 
 def test_a_network_without_layers_to_split_is_refused(shapes):
-    engine = MeshEngine(jax.devices()[:1], spread_axis=lambda path: None)
-    engine.mesh = Mesh({"data": 1, "model": 2})
     with pytest.raises(ValueError, match="--mesh model=2 is for transformers"):
-        engine.shardings({"step": jax.ShapeDtypeStruct((), jnp.int32)})
+        Layout(1, 2, spread_axis=spread_axis).specs({"step": jax.ShapeDtypeStruct((), jnp.int32)})
+
+
+def test_bytes_on_a_device_are_those_of_its_parts(shapes):
+    spread_out = 4 * (64 * 192 // 8 + 64 * 64 // 8 + 64 + 64 * 10 + 71 * 73)
+    assert Layout(4, 2, "fsdp", spread_axis).bytes_per_device(shapes) == spread_out
+    assert Layout(8).bytes_per_device(shapes) == 4 * (64 * 192 + 64 * 64 + 64 + 64 * 10 + 71 * 73)
+    assert Layout(8).bytes_per_device({"key": jax.eval_shape(lambda: jax.random.key(0))}) == 0
 
 
 @pytest.mark.parametrize("text, devices, model", [("data=4,model=2", 8, 2), ("model=2", 8, 2), ("data=8", 8, 1),
