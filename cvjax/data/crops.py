@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cvjax.data.decode import LazyImage, to_array
+from cvjax.data.resize import INTERPOLATIONS, resize
 
 _TRIES = 10
 
@@ -23,7 +24,7 @@ class RandomResizedCrop:
         size: side of the square that comes out.
         scale: least and greatest share of the image's area, in (0, 1].
         ratio: least and greatest width / height of the box.
-        interpolation: Pillow's `bicubic`, `bilinear`, ..., all antialiased.
+        interpolation: `bicubic` or `bilinear`, both antialiased (see `cvjax.data.resize`).
         channels: 1 or 3.
     """
 
@@ -35,7 +36,7 @@ class RandomResizedCrop:
 
     def __post_init__(self):
         _check_size(self.size)
-        _resampling(self.interpolation)
+        _check_interpolation(self.interpolation)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must satisfy 0 < least <= greatest <= 1, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -46,9 +47,12 @@ class RandomResizedCrop:
             top, left, height, width = random_box(rng, lazy.height, lazy.width, self.scale, self.ratio)
             # The whole image must be large enough for the box to be of `size`.
             target = math.ceil(self.size * lazy.height / height), math.ceil(self.size * lazy.width / width)
-            return _resize(
-                lazy, (left, top, left + width, top + height), self.size, self.interpolation, target
-            )
+            pixels = lazy.pixels(target)
+            # A JPEG decoded smaller has the box to its nearest pixel, of at least twice as many as come out.
+            y, x = pixels.shape[0] / lazy.height, pixels.shape[1] / lazy.width
+            rows = slice(round(top * y), round((top + height) * y))
+            columns = slice(round(left * x), round((left + width) * x))
+            return resize(pixels[rows, columns], self.size, self.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class ResizeCenterCrop:
     Attributes:
         size: side of the square that comes out.
         resize: length of the shorter side before the crop, at least `size`; None for `size` itself.
-        interpolation: as in `RandomResizedCrop`.
+        interpolation: Pillow's `bicubic`, `bilinear`, ..., all antialiased.
         channels: 1 or 3.
     """
 
@@ -75,8 +79,12 @@ class ResizeCenterCrop:
 
     def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         with LazyImage(image, self.channels) as lazy:
-            # Decoded in full, whatever its size: evaluation numbers are compared with other codes'.
-            return _resize(lazy, self._box(lazy.height, lazy.width), self.size, self.interpolation, None)
+            # By Pillow and in full, whatever its size: evaluation numbers are compared with other codes'.
+            image, (left, top, right, bottom) = lazy.load(), self._box(lazy.height, lazy.width)
+            # An image past the limit of pixels is smaller than its header says.
+            x, y = image.width / lazy.width, image.height / lazy.height
+            box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
+            return to_array(image.resize((self.size, self.size), _resampling(self.interpolation), box=box))
 
     def _box(self, height, width):
         """The crop in the image's own pixels, so that only what is kept gets resized."""
@@ -104,12 +112,11 @@ class Squeeze:
 
     def __post_init__(self):
         _check_size(self.size)
-        _resampling(self.interpolation)
+        _check_interpolation(self.interpolation)
 
     def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         with LazyImage(image, self.channels) as lazy:
-            box, target = (0, 0, lazy.width, lazy.height), (self.size, self.size)
-            return {"image": _resize(lazy, box, self.size, self.interpolation, target),
+            return {"image": resize(lazy.pixels((self.size, self.size)), self.size, self.interpolation),
                     "extent": np.float32([lazy.height, lazy.width])}
 
 
@@ -133,20 +140,17 @@ def random_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _resize(lazy, box, size, interpolation, target):
-    image = lazy.load(target)
-    x, y = image.width / lazy.width, image.height / lazy.height
-    box = min(box[0] * x, image.width), min(box[1] * y, image.height), box[2] * x, box[3] * y
-    box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
-    return to_array(image.resize((size, size), _resampling(interpolation), box=box))
-
-
 def _resampling(name):
     try:
         return Image.Resampling[name.upper()]
     except KeyError:
         allowed = ", ".join(member.name.lower() for member in Image.Resampling)
         raise ValueError(f"unknown interpolation {name!r}; allowed: {allowed}") from None
+
+
+def _check_interpolation(name):
+    if name not in INTERPOLATIONS:
+        raise ValueError(f"unknown interpolation {name!r}; allowed: {', '.join(INTERPOLATIONS)}")
 
 
 def _check_size(size):
