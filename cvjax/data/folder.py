@@ -79,16 +79,27 @@ def open_folder(path: str, *, seed: int = 0, cache: bool = False) -> Dataset:
     Raises:
         DataError: when there is nothing to read, or the splits do not fit each other.
     """
+    return hold_test(*list_folder(path), seed=seed, cache=cache)
+
+
+def list_folder(path: str) -> tuple[FileSource, FileSource | None, tuple[str, ...], str]:
+    """What `open_folder` finds before it holds anything out: `(train, test or None, class names, ignored)`."""
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"no such folder: {path}")
     ignored = collections.Counter()
     train_root, test_root = _split_roots(root, ignored)
     class_names, train = _scan(train_root, ignored)
-    if test_root:
-        test = _relabel(*_scan(test_root, ignored), class_names)
+    test = _relabel(*_scan(test_root, ignored), class_names) if test_root else None
+    if test is not None:
         check_labelled_alike(train.labels, test.labels, path)
-    else:
+    return train, test, class_names, _words(ignored)
+
+
+def hold_test(train: Source, test: Source | None, class_names: tuple[str, ...], ignored: str, *, seed: int,
+              cache: bool) -> Dataset:
+    """The data set of colour images, with a test part held out of `train` where there is none; see `open_folder`."""
+    if test is None:
         kept, held = split_positions(train.labels, class_names, seed)
         train, test = train.take(kept), train.take(held)
     if cache:
@@ -97,7 +108,7 @@ def open_folder(path: str, *, seed: int = 0, cache: bool = False) -> Dataset:
             raise DataError(
                 f"cache: training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
             )
-    return Dataset(train, test, class_names, channels=3, ignored=_words(ignored))
+    return Dataset(train, test, class_names, channels=3, ignored=ignored)
 
 
 def image_files(path: str | Path) -> list[str]:

@@ -15,7 +15,8 @@ from cvjax.train.loop import TrainingError
 from cvjax.train.processes import ProcessError, is_first, wait_for_all
 
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, TrainingError, ProcessError)
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow",
+            "simplejpeg", "opencv-python-headless")
 
 
 class RunFolder:

@@ -1,0 +1,152 @@
+"""How fast images reach the device: reading, decoding, cropping, the pipeline as a whole, the copy; each by itself."""
+
+import io
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cvjax.data import DataError, DecodeError, RandomResizedCrop, Source, train_batches
+from cvjax.data.crops import random_box
+from cvjax.data.decode import LazyImage, to_array
+from cvjax.experiment.run import versions
+
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures hold for: cores, processor, libraries, day."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": usable, "processor": _processor(), "system": f"{platform.system()} {platform.machine()}",
+            "versions": versions(), "date": datetime.now(UTC).date().isoformat()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def read_images(source: Source, positions: Iterable[int]) -> list[bytes]:
+    """The encoded images at these positions that can be decoded.
+
+    Raises:
+        DataError: when there is none.
+    """
+    images = []
+    for position in positions:
+        try:
+            image = source[position]["image"]
+            with LazyImage(image, 3) as lazy:
+                lazy.pixels()
+            images.append(image)
+        except (DecodeError, OSError):
+            continue
+    if not images:
+        raise DataError("none of the images can be read")
+    return images
+
+
+def reading(source: Source, positions: Iterable[int]) -> dict[str, float]:
+    """Images and MB (10**6 bytes) per second of one thread that reads the records at these positions, in this order.
+
+    By the clock, storage included; what the operating system holds in memory is read from there.
+    """
+    count = size = 0
+    start = time.perf_counter()
+    for position in positions:
+        count, size = count + 1, size + len(source[position]["image"])
+    seconds = time.perf_counter() - start
+    return {"images_per_second": count / seconds, "mb_per_second": size / 1e6 / seconds}
+
+
+def one_core(images: list[bytes], size: int, repeats: int, progress: Callable[[], None]) -> dict[str, Any]:
+    """Decoding and random crops beside Pillow's, of the same boxes: CPU time, milliseconds per image.
+
+    Pillow decodes in full, crops, and resizes with antialiasing, as torchvision does for PIL images. Everything runs in
+    this thread, one after the other in each of `repeats` rounds, and the median round counts.
+
+    Returns:
+        `milliseconds` by name, and `difference`: mean |ours - Pillow's| of the crops, in grey levels, by interpolation.
+    """
+    crops = {name: RandomResizedCrop(size, interpolation=name) for name in PILLOW}
+    ways: dict[str, Callable[[bytes, int], Any]] = {
+        "decode": lambda image, seed: _decode(image),
+        "decode, Pillow": lambda image, seed: _decode_pillow(image),
+    }
+    for name, crop in crops.items():
+        ways[f"crop, {name}"] = lambda image, seed, crop=crop: crop(image, np.random.default_rng(seed))
+        ways[f"crop, {name}, Pillow"] = lambda image, seed, crop=crop: pillow_crop(image, crop, seed)
+    # Once for the comparison, which is also the warm-up.
+    difference = {name: statistics.fmean(
+        np.abs(crop(image, np.random.default_rng(seed)).astype(int) - pillow_crop(image, crop, seed)).mean()
+        for seed, image in enumerate(images)) for name, crop in crops.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.thread_time()
+            for seed, image in enumerate(images):
+                way(image, seed)
+            rounds[name].append((time.thread_time() - start) / len(images) * 1e3)
+            progress()
+    return {"milliseconds": {name: statistics.median(each) for name, each in rounds.items()}, "difference": difference}
+
+
+def _decode(image):
+    with LazyImage(image, 3) as lazy:
+        return lazy.pixels()
+
+
+def _decode_pillow(image):
+    """torchvision's `pil_loader`; and upright, for the boxes to be the same."""
+    opened = Image.open(io.BytesIO(image))
+    whole = opened.convert("RGB")
+    return ImageOps.exif_transpose(whole) if "exif" in opened.info else whole
+
+
+def pillow_crop(image: bytes, crop: RandomResizedCrop, seed: int) -> np.ndarray:
+    """What `crop` gives if Pillow does everything, decoding in full: uint8 `(size, size, 3)`."""
+    whole, rng = _decode_pillow(image), np.random.default_rng(seed)
+    top, left, height, width = random_box(rng, whole.height, whole.width, crop.scale, crop.ratio)
+    box = whole.crop((left, top, left + width, top + height))
+    return to_array(box.resize((crop.size, crop.size), PILLOW[crop.interpolation]))
+
+
+def pipeline(source: Source, size: int, batch_size: int, batches: int, workers: int,
+             progress: Callable[[], None]) -> float:
+    """Images per second of training batches on all cores, by the clock, after as many batches of warm-up."""
+    stream = train_batches(source, RandomResizedCrop(size), batch_size=batch_size, seed=0, workers=workers)
+    try:
+        start = 0.0
+        for number in range(2 * batches):
+            if number == batches:
+                start = time.perf_counter()
+            next(stream)
+            progress()
+        return batches * batch_size / (time.perf_counter() - start)
+    finally:
+        stream.close()
+
+
+def device_copy(size: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """GB (10**9 bytes) and images per second of copying a uint8 batch to the first device; its best time counts."""
+    import jax
+
+    device, batch = jax.devices()[0], np.zeros((batch_size, size, size, 3), np.uint8)
+    times = []
+    for _ in range(repeats + 1):  # the first one sets things up
+        start = time.perf_counter()
+        # On the host itself a copy would be no copy at all.
+        jax.block_until_ready(jax.device_put(batch, device, may_alias=False))
+        times.append(time.perf_counter() - start)
+    seconds = min(times[1:])
+    return {"device": f"{device.platform} ({device.device_kind})", "gb_per_second": batch.nbytes / 1e9 / seconds,
+            "images_per_second": batch_size / seconds}
