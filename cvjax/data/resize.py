@@ -58,9 +58,9 @@ def resize(pixels: np.ndarray, size: int, interpolation: str = "bicubic") -> np.
     Args:
         interpolation: `bicubic` or `bilinear`: of Pillow's, the one it is like.
     """
-    factors = [_blocks(side / size) for side in pixels.shape[:2]]
-    if max(factors) > 1:
-        pixels = _average(pixels, *factors)
+    height, width = (side // _blocks(side / size) for side in pixels.shape[:2])
+    if (height, width) != pixels.shape[:2]:
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
     rows, columns = (_taps(max(round(side / size * _STEPS), _STEPS), interpolation) for side in pixels.shape[:2])
     if len(rows) > 1 or len(columns) > 1:
         pixels = cv2.sepFilter2D(pixels, -1, columns, rows, borderType=cv2.BORDER_REPLICATE)
@@ -69,15 +69,8 @@ def resize(pixels: np.ndarray, size: int, interpolation: str = "bicubic") -> np.
 
 
 def _blocks(shrink: float) -> int:
+    """Pixels along a block's side; where blocks do not come out even, pixels are shared between them."""
     return 2 ** max(0, math.floor(math.log2(shrink / _GAP)))
-
-
-def _average(pixels, high, wide):
-    """Means of blocks of `high` x `wide` pixels; what is left of the image's sides is cut off, half of it at each."""
-    height, width = pixels.shape[0] // high, pixels.shape[1] // wide
-    top, left = (pixels.shape[0] - height * high) // 2, (pixels.shape[1] - width * wide) // 2
-    whole = pixels[top:top + height * high, left:left + width * wide]
-    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
 
 @functools.cache

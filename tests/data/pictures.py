@@ -27,3 +27,13 @@ def write_folder(root, classes: dict[str, int], size: int = 12) -> None:
             pixels = np.full((size, size, 3), (7 * i) % 256, np.uint8)
             pixels[: size // 2] = sum(map(ord, name)) % 256
             (root / name / f"{i:03}.png").write_bytes(encode(pixels))
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A uint8 (height, width, 3) picture whose amplitudes fall as 1 / frequency, as photographs' do, mean about 128."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((3, height, width))) / frequency
+    waves = np.fft.irfft2(spectrum, (height, width))
+    return np.clip(128 + 50 * waves / waves.std(), 0, 255).round().astype(np.uint8).transpose(1, 2, 0)

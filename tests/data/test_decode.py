@@ -7,11 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from cvjax.data import DecodeError, RandomResizedCrop, ResizeCenterCrop
-from cvjax.data.decode import MAX_PIXELS, decode
-from tests.data.pictures import encode, gradient
+from cvjax.data.crops import Squeeze
+from cvjax.data.decode import MAX_PIXELS, LazyImage, decode
+from tests.data.pictures import encode, gradient, photo
 
 PICTURE = gradient(40, 60)
 
@@ -23,6 +25,12 @@ def no_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
     assert not caught, [str(w.message) for w in caught]
+
+
+def pixels(image, channels=3, target=None):
+    """By the way that training takes."""
+    with LazyImage(image, channels) as lazy:
+        return lazy.pixels(target)
 
 
 def png_header(width, height):
@@ -54,9 +62,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("reader", [decode, ResizeCenterCrop(8), RandomResizedCrop(8)])
+@pytest.mark.parametrize("reader", [decode, pixels, ResizeCenterCrop(8), RandomResizedCrop(8), Squeeze(8)])
 def test_a_bad_file_is_one_decode_error_of_one_line(kind, reader):
-    args = (3,) if reader is decode else (np.random.default_rng(0),)
+    args = (3,) if reader in (decode, pixels) else (np.random.default_rng(0),)
     with pytest.raises(DecodeError) as error:
         reader(BAD[kind], *args)
     assert str(error.value).strip() and "\n" not in str(error.value)
@@ -200,3 +208,116 @@ def test_bomb_warnings_of_pillow_stay_silent():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- the way that training takes
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """What simplejpeg was asked to decode, and how."""
+    asked, original = [], simplejpeg.decode_jpeg
+
+    def record(data, *args, **options):
+        out = original(data, *args, **options)
+        asked.append(out.shape)
+        return out
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", record)
+    return asked
+
+
+def with_segments(jpeg, *segments):
+    """A JPEG with segments (marker's second byte, content) put in after its first two bytes."""
+    added = b"".join(struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body for kind, body in segments)
+    return jpeg[:2] + added + jpeg[2:]
+
+
+PHOTO = photo(61, 83)
+JPEGS = {
+    "plain": encode(PHOTO, "JPEG"),
+    "fine": encode(PHOTO, "JPEG", quality=98, subsampling=0),
+    "half": encode(PHOTO, "JPEG", subsampling=1),
+    "progressive": encode(PHOTO, "JPEG", progressive=True),
+    "restarts": encode(PHOTO, "JPEG", restart_marker_blocks=2),
+    "rgb": encode(PHOTO, "JPEG", keep_rgb=True),
+    "grey": encode(Image.fromarray(PHOTO).convert("L"), "JPEG"),
+    "comment": with_segments(encode(PHOTO, "JPEG"), (0xFE, b"Exif\0\0 is only mentioned"), (0xE1, b"http://x\0")),
+    "more_behind": encode(PHOTO, "JPEG") + b"another picture",
+    "one_pixel": encode(PHOTO[:1, :1], "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_come_sooner_and_to_the_same_pixels(kind, fast):
+    np.testing.assert_array_equal(pixels(JPEGS[kind]), decode(JPEGS[kind]))
+    assert len(fast) == 1
+    # Pillow rounds red, green and blue, and weighs them after that; noise also leaves [0, 255] here and there.
+    gap = np.abs(pixels(JPEGS[kind], 1).astype(int) - decode(JPEGS[kind], 1))
+    assert len(fast) == 2 and gap.mean() < 0.7 and np.percentile(gap, 95) <= 2
+
+
+def test_what_is_not_a_plain_jpeg_is_left_to_pillow(fast):
+    for image in (encode(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"), encode(PHOTO), encode(PHOTO, "WEBP"), PHOTO):
+        np.testing.assert_array_equal(pixels(image), decode(image))
+    assert not fast
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_exif_orientation_holds_there_too(orientation, channels, fast):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(PHOTO).convert("L")
+    data = encode(image, "JPEG", exif=exif)
+    late = with_segments(encode(image, "JPEG"), (0xE2, b"profile"), (0xE1, exif.tobytes()))
+    for one in (data, late):
+        np.testing.assert_array_equal(pixels(one, channels), decode(one, channels))
+    assert len(fast) == 2
+    with LazyImage(data, channels) as lazy:
+        assert (lazy.height, lazy.width) == pixels(data, channels).shape[:2]
+
+
+@pytest.mark.parametrize("target, size", [((50, 50), (101, 201)), ((51, 50), (202, 401)), ((25, 50), (51, 101)),
+                                          ((300, 50), (403, 801)), (None, (403, 801))])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_smaller_decoding_follows_the_target_as_pillows(target, size, orientation, fast):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(gradient(403, 801), "JPEG", quality=95, exif=exif)
+    turn = slice(None, None, -1 if orientation == 6 else 1)
+    target = target and target[turn]
+    out = pixels(data, target=target)
+    assert out.shape[:2] == size[turn] and out.shape == decode(data, target=target).shape
+    assert fast == [(*size, 3)]
+
+
+def test_the_limit_on_pixels_comes_before_the_decoding(fast, monkeypatch):
+    monkeypatch.setattr("cvjax.data.decode.MAX_PIXELS", 5000)
+    data = encode(gradient(160, 240), "JPEG", quality=95)
+    assert pixels(data).shape == (40, 60, 3)
+    with pytest.raises(DecodeError, match="240 x 160 pixels, the limit is 5000"):
+        pixels(data, target=(100, 100))  # which asks for all of them
+    assert fast == [(40, 60, 3)]
+
+
+def test_damage_is_judged_as_pillow_judges_it():
+    """Whatever happens to a file, both ways give the same pixels or the same error."""
+    rng, refused = np.random.default_rng(0), 0
+    for kind in ("plain", "progressive", "restarts", "grey"):
+        for trial in range(40):
+            data = bytearray(JPEGS[kind])
+            if trial % 2:
+                data[rng.integers(2, len(data))] ^= 1 << rng.integers(8)
+            else:
+                del data[rng.integers(2, len(data)):]
+            data = bytes(data)
+            outcomes = []
+            for way in (decode, pixels):
+                try:
+                    outcomes.append(way(data).tobytes())
+                except DecodeError as error:
+                    outcomes.append(str(error))
+            assert outcomes[0] == outcomes[1]
+            refused += isinstance(outcomes[0], str)
+    assert 60 < refused < 140
