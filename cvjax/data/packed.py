@@ -116,8 +116,9 @@ def open_packed(path: str, *, seed: int = 0, cache: bool = False) -> Dataset:
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise DataError(f"{root / MANIFEST} is not of a pack of version {VERSION}")
     try:
-        train, test = (_open_split(root, split, manifest["splits"][split]) if split in manifest["splits"] else None
-                       for split in ("train", "test"))
+        splits = manifest["splits"]
+        train = _open_split(root, "train", splits["train"])
+        test = _open_split(root, "test", splits["test"]) if "test" in splits else None
         class_names, ignored = tuple(manifest["class_names"]), manifest["ignored"]
     except (KeyError, TypeError) as error:
         raise DataError(f"{root / MANIFEST} is damaged: {type(error).__name__} {error}") from None
@@ -210,7 +211,8 @@ def _write_split(root, split, source, prepare, shard_bytes, bad) -> dict:
     from tqdm import tqdm
 
     shards, labels, content = _Shards(root, split, shard_bytes), [], hashlib.blake2b(digest_size=8)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, tqdm(total=len(source), desc=split) as bar:
+    bar = tqdm(total=len(source), desc=f"pack {split}", leave=False)
+    with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(source), _WINDOW):
             indices = range(start, min(start + _WINDOW, len(source)))
             for index, (image, reason) in zip(indices, pool.map(functools.partial(prepare, source), indices)):
