@@ -1,4 +1,4 @@
-"""Pack a folder of images into a few large files, which slow or distant storage reads far sooner than many small ones.
+"""Pack a folder of images into a few large files, for storage that is slow at many small ones.
 
     python -m experiments.pack folder:PATH --output DIR
     python -m experiments.supervised folder --data packed:DIR
