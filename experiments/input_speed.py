@@ -30,7 +30,7 @@ class Config:
     batch_size: int = 128
     """Images per batch of the pipeline and of the copy."""
     batches: int = 10
-    """Batches of the pipeline, after as many of warm-up."""
+    """Batches of the pipeline for each core or worker, after as many of warm-up."""
     workers: int = 0
     """Processes that load; 0 loads in threads of this one."""
     output: Path | None = None
@@ -58,7 +58,9 @@ def run(config: Config) -> None:
 
     source = open_dataset(config.data).train
     count = min(config.images, len(source))
-    steps = 4 + 6 * config.repeats + 2 * config.batches
+    machine = input_speed.machine()
+    batches = config.batches * max(machine["cores"], config.workers)
+    steps = 4 + 6 * config.repeats + 2 * batches
     with tqdm(total=steps, desc="measure", leave=False) as bar:
         some = np.random.default_rng(0).permutation(len(source))[:count]
         read = {"in order": input_speed.reading(source, range(count))}
@@ -68,11 +70,10 @@ def run(config: Config) -> None:
         images = input_speed.read_images(source, some)
         bar.update()
         core = input_speed.one_core(images, config.image_size, config.repeats, bar.update)
-        whole = input_speed.pipeline(source, config.image_size, config.batch_size, config.batches, config.workers,
-                                     bar.update)
+        whole = input_speed.pipeline(source, config.image_size, config.batch_size, batches, config.workers, bar.update)
         copy = input_speed.device_copy(config.image_size, config.batch_size, config.repeats)
         bar.update()
-    machine, times = input_speed.machine(), core["milliseconds"]
+    times = core["milliseconds"]
     print(f"{len(images)} images of {config.data}, {sum(map(len, images)) / len(images) / 1e3:.0f} kB on average; "
           f"{machine['cores']} cores, {machine['processor']}")
     for order, rates in read.items():
@@ -84,8 +85,11 @@ def run(config: Config) -> None:
         print(f"{f'crop, {name}, beside Pillow':34}{ratio:10.2f} times as fast, {gap:.2f} of 255 apart on average")
     loaders = f"{config.workers} workers" if config.workers else "threads"
     print(f"{f'pipeline, {loaders}':34}{whole:10,.0f} images/s")
-    print(f"{'copy to device':34}{copy['images_per_second']:10,.0f} images/s{copy['gb_per_second']:10.2f} GB/s, "
-          f"{copy['device']}")
+    if copy["gb_per_second"] is None:
+        print(f"{'copy to device':34}{'none':>10}: the device is {copy['device']}")
+    else:
+        print(f"{'copy to device':34}{copy['images_per_second']:10,.0f} images/s{copy['gb_per_second']:10.2f} GB/s, "
+              f"{copy['device']}")
     if config.output:
         write_json(config.output, {
             "data": config.data, "image_size": config.image_size, "images": len(images), "repeats": config.repeats,

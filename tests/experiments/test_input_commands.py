@@ -41,7 +41,8 @@ def test_pack_and_measure(folder, tmp_path, command):
     assert set(said["one_core"]["milliseconds"]) == {
         f"{what}{way}" for what in ("decode", "crop, bilinear", "crop, bicubic") for way in ("", ", Pillow")}
     assert all(0 < gap < 3 for gap in said["one_core"]["difference"].values())
-    assert said["pipeline"]["images_per_second"] > 0 and said["copy"]["gb_per_second"] > 0
+    assert said["pipeline"]["images_per_second"] > 0
+    assert (said["copy"]["gb_per_second"] is None) == said["copy"]["device"].startswith("cpu")
     assert {"simplejpeg", "opencv-python-headless", "jax"} <= set(said["machine"]["versions"])
     assert said["machine"]["cores"] >= 1
     for words in ("read in order", "decode, one core", "beside Pillow", "pipeline, threads", "copy to device"):
