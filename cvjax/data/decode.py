@@ -4,8 +4,8 @@ The format is told by the first bytes and never by the file's name, and only the
 parsed. Every image comes out upright (EXIF orientation applied), without its alpha (laid on white), with
 16-bit values scaled to 8, and is the first frame if it moves.
 
-Pillow can decode all of them. Training takes JPEGs from simplejpeg, which gives the same pixels sooner; what that cannot
-take, or finds damaged, is Pillow's to read or to refuse.
+Pillow can decode all of them. Training takes JPEGs from simplejpeg, which gives the same pixels sooner; what that
+cannot take, or finds damaged, is Pillow's to read or to refuse.
 """
 
 import functools
