@@ -1,104 +1,73 @@
-"""Training steps lower for accelerators that this machine does not have."""
+"""The training step of every experiment lowers for accelerators that this machine does not have, at full paper size.
 
-from functools import partial
+The steps are those of the commands themselves, stopped before the first one; shapes only, nothing is allocated.
+"""
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from cvjax.data import ArraySource, Dataset
-from cvjax.data.augment import IMAGENET_MEAN, IMAGENET_STD, mixup, normalize, random_flip
-from cvjax.experiment.augmentation import AugmentationConfig, criterion, mixing, normalized_operations, pixel_operations
-from cvjax.experiment.inputs import Inputs
-from cvjax.experiment.multi_crop import make_views
-from cvjax.models import create_model
-from cvjax.models.dino import DINO, DINOHead
-from cvjax.tasks.dino import dino_task
-from cvjax.tasks.mae import mae_task
-from cvjax.tasks.supervised import supervised_task
-from cvjax.train.optim import make_optimizer, vit_layer_decay
-from cvjax.train.schedules import cosine_between, make_schedule, stairs
-from cvjax.train.state import create_state
-from cvjax.train.step import make_train_step
-from experiments.dino_pretrain import PRESETS, Config, is_last_layer
+from cvjax.experiment.lowering import lower_step
+from experiments.plan import prepare
+
+PLATFORMS = ("tpu", "cuda", "rocm")
+SMALL = ("--data", "blank:999,64,10", "--image-size", "32", "--batch-size", "8")
 
 
-def lower(task, image_size: int, batch_size: int, **options) -> jax.export.Exported:
-    """The step with a schedule, clipping and an average, exported for both; shapes only, nothing is allocated."""
-    schedule = make_schedule("cosine", 1e-3, warmup_steps=5, total_steps=100)
-    optimizer = make_optimizer("adamw", schedule, weight_decay=0.05, clip_norm=1.0, **options)
-
-    def batch(rows):
-        shapes = {"image": ((rows, image_size, image_size, 3), jnp.uint8), "index": ((rows,), jnp.int32),
-                  "label": ((rows,), jnp.int32)}
-        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-
-    def init(rng):
-        one = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch(1).items()}
-        return create_state(lambda rng: task.init(rng, one), optimizer, rng, ema=True)
-
-    state = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
-    step = make_train_step(task, optimizer, ema_decay=0.999)
-
-    # The root key travels as its two words: exported programs take arrays.
-    def on_arrays(state, key, batch):
-        state, metrics = step(state.replace(rng=jax.random.wrap_key_data(key)), batch)
-        return state.replace(rng=None), metrics
-
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    return jax.export.export(jax.jit(on_arrays), platforms=["tpu", "cuda"])(state.replace(rng=None), key,
-                                                                            batch(batch_size))
+def lower(experiment, *arguments, tmp_path):
+    prepared = prepare(experiment, [*map(str, arguments), "--run-dir", str(tmp_path / "run")])
+    exported = lower_step(prepared, PLATFORMS)
+    assert exported.platforms == PLATFORMS
+    return prepared, exported.mlir_module()
 
 
-def functions(model):
-    return dict(augment=lambda key, image: normalize(random_flip(key, image)), preprocess=normalize)
+@pytest.mark.parametrize("experiment, arguments, inside", [
+    ("mae_pretrain", ("paper", *SMALL, "--model", "mae_vit_tiny_patch16", "--depth", 1, "--decoder-depth", 1, "--dtype",
+                      "float32"), "x32x32x3xf32>"),
+    ("mae_pretrain", ("paper", *SMALL, "--model", "mae_vit_tiny_patch16", "--depth", 2, "--decoder-depth", 1, "--scan",
+                      "--remat", "dots", "--accumulate", 2, "--max-skipped", 3, "--ema-decay", 0.9), "stablehlo.while"),
+    ("supervised", ("deit_small", *SMALL, "--model", "vit_tiny_patch16_224", "--model-fields", "depth=1",
+                    "--layer-decay", 0.75, "--clip-norm", 1), "xbf16>"),
+    ("dino_pretrain", ("vit_small_patch16", *SMALL, "--model", "vit_tiny_patch16_224", "--model-fields", "depth=1",
+                       "--local-size", 16, "--out-dim", 64), "x16x16x3xf32>")], ids=lambda x: str(x)[:12])
+def test_a_small_step_lowers(experiment, arguments, inside, tmp_path):
+    _, program = lower(experiment, *arguments, tmp_path=tmp_path)
+    assert inside in program
 
 
-def check(exported, rows, size):
-    assert exported.platforms == ("tpu", "cuda")
-    assert f"tensor<{rows}x{size}x{size}x3xui8>" in exported.mlir_module()
+# Batches of the papers, and their image sizes, in the presets' own words.
+PRESETS = [
+    ("mae_pretrain", "paper"), ("dino_pretrain", "vit_small_patch16"), ("dino_pretrain", "vit_small_patch16_boosted"),
+    ("dino_pretrain", "resnet50"), *(("supervised", name) for name in (
+        "alexnet", "vgg16", "resnet50", "resnet50_a1", "resnet50_a2", "resnet50_a3", "resnet50_torchvision_v2",
+        "densenet121", "deit_small", "swin_tiny"))]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_small_mae_step_lowers_for_tpu_and_cuda(dtype):
-    model = create_model("mae_vit_tiny_patch16", image_size=32, depth=1, decoder_depth=1, decoder_width=64,
-                         decoder_heads=2, dtype=jnp.dtype(dtype), remat="dots", scan=True)
-    check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 32, 8), 8, 32)
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment, preset", PRESETS)
+def test_a_papers_step_lowers_at_full_size(experiment, preset, tmp_path):
+    prepared, program = lower(experiment, preset, tmp_path=tmp_path)
+    rows, height, width, channels = prepared.batch["image"].shape
+    assert rows == prepared.config.batch_size >= 128 and min(height, width) >= 160
+    assert f"tensor<{rows}x{height}x{width}x{channels}xui8>" in program
 
 
-def test_a_small_fine_tuning_step_lowers_for_tpu_and_cuda():
-    model = create_model("vit_tiny_patch16_224", image_size=32, depth=2, num_classes=10, pool="avg", drop_path=0.1)
-    task = supervised_task(model, mix=partial(mixup, alpha=0.8), label_smoothing=0.1, **functions(model))
-    check(lower(task, 32, 8, layer_scale=vit_layer_decay(0.75, 2)), 8, 32)
+def test_the_papers_mae_step_lowers_at_full_size(tmp_path):
+    """One of them in the default suite too."""
+    test_a_papers_step_lowers_at_full_size("mae_pretrain", "paper", tmp_path)
 
 
-def test_the_papers_mae_step_lowers_for_tpu_and_cuda():
-    model = create_model("mae_vit_base_patch16")
-    check(lower(mae_task(model, normalize_pixels=True, **functions(model)), 224, 8), 8, 224)
-
-
-def test_the_papers_dino_step_lowers_for_tpu_and_cuda():
-    """ViT-S/16 and its teacher, 65,536 prototypes, two views of 224 and eight of 96 pixels, made on the device."""
-    model = DINO(create_model("vit_small_patch16_224", num_classes=0, drop_path=0.1, dtype=jnp.bfloat16), DINOHead())
-    config = Config(**PRESETS["vit_small_patch16"])
-    task = dino_task(model, views=make_views(config, 224, (IMAGENET_MEAN, IMAGENET_STD)), preprocess=normalize,
-                     teacher_momentum=cosine_between(0.996, 1.0, 100), teacher_temperature=stairs(0.04, 0.07, 30, 10))
-    exported = lower(task, 336, 8, held=(is_last_layer, 5), clip_each=3.0)
-    check(exported, 8, 336)
-    assert "x96x96x3xf32>" in exported.mlir_module(), "cropped on the device"
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
-def test_a_resnet_step_with_every_augmentation_lowers_for_tpu_and_cuda(policy):
-    config = AugmentationConfig(
-        shift=4, policy=policy, policy_magnitude_std=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.1, noise=2.0,
-        erasing=0.25, erasing_mode="pixel", cutout=16, mixup=0.2, cutmix=1.0, criterion="bce")
-    blank = ArraySource(jnp.zeros((1, 256, 256, 3), jnp.uint8), jnp.zeros(1, jnp.int32))
-    inputs = Inputs(Dataset(blank, None, ("a", "b"), 3), 224, 8, None, crop_scale=(0.08, 1.0), flip=True,
-                    pixel_operations=pixel_operations(config, IMAGENET_MEAN),
-                    normalized_operations=normalized_operations(config))
-    task = supervised_task(create_model("resnet50"), augment=inputs.augment, preprocess=inputs.preprocess,
-                           label_smoothing=0.1, mix=mixing(config), criterion=criterion(config))
-    exported = lower(task, 256, 8)
-    check(exported, 8, 256)
-    assert "tensor<8x224x224x3xf32>" in exported.mlir_module(), "cropped on the device"
+def test_a_step_with_every_augmentation_lowers(policy, tmp_path):
+    _, program = lower("supervised", "resnet50", "--batch-size", 8, "--shift", 4, "--policy", policy,
+                       "--policy-magnitude-std", 0.5, "--color-jitter", 0.4, 0.4, 0.4, 0.1, "--grayscale", 0.1, "--noise",
+                       2.0, "--erasing", 0.25, "--erasing-mode", "pixel", "--cutout", 16, "--mixup", 0.2, "--cutmix", 1.0,
+                       "--criterion", "bce", tmp_path=tmp_path)
+    assert "tensor<8x224x224x3xf32>" in program, "augmented on the device"
+
+
+@pytest.mark.slow
+def test_fine_tuning_and_probing_of_a_checkpoint_lower(process, tmp_path):
+    tiny = ("--steps", 2, "--width", 16, "--depth", 1, "--heads", 2, "--decoder-depth", 1)
+    assert process("mae_pretrain", "--run-dir", tmp_path / "mae", *tiny).status == 0
+    for experiment, form in (("finetune", ()), ("linear_probe", ("--form", "mae"))):
+        lower(experiment, *form, "--checkpoint", tmp_path / "mae", tmp_path=tmp_path / experiment)

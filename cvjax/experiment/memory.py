@@ -66,7 +66,7 @@ def memory_table(memory: Memory) -> str:
     """One line per part, and the total."""
     parts = [("parameters", memory.parameters), ("optimizer state", memory.optimizer),
              ("averages, statistics, teacher", memory.others), ("gradients", memory.gradients),
-             ("activations (at most)", memory.activations), ("images", memory.batch), ("in all", memory.total)]
+             ("activations kept", memory.activations), ("images", memory.batch), ("in all", memory.total)]
     return "\n".join(["memory per device:", *(f"  {name:30} {size_text(size):>10}" for name, size in parts)])
 
 

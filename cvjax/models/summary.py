@@ -256,3 +256,23 @@ def _windows(equation: Any, inputs: list[_View]) -> list[tuple[int, int, int, in
     # Element by element; the channels may be broadcast.
     in_place = all(len(shape) == len(out) and shape[:3] == out[:3] for shape in operands)
     return same if in_place and name not in _MIXING else None
+
+
+def multiply_accumulates(function: Any, *arguments: Any) -> int:
+    """Multiply-accumulates of the convolutions and matrix products of `function(*arguments)`; arguments may be shapes.
+
+    A loop counts as often as it runs; of alternatives (`jax.lax.cond`) the costliest counts.
+    """
+    def count(jaxpr: Any) -> int:
+        total = 0
+        for equation in jaxpr.eqns:
+            branches = equation.params.get("branches")
+            if branches is not None:
+                total += max(count(branch.jaxpr) for branch in branches)
+                continue
+            inner = [value for value in map(_as_jaxpr, equation.params.values()) if value is not None]
+            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+            total += times * sum(map(count, inner)) if inner else _macs(equation)
+        return total
+
+    return count(jax.make_jaxpr(function)(*arguments).jaxpr)

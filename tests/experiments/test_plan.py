@@ -1,0 +1,131 @@
+"""Plans: hand-worked bytes, arithmetic and traffic, and the command around them."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cvjax.experiment.config import ConfigError
+from cvjax.experiment.memory import measure_memory, size_text
+from cvjax.experiment.planning import DEVICES, make_plan, traffic
+from cvjax.layers.partition import spread_axis
+from cvjax.models.summary import multiply_accumulates
+from cvjax.train.layout import Layout
+from cvjax.train.state import TrainState
+from experiments import plan
+from experiments.plan import prepare, split_arguments
+
+TINY_VIT = ("supervised", "digits", "--model", "vit_tiny_patch16_224", "--model-fields", "width=16", "heads=2",
+            "depth=3", "patch_size=4", "--batch-size", "32", "--optimizer", "adamw", "--crop-scale", "1", "1")
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return prepare(TINY_VIT[0], TINY_VIT[1:])
+
+
+def linear(rows=8, width=64, classes=32):
+    """A linear model with momentum, prepared by hand: everything about it is known."""
+    params = {"w": jax.ShapeDtypeStruct((width, classes), jnp.float32)}
+    batch = {"image": jax.ShapeDtypeStruct((rows, width), jnp.float32)}
+
+    def loss(params, model_state, batch, rng):
+        return jnp.sin(batch["image"] @ params["w"]).mean(), None
+
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, {}, {"momentum": params}, None,
+                       jax.eval_shape(lambda: jax.random.key(0)))
+    config = SimpleNamespace(batch_size=rows, accumulate=1, dtype="float32")
+    return SimpleNamespace(config=config, state=state, batch=batch, task=SimpleNamespace(loss=loss))
+
+
+def test_memory_of_a_linear_model_is_the_hand_worked():
+    found = measure_memory(linear(), Layout(2))
+    matrix = 4 * 64 * 32
+    # Kept for the backward pass, for each example: the input (64) and the cosine of the answer (32).
+    assert found == (matrix, matrix, 0, matrix, 4 * (64 + 32) * 4, 4 * 8 * 64 // 2)
+    spread_out = measure_memory(linear(), Layout(2, 1, "fsdp"))
+    assert spread_out[:4] == (matrix // 2, matrix // 2, 0, matrix // 2) and spread_out[4:] == found[4:]
+
+
+def test_more_micro_batches_keep_less():
+    prepared = linear()
+    prepared.config.accumulate = 2
+    assert measure_memory(prepared, Layout(1)).activations == 4 * (64 + 32) * 8 // 2
+
+
+def test_arithmetic_counts_loops_and_the_costliest_alternative():
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 5), (5, 5)))
+    assert multiply_accumulates(lambda a, b: a @ b, a, b) == 75
+    looped = multiply_accumulates(lambda a, b: jax.lax.scan(lambda c, _: (c @ b, None), a, length=4), a, b)
+    assert looped == 4 * 75
+    assert multiply_accumulates(
+        lambda a, b: jax.lax.cond(a.sum() > 0, lambda: a @ b, lambda: a @ b @ b), a, b) == 150
+
+
+def test_a_step_of_a_vit_costs_three_forward_passes(vit):
+    def forward(params, batch):
+        return vit.task.loss(params, {}, batch, jax.random.key(0))[0]
+
+    once = multiply_accumulates(forward, vit.state.params, vit.batch)
+    # The gradient of the images is not taken: the patch embedding costs two passes, not three.
+    embedding = 32 * 4 * 16 * 16
+    assert multiply_accumulates(vit.step, vit.state, vit.batch) == 3 * once - embedding
+
+
+def test_traffic_follows_from_the_layout(vit):
+    parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(vit.state.params))
+    assert traffic(vit, Layout(1)) == {"summing gradients": 0}
+    assert sum(traffic(vit, Layout(8)).values()) == pytest.approx(2 * 7 / 8 * parameters)
+    assert sum(traffic(vit, Layout(8, 1, "fsdp")).values()) == pytest.approx(3 * 7 / 8 * parameters)
+    split = traffic(vit, Layout(4, 2, "none", spread_axis))
+    # Three blocks of an attention and an MLP, forward and backward, 8 images of 5 tokens of 16 numbers, a ring of two.
+    assert split["summing split layers"] == 3 * 2 * 2 * (8 * 5 * 16 * 4) * 2 * (1 / 2)
+    assert split["summing gradients"] < 2 * 3 / 4 * parameters, "each device has half of a block's gradients"
+
+
+def test_time_is_arithmetic_over_rates(vit):
+    found = make_plan(vit, Layout(4), DEVICES["h100"], 0.5)
+    flops = 2 * multiply_accumulates(vit.step, vit.state, vit.batch) / 4
+    assert found.flops == flops and found.compute_seconds == pytest.approx(flops / 494e12 / 0.5)
+    assert found.link_seconds == pytest.approx(sum(found.traffic.values()) / 450e9)
+
+
+def test_the_command_prints_a_plan_and_lowers(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan.run(plan.Config(devices=4, lower=("tpu", "cuda", "rocm")), TINY_VIT[0], [*TINY_VIT[1:], "--mesh", "model=2"])
+    out = capsys.readouterr().out
+    assert "batches split over 2, layers over 2" in out and "memory per device" in out
+    assert "lowered for tpu, cuda, rocm" in out and "images/s" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options, complaint", [
+    (("--batch-size", "36"), "--batch-size 36 does not split over 8 devices"),
+    (("--mesh", "data=3"), "data times model must be the 8 devices"),
+    (("--mesh", "model=8"), "--mesh model=8 must divide the 2 heads"),
+    (("--model", "resnet20", "--model-fields", "width=8", "depths=(1,1)", "--mesh", "model=2"), "is for transformers")])
+def test_what_cannot_be_laid_out_is_refused(options, complaint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = TINY_VIT[1:] if "--model" not in options else ("digits",)
+    with pytest.raises(ConfigError, match=complaint):
+        plan.run(plan.Config(devices=8), "supervised", [*arguments, *options])
+
+
+def test_the_plans_options_come_first():
+    assert split_arguments(["--devices", "4", "supervised", "digits"]) == (["--devices", "4"], ["supervised", "digits"])
+    with pytest.raises(ConfigError, match="which training"):
+        split_arguments(["--devices", "4"])
+    for bad in (dict(devices=0), dict(efficiency=0.0), dict(efficiency=1.5)):
+        with pytest.raises(ConfigError):
+            plan.Config(**bad)
+
+
+def test_sizes_in_words():
+    assert [size_text(x) for x in (999, 1e3, 2.5e6, 3e9, 4e12)] == ["999 B", "1.00 kB", "2.50 MB", "3.00 GB", "4.00 TB"]
+
+
+def test_devices_here_are_those_of_the_help():
+    field, = (field for field in dataclasses.fields(plan.Config) if field.name == "device")
+    assert field.type.__args__ == tuple(DEVICES)
