@@ -38,7 +38,7 @@ PRESETS = [
     ("mae_pretrain", "paper"), ("dino_pretrain", "vit_small_patch16"), ("dino_pretrain", "vit_small_patch16_boosted"),
     ("dino_pretrain", "resnet50"), *(("supervised", name) for name in (
         "alexnet", "vgg16", "resnet50", "resnet50_a1", "resnet50_a2", "resnet50_a3", "resnet50_torchvision_v2",
-        "densenet121", "deit_small", "swin_tiny"))]
+        "densenet121", "deit_small", "swin_tiny", "vit_small_big_vision"))]
 
 
 @pytest.mark.slow
@@ -59,9 +59,9 @@ def test_the_papers_mae_step_lowers_at_full_size(tmp_path):
 @pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
 def test_a_step_with_every_augmentation_lowers(policy, tmp_path):
     _, program = lower("supervised", "resnet50", "--batch-size", 8, "--shift", 4, "--policy", policy,
-                       "--policy-magnitude-std", 0.5, "--color-jitter", 0.4, 0.4, 0.4, 0.1, "--grayscale", 0.1, "--noise",
-                       2.0, "--erasing", 0.25, "--erasing-mode", "pixel", "--cutout", 16, "--mixup", 0.2, "--cutmix", 1.0,
-                       "--criterion", "bce", tmp_path=tmp_path)
+                       "--policy-magnitude-std", 0.5, "--color-jitter", 0.4, 0.4, 0.4, 0.1, "--grayscale", 0.1,
+                       "--noise", 2.0, "--erasing", 0.25, "--erasing-mode", "pixel", "--cutout", 16, "--mixup", 0.2,
+                       "--cutmix", 1.0, "--criterion", "bce", tmp_path=tmp_path)
     assert "tensor<8x224x224x3xf32>" in program, "augmented on the device"
 
 

@@ -86,7 +86,10 @@ def traffic(prepared: Any, layout: Layout) -> dict[str, float]:
 
 
 def _spread_outputs(prepared: Any, layout: Layout) -> int:
-    """Bytes that attentions and MLPs give, over all layers and the whole batch; ValueError for heads that do not split."""
+    """Bytes that attentions and MLPs give, over all layers and the whole batch.
+
+    Raises ValueError for heads that do not split.
+    """
     sizes = []
 
     def note(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:

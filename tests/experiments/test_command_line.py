@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
-EXPERIMENTS = [path.stem for path in MODULES if "PRESETS" in path.read_text()]
+EXPERIMENTS = [path.stem for path in MODULES if "\nPRESETS" in path.read_text()]
 COMMANDS = [path.stem for path in MODULES if path.stem not in EXPERIMENTS]  # they leave no run behind
 ON_DATA = [name for name in EXPERIMENTS if name != "attention_cost"]
 TRAINING = ["mae_pretrain", "finetune", "supervised", "scaling"]

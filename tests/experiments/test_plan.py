@@ -26,7 +26,7 @@ def vit():
     return prepare(TINY_VIT[0], TINY_VIT[1:])
 
 
-def linear(rows=8, width=64, classes=32):
+def linear(rows=8, width=128, classes=32):
     """A linear model with momentum, prepared by hand: everything about it is known."""
     params = {"w": jax.ShapeDtypeStruct((width, classes), jnp.float32)}
     batch = {"image": jax.ShapeDtypeStruct((rows, width), jnp.float32)}
@@ -42,9 +42,9 @@ def linear(rows=8, width=64, classes=32):
 
 def test_memory_of_a_linear_model_is_the_hand_worked():
     found = measure_memory(linear(), Layout(2))
-    matrix = 4 * 64 * 32
-    # Kept for the backward pass, for each example: the input (64) and the cosine of the answer (32).
-    assert found == (matrix, matrix, 0, matrix, 4 * (64 + 32) * 4, 4 * 8 * 64 // 2)
+    matrix = 4 * 128 * 32
+    # Kept for the backward pass, for each example: the input (128) and the cosine of the answer (32).
+    assert found == (matrix, matrix, 0, matrix, 4 * (128 + 32) * 4, 4 * 8 * 128 // 2)
     spread_out = measure_memory(linear(), Layout(2, 1, "fsdp"))
     assert spread_out[:4] == (matrix // 2, matrix // 2, 0, matrix // 2) and spread_out[4:] == found[4:]
 
@@ -52,7 +52,7 @@ def test_memory_of_a_linear_model_is_the_hand_worked():
 def test_more_micro_batches_keep_less():
     prepared = linear()
     prepared.config.accumulate = 2
-    assert measure_memory(prepared, Layout(1)).activations == 4 * (64 + 32) * 8 // 2
+    assert measure_memory(prepared, Layout(1)).activations == 4 * (128 + 32) * 8 // 2
 
 
 def test_arithmetic_counts_loops_and_the_costliest_alternative():
