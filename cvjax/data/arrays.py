@@ -1,5 +1,7 @@
 """Data sets that are arrays: the embedded digits, and .npz files."""
 
+import importlib.metadata
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,27 @@ _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def open_digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 x 1, in a fixed stratified split of 1,437 and 360."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 x 1, in a fixed stratified split of 1,437 and 360.
+
+    They are kept in ~/.cache/cvjax, for scikit-learn takes a second to import.
+    """
+    kept = Path.home() / ".cache" / "cvjax" / f"digits-{importlib.metadata.version('scikit-learn')}.npz"
+    try:
+        arrays = dict(np.load(kept, allow_pickle=False))
+    except (OSError, ValueError, zipfile.BadZipFile):
+        arrays = _digits()
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_name(f"{kept.stem}.{os.getpid()}.partial.npz")  # others may start at the same time
+            np.savez(partial, **arrays)
+            partial.replace(kept)
+        except OSError:  # no home to write to: the next start takes the second again
+            pass
+    train, test = (ArraySource(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+    return Dataset(train, test, tuple("0123456789"), 1)
+
+
+def _digits() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -20,12 +42,8 @@ def open_digits() -> Dataset:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    return Dataset(
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-        class_names=tuple("0123456789"),
-        channels=1,
-    )
+    return {"train_images": images[train], "train_labels": labels[train], "test_images": images[test],
+            "test_labels": labels[test]}
 
 
 def open_npz(path: str, *, seed: int = 0) -> Dataset:

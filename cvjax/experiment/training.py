@@ -89,7 +89,7 @@ dry_run: ContextVar[Callable[[Prepared], None]] = ContextVar("dry_run", default=
 def enable_compilation_cache() -> None:
     """Keep compiled programs under ~/.cache/cvjax, so that the second start of an experiment is quick."""
     jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cvjax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

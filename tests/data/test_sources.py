@@ -214,3 +214,17 @@ def test_npz_that_is_no_npz(tmp_path):
     assert "not a readable" in error_line(f"npz:{tmp_path}/x.npz")
     np.save(tmp_path / "x.npy", IMAGES)
     assert "not a readable" in error_line(f"npz:{tmp_path}/x.npy")
+
+
+def test_the_digits_are_kept_and_a_damaged_copy_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = open_dataset("digits")
+    kept, = (tmp_path / ".cache" / "cvjax").iterdir()
+    whole = kept.read_bytes()
+    again = open_dataset("digits")
+    kept.write_bytes(whole[:-500])
+    mended = open_dataset("digits")
+    assert kept.read_bytes() == whole
+    monkeypatch.setenv("HOME", "/proc/nowhere")  # cannot be written to
+    unkept = open_dataset("digits")
+    assert first.fingerprint == again.fingerprint == mended.fingerprint == unkept.fingerprint
