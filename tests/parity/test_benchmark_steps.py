@@ -51,9 +51,8 @@ def test_torch_does_as_many_operations_on_as_many_parameters(name: str, steps: M
     done = work(name)
     theirs, ours = steps.TorchSteps(done, "eager", "cpu"), count(done)
     assert theirs.parameters == ours.parameters
-    counted = flops(lambda: theirs.run(1))
-    print(name, counted / (ours.flops_per_image * done.batch_size))
-    assert counted == pytest.approx(ours.flops_per_image * done.batch_size, rel=0.1)
+    # Nobody wants the first layer's gradient by the pixels: 2.2 % of the work of a ResNet-18, less of the others.
+    assert 0.975 < flops(lambda: theirs.run(1)) / (ours.flops_per_image * done.batch_size) <= 1
     theirs.run(3)
     assert np.isfinite(theirs.loss)
 
@@ -63,19 +62,24 @@ def test_torch_does_as_many_operations_on_as_many_parameters(name: str, steps: M
 def test_inference_is_of_whole_images_without_what_training_alone_needs(name: str, steps: ModuleType) -> None:
     done = work(name, training=False)
     theirs, ours = steps.TorchSteps(done, "eager+channels-last", "cpu"), count(done)
-    print(name, theirs.parameters, ours, flops(lambda: theirs.run(1)) / (ours.flops_per_image * done.batch_size))
     assert theirs.parameters == ours.parameters and theirs.loss is None
-    assert flops(lambda: theirs.run(1)) == pytest.approx(ours.flops_per_image * done.batch_size, rel=0.02)
+    assert flops(lambda: theirs.run(1)) == ours.flops_per_image * done.batch_size
 
 
-def test_first_losses_are_those_of_an_untrained_network_on_both_sides(steps: ModuleType) -> None:
-    """MAE predicts about nothing of targets of variance 1; DINO's teacher and student know no prototype from another."""
+@pytest.mark.parametrize("name, expected", [("mae_vit_tiny_patch16", 1.0), ("dino:vit_tiny_patch16_224", np.log(32)),
+                                            ("resnet18", np.log(1000))])
+@pytest.mark.parametrize("side", ["torch", pytest.param("cvjax", marks=pytest.mark.slow)])
+def test_first_losses_are_those_of_an_untrained_network(name: str, expected: float, side: str,
+                                                        steps: ModuleType) -> None:
+    """MAE knows nothing of targets of variance 1, DINO's student and a classifier no answer from another.
+
+    Not exactly: an untrained network's outputs are not nothing, and DINO's are divided by temperatures.
+    """
     from cvjax.experiment.jax_steps import JaxSteps
 
-    for name, expected in (("mae_vit_tiny_patch16", 1.0), ("dino:vit_tiny_patch16_224", np.log(32))):
-        for side in (steps.TorchSteps(work(name), "eager", "cpu"), JaxSteps(work(name))):
-            side.start()
-            assert expected * 0.5 < side.loss < expected * 2.5, (name, side)
+    done = steps.TorchSteps(work(name), "eager", "cpu") if side == "torch" else JaxSteps(work(name))
+    done.start()
+    assert expected * 0.5 < done.loss < expected * 2.5
 
 
 def test_the_losses_are_cvjaxs(steps: ModuleType) -> None:
