@@ -26,7 +26,8 @@ WARM_UP = 2  # steps after the first one that are not counted either
 LIBRARIES = ("torch", "torchvision", "timm")
 CONVENTION = ("FLOPs are the model's: matrix products and convolutions of a forward pass in evaluation mode, two for a "
               "multiply-add, three forward passes for a training step (DINO: and the teacher's one). The share of the "
-              "peak is of the best square matrix product that any of the row's workers measured in the same type.")
+              "peak is of the best square matrix product that any of the row's workers measured in the same type. "
+              "Memory is the most that a side held, compilation and libraries included where it is the host's.")
 EQUAL_WORK = ("Both sides get the same uint8 batch on the device; flip, normalisation, forward, loss, backward and "
               "optimizer (AdamW; convolutional networks: SGD with momentum) are timed, loading and augmenting are not. "
               "MAE draws its masks inside the step; DINO's views come ready-made. cvjax's step is the project's own, "
@@ -242,14 +243,16 @@ def _processor() -> str:
     return f"{name} ({', '.join(known + wide)})"
 
 
-COLUMNS = ("side", "ms", "quartiles", "CPU ms", "images/s", "GFLOP/s", "of peak", "start s", "memory MB", "ratio")
+COLUMNS = ("side", "ms", "quartiles", "CPU ms", "images/s", "GFLOP/s", "of peak", "own peak", "start s", "memory MB",
+           "time / torch's")
 
 
 def table(row: Mapping[str, Any], clock: str) -> list[tuple[str, ...]]:
     """Lines of cells under COLUMNS, one for each side; a failed one has its reason in the second cell and no more.
 
     "ms" is a step by the row's clock, "CPU ms" by the processor's, "start s" what it took from the built model to the
-    first step's end, compilation included. The ratio, in cvjax's line, is that to the quickest torch.
+    first step's end, compilation included. "of peak" is of the row's best, "own peak" what this side's matrix product
+    reached, in GFLOP/s. The last one, in cvjax's line, names the quickest torch.
     """
     lines = []
     compared = ratio(row, clock)
@@ -260,15 +263,22 @@ def table(row: Mapping[str, Any], clock: str) -> list[tuple[str, ...]]:
             continue
         against = ""
         if side == OURS and compared is not None:
-            against = f"{compared.value:.2f} of {compared.of.removeprefix('torch ')}"
-        low, median, high = (f"{1e3 * seconds:.4g}" for seconds in found.seconds)
+            against = f"{compared.value:.2f} ({compared.of.removeprefix('torch ')})"
+        low, median, high = (_number(1e3 * seconds) for seconds in found.seconds)
+        own = cell.get("matmul_peak", {}).get(clock)
         lines.append((
-            side, median, f"{low} to {high}", f"{1e3 * float(np.median(cell['cpu'])):.4g}",
-            f"{found.images_per_second:.4g}", f"{found.flops_per_second / 1e9:.4g}",
+            side, median, f"{low} to {high}", _number(1e3 * float(np.median(cell["cpu"]))),
+            _number(found.images_per_second), _number(found.flops_per_second / 1e9),
             "" if found.share_of_peak is None else f"{100 * found.share_of_peak:.0f} %",
+            "" if own is None else _number(own / 1e9),
             f"{cell['start_seconds']:.1f}",
             f"{cell['peak_memory_bytes'] / 1e6:,.0f}", against))
     return lines
+
+
+def _number(value: float) -> str:
+    """With three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def text_table(row: Mapping[str, Any], clock: str) -> str:
@@ -294,8 +304,8 @@ def panel(row: Mapping[str, Any], clock: str) -> tuple[str, list[Any]]:
         if found is None:
             bars.append(Bar(side, None, cell["error"], role))
             continue
-        against = f", {compared.value:.2f} x {compared.of}" if role == "ours" and compared is not None else ""
-        bars.append(Bar(side, tuple(found.seconds), f"{found.images_per_second:.4g} images/s{against}", role))
+        against = f"; {compared.value:.2f} x the time of {compared.of}" if role == "ours" and compared else ""
+        bars.append(Bar(side, tuple(found.seconds), f"{_number(found.images_per_second)} images/s{against}", role))
     return (f"{row['label']}, {row['batch_size']} images of {row['image_size']} pixels, {row['dtype']}", bars)
 
 

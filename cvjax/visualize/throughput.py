@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cvjax.visualize.sheet import save_figure
 
 _OURS, _BEST, _OTHER, _FAILED = "tab:blue", "dimgrey", "lightgrey", "#c62828"
-_CHARACTERS = 72  # of the reason that there is no bar
+_CHARACTERS = 120  # of the reason that there is no bar
 
 
 class Bar(NamedTuple):
@@ -55,7 +55,7 @@ def plot_throughput(path: str | PathLike, panels: Sequence[tuple[str, Sequence[B
                           capsize=2.5)
             axes.annotate(bar.note, (high, place), (6, 0), textcoords="offset points", va="center", fontsize=8,
                           parse_math=False)
-        axes.set_xlim(0, longest * 1.75)  # room for the notes
+        axes.set_xlim(0, longest * 1.95)  # room for the notes
         axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, longest) if tick <= longest])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_yticks(range(len(bars)), [bar.side for bar in bars], fontsize=8.5, parse_math=False)

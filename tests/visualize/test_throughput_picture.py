@@ -26,7 +26,7 @@ def test_a_bar_for_each_side_with_quartiles_and_a_reason_where_there_is_none(tmp
     shown = texts(saved[0])
     assert {"4 images/s, 1.25 x torch eager", "5 images/s", "killed", "4000 images/s",
             "ms for a step, processor's time: median and quartiles"} <= set(shown)
-    assert any(text.startswith("InvalidCxx") and len(text) <= 72 for text in shown) and not third.patches
+    assert any(text.startswith("InvalidCxx") and len(text) == 120 for text in shown) and not third.patches
     assert not misplaced(saved[0])
 
 
