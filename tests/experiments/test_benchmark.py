@@ -3,13 +3,23 @@
 import importlib.util
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 
 from cvjax.experiment import benchmarking
 from cvjax.experiment.config import ConfigError
-from cvjax.experiment.step_workers import Taken, Worker, WorkerError, highest_rates, host_peak, one_line, take_turns
+from cvjax.experiment.step_workers import (
+    Taken,
+    Worker,
+    WorkerError,
+    closing,
+    highest_rates,
+    host_peak,
+    one_line,
+    take_turns,
+)
 from cvjax.experiment.work import synthetic_batch
 from tests.experiments.pretended_steps import PretendedSteps, ours, theirs
 
@@ -128,8 +138,15 @@ def test_turns_begin_with_another_worker_each_time_and_go_on_without_the_lost():
     assert take_turns({"b": Recorded("b", [], 1)}, 2, 1) == ({}, {"b": "gone"})
 
 
-def test_a_worker_answers_with_facts_times_memory_and_rates():
-    worker = Worker(PretendedSteps, (0.02,), cores=1)
+@pytest.fixture
+def start():
+    """`start(*arguments)`: a worker on pretended steps; a failing test leaves none behind, which pytest would wait for."""
+    with closing({}) as workers:
+        yield lambda *arguments, **options: workers.setdefault("only", Worker(PretendedSteps, arguments, **options))
+
+
+def test_a_worker_answers_with_facts_times_memory_and_ends_when_it_is_closed(start):
+    worker = start(0.02, cores=1)
     assert worker.facts.pop("start_seconds") < 1
     assert worker.facts == {"trace_seconds": 0.5, "device": "cpu", "device_kind": "1 cores", "precision": "exact",
                             "parameters": 10}
@@ -146,20 +163,20 @@ def test_a_worker_answers_with_facts_times_memory_and_rates():
 
 @pytest.mark.parametrize("fate, message", [("die", "killed (SIGKILL): out of memory, most likely"),
                                            ("fail", "RuntimeError: no memory | for this!!!")])
-def test_a_lost_worker_says_why_in_one_line(fate, message):
-    worker = Worker(PretendedSteps, (0.0, fate, "run"))
+def test_a_lost_worker_says_why_in_one_line(start, fate, message):
+    worker = start(0.0, fate, "run")
     with pytest.raises(WorkerError) as error:
         worker.ask("run", 1)
     assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 240
     with pytest.raises(WorkerError):
         worker.ask("run", 1)
-    worker.close()
-    worker.close()
 
 
-def test_a_worker_that_does_not_answer_is_given_up():
+def test_a_worker_that_does_not_answer_is_given_up(start):
+    begin = time.perf_counter()
     with pytest.raises(WorkerError, match="no answer within 0.2 s"):
-        Worker(PretendedSteps, (0.0, "hang"), timeout=0.2)
+        start(0.0, "hang", timeout=0.2)
+    assert time.perf_counter() - begin < 5, "it is killed, nobody waits for its end"
 
 
 def test_one_line_of_an_exception_names_its_kind_where_the_message_does_not_suffice():
