@@ -140,7 +140,7 @@ def test_turns_begin_with_another_worker_each_time_and_go_on_without_the_lost():
 
 @pytest.fixture
 def start():
-    """`start(*arguments)`: a worker on pretended steps; a failing test leaves none behind, which pytest would wait for."""
+    """`start(*arguments)`: a worker on pretended steps; a failing test leaves none behind, which would keep pytest."""
     with closing({}) as workers:
         yield lambda *arguments, **options: workers.setdefault("only", Worker(PretendedSteps, arguments, **options))
 
