@@ -6,7 +6,8 @@
 
 Every side runs in a process of its own and all are asked for steps in turn, so that what else the machine does hits all
 alike; compilation and the first steps are not counted. torch runs eager and compiled, convolutions also channels-last,
-and the quickest is compared with. On a busy machine take --cores 1, whose times are the processor's.
+and the quickest is compared with. Each row is written when it is done. On a busy machine take --cores 1, whose times
+are the processor's.
 """
 
 import dataclasses

@@ -21,7 +21,6 @@ from cvjax.experiment.step_workers import Worker, WorkerError, closing, one_line
 from cvjax.experiment.work import Work
 
 OURS = "cvjax"
-VARIANTS = ("eager", "eager+channels-last", "compile", "compile+channels-last")
 WARM_UP = 2  # steps after the first one that are not counted either
 LIBRARIES = ("torch", "torchvision", "timm")
 CONVENTION = ("FLOPs are the model's: matrix products and convolutions of a forward pass in evaluation mode, two for a "
@@ -156,8 +155,8 @@ def measure(work: Work, counted: Any, *, variants: Sequence[str], ours: bool, tu
             timeout: float) -> dict[str, Any]:
     """One row, as JSON: workers are started one after the other, asked in turn, and gone at the end.
 
-    counted: what `count` says of the work. variants: of torch, from VARIANTS; those of channels-last are left out
-    where there are no convolutions.
+    counted: what `count` says of the work. variants: of torch (see `cvjax.experiment.torch_steps.TorchSteps`); those of
+    channels-last are left out where there are no convolutions.
     ours: whether cvjax is one of the sides.
     """
     row: dict[str, Any] = {
