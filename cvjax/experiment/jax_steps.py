@@ -128,7 +128,7 @@ class JaxSteps:
             return create_state(lambda rng: task.init(rng, blank), optimizer, jax.random.key(0))
 
         state = self._engine.create(initialize)
-        return self._engine.compile_step(make_train_step(task, optimizer)), state, state.params
+        return self._engine.compile_step(make_train_step(task, optimizer), state), state, state.params
 
     def _inference(self) -> tuple[Any, Any, Any]:
         work = self._work
