@@ -91,6 +91,8 @@ def test_scan_compiles_one_block_and_drops_paths_of_all(variables: Any, images: 
 
     program = str(jax.make_jaxpr(partial(apply, train=True))(jax.random.key(0)))
     assert program.count("scan[") == 1 and program.count("erf") == 1
+    half = vit(scan=True, drop_path=0.5, depth=3, dtype=jnp.bfloat16)  # the loop's state keeps its type
+    jax.eval_shape(lambda key: half.apply(variables, images, train=True, rngs={"dropout": key}), jax.random.key(0))
     one, other = (apply(jax.random.key(seed), train=True) for seed in (0, 1))
     assert jnp.abs(one - other).max() > 1e-3
 
