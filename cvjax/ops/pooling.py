@@ -1,5 +1,7 @@
 """Pooling over windows of feature maps `(B, H, W, C)`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,17 +27,35 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0, *, ceil_
     if window == strides and not padding and not any(n % window for n in x.shape[1:3]):
         return _disjoint_max(x, window)
     pads = [(padding, _right_padding(n, window, strides, padding, ceil_mode)) for n in x.shape[1:3]]
+    return lax.platform_dependent(x, cpu=partial(_overlapping_max, window=window, strides=strides, pads=pads),
+                                  default=partial(_window_max, window=window, strides=strides, pads=pads))
+
+
+def _window_max(x: jax.Array, window: int, strides: int, pads: list[tuple[int, int]]) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1),
                              (1, strides, strides, 1), [(0, 0), *pads, (0, 0)])
+
+
+def _overlapping_max(x: jax.Array, window: int, strides: int, pads: list[tuple[int, int]]) -> jax.Array:
+    """`_window_max` by comparisons, for a CPU, where its gradient is slow: in each row, then between rows."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    for axis in (2, 1):
+        reach = (x.shape[axis] - window) // strides * strides + 1
+        x = _largest([lax.slice_in_dim(x, i, i + reach, strides, axis) for i in range(window)])
+    return x
 
 
 def _disjoint_max(x: jax.Array, window: int) -> jax.Array:
     """`max_pool` of windows that tile the map, by comparisons: on a CPU the gradient of `reduce_window` is slow."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
-    largest, *others = (x[:, :, i, :, j] for i in range(window) for j in range(window))
+    return _largest([x[:, :, i, :, j] for i in range(window) for j in range(window)])
+
+
+def _largest(values: list[jax.Array]) -> jax.Array:
+    """Of arrays of one shape. The first of equals gets the gradient, and nan wins, as in reduce_window and in torch."""
+    largest, *others = values
     for other in others:
-        # The first of equals gets the gradient, and nan wins, as in reduce_window and in torch.
         largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
     return largest
 
