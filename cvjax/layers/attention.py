@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import xavier_uniform
 from cvjax.layers.partition import spread
+from cvjax.ops.attention import attend
 
 
 class QKV(nn.Module):
@@ -58,5 +59,5 @@ class SelfAttention(nn.Module):
         self.sow("intermediates", "queries", q)
         self.sow("intermediates", "keys", k)
         self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
-        x = jax.nn.dot_product_attention(q, k, v, bias).reshape(batch, length, dim)
+        x = attend(q, k, v, bias).reshape(batch, length, dim)
         return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)

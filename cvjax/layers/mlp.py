@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import xavier_uniform
 from cvjax.layers.partition import spread
+from cvjax.ops.gelu import gelu
 
 
 class Mlp(nn.Module):
@@ -20,5 +21,5 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
         x = nn.Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
-        x = nn.gelu(spread(x, -1), approximate=False)
+        x = gelu(spread(x, -1))
         return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)

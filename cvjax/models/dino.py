@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import head_normal, linear_uniform
 from cvjax.layers.norm import BatchNorm
+from cvjax.ops.gelu import gelu
 
 EPSILON = 1e-12  # the least norm that is divided by
 
@@ -38,7 +39,7 @@ class ProjectionMlp(nn.Module):
             if self.batch_norm:
                 place += 1
                 x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=str(place))(x, train=train)
-            x = nn.gelu(x, approximate=False)
+            x = gelu(x)
             place += 2
 
 

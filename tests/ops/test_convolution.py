@@ -1,4 +1,4 @@
-"""The kernel's gradient on a CPU: sums by hand, other platforms' programs, several devices, derivatives of all kinds."""
+"""The kernel's gradient on a CPU: sums by hand, other platforms' programs, several devices, all kinds of derivatives."""
 
 import re
 
@@ -85,7 +85,8 @@ def test_groups_have_xlas_gradient(small):
     x, g = draw(2, 6, 6, 4), draw(2, 6, 6, 6)
     kernel = jnp.ones((3, 3, 2, 6))
     pull = jax.jit(lambda x, g: jax.vjp(lambda k: conv2d(x, k, 1, (1, 1), groups=2), kernel)[1](g)[0])
-    parts = [by_hand(x[..., :2], g[..., :3], (3, 3), 1, (1, 1), 1), by_hand(x[..., 2:], g[..., 3:], (3, 3), 1, (1, 1), 1)]
+    halves = (x[..., :2], g[..., :3]), (x[..., 2:], g[..., 3:])
+    parts = [by_hand(*half, (3, 3), 1, (1, 1), 1) for half in halves]
     np.testing.assert_allclose(pull(*(jnp.asarray(y, jnp.float32) for y in (x, g))), np.concatenate(parts, -1),
                                rtol=0, atol=6e-6 * np.sqrt(72))
 

@@ -54,6 +54,45 @@ def test_infinities_are_numbers() -> None:
     np.testing.assert_array_equal(max_pool(x, 2, 2).ravel(), [-jnp.inf, -3.0])
 
 
+OVERLAPPING = [dict(window=3, strides=2, padding=1), dict(window=3, strides=2, ceil_mode=True),
+               dict(window=3, strides=1, padding=1), dict(window=3, strides=3, padding=1), dict(window=2, strides=3)]
+
+
+@pytest.mark.parametrize("options", OVERLAPPING, ids=str)
+@pytest.mark.parametrize("shape", [(2, 9, 10, 3), (1, 7, 8, 2)])
+def test_overlapping_windows_give_the_gradient_to_the_first_of_equals(options: dict, shape: tuple[int, ...]) -> None:
+    """Row after row, as XLA and torch count; whole numbers, so that sums are exact in any order."""
+    x = of_three_values(shape)
+    window, strides, padding = options["window"], options["strides"], options.get("padding", 0)
+    y = max_pool(x, **options)
+    g = np.random.default_rng(1).integers(1, 9, y.shape)
+    padded = np.pad(x, ((0, 0), (padding, padding + 3), (padding, padding + 3), (0, 0)), constant_values=-np.inf)
+    slow, gradient = np.zeros(y.shape), np.zeros(padded.shape)
+    for b, i, j, c in np.ndindex(y.shape):
+        seen = padded[b, i * strides:i * strides + window, j * strides:j * strides + window, c]
+        row, column = np.unravel_index(seen.argmax(), seen.shape)  # the first
+        slow[b, i, j, c] = seen[row, column]
+        gradient[b, i * strides + row, j * strides + column, c] += g[b, i, j, c]
+    inside = slice(padding, padding + shape[1]), slice(padding, padding + shape[2])
+    np.testing.assert_array_equal(y, slow)
+    pull = jax.jit(lambda x, g: jax.vjp(lambda x: max_pool(x, **options), x)[1](g)[0])
+    np.testing.assert_array_equal(pull(x, jnp.asarray(g, jnp.float32)), gradient[:, *inside])
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_nan_wins_in_overlapping_windows(place: int) -> None:
+    x = jnp.arange(9.0).at[place].set(jnp.nan).reshape(1, 3, 3, 1)
+    assert np.isnan(max_pool(x, 3, 2, 1)).sum() == np.isnan(
+        lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])).sum() > 0
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+def test_other_platforms_have_xlas_windows(platform: str) -> None:
+    gradient, x = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())), jnp.ones((1, 8, 8, 2))
+    text, cpu = (jax.export.export(gradient, platforms=[name])(x).mlir_module() for name in (platform, "cpu"))
+    assert text.count('"stablehlo.select_and_scatter"(') == 1 and "select_and_scatter" not in cpu
+
+
 @pytest.mark.parametrize("options", [dict(padding=1), dict(ceil_mode=True), {}])
 def test_windows_that_do_not_tile_the_map_are_as_before(options: dict) -> None:
     """Five pixels in windows of two: one is left over, hangs over the edge, or is padded to six."""

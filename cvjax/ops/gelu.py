@@ -1,0 +1,23 @@
+"""The Gaussian error linear unit (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """`x` times the standard normal's distribution function at `x`, exactly; of any shape, the dtype is kept."""
+    return 0.5 * x * lax.erfc(-x * math.sqrt(0.5))
+
+
+@gelu.defjvp
+def _tangent(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # Of `erf`, which costs a CPU much less than `erfc`. Far below 0 it rounds to steps of 6e-8, and so does a slope
+    # there; what JAX derives takes a twentieth of a ViT's step more.
+    (x,), (dx,) = primals, tangents
+    distribution = 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))
+    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return gelu(x), dx * (distribution + x * density)

@@ -1,0 +1,66 @@
+"""Attention against sums in float64, and the programs of other platforms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvjax.ops.attention import attend
+
+SHAPE = (2, 5, 3, 7)  # batch, tokens, heads, width
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    out = np.zeros(q.shape)
+    for b, t, h in np.ndindex(q.shape[:3]):
+        scores = k[b, :, h] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores if bias is None else scores + bias[b % len(bias), h, t])
+        out[b, t, h] = weights @ v[b, :, h] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("biases", [0, 1, 2], ids=["no bias", "one bias", "a bias each"])
+def test_attention_is_the_weighted_mean_and_has_its_gradients(biases):
+    parts = [draw(*SHAPE), draw(*SHAPE) + 0.1, draw(*SHAPE) - 0.2]
+    bias = draw(biases, 3, 5, 5) if biases else None
+    arrays = [jnp.asarray(x, jnp.float32) for x in (parts if bias is None else [*parts, bias])]
+    weights = jnp.asarray(draw(*SHAPE[::-1]).reshape(SHAPE), jnp.float32)
+
+    def numbers(function):
+        return jax.jit(jax.grad(lambda *a: (function(*a) * weights).sum(), tuple(range(len(arrays)))))(*arrays)
+
+    # Sums of at most 7 numbers around 1, then softmax: some roundings of 6e-8.
+    np.testing.assert_allclose(attend(*arrays), by_hand(*parts, bias), rtol=0, atol=2e-6)
+    ours, theirs = numbers(attend), numbers(jax.nn.dot_product_attention)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.abs(b).max() + 1e-5)
+
+
+def test_bfloat16_stays_and_its_softmax_is_float32():
+    """Scores of 256 and 257: the same number in bfloat16, e to 1 apart in float32."""
+    q, k, v = (jnp.asarray(x, jnp.bfloat16).reshape(1, 2, 1, 4) for x in (
+        [[16.0] * 4] * 2, [[8.0] * 4, [8.0, 8.0, 8.0, 8.125]], [[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
+    out = attend(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out[0, 0, 0, :2].astype(np.float32), [0.2689, 0.7311], rtol=2**-7)
+
+
+def test_other_platforms_have_jaxs_attention():
+    """A CPU's heads come first, `(B, heads, T, D)`."""
+    x = jnp.ones(SHAPE)
+
+    def program(platform: str) -> str:
+        gradient = jax.jit(jax.grad(lambda *a: attend(*a).sum(), (0, 1, 2)))
+        return jax.export.export(gradient, platforms=[platform])(x, x, x).mlir_module()
+
+    def products(text: str) -> list[str]:
+        return sorted(line.split(" : ")[1].split(" loc(")[0] for line in text.splitlines() if "stablehlo.dot_general" in line)
+
+    theirs = jax.export.export(jax.jit(jax.grad(lambda *a: jax.nn.dot_product_attention(*a).sum(), (0, 1, 2))),
+                               platforms=["cuda"])(x, x, x).mlir_module()
+    assert products(program("cuda")) == products(program("tpu")) == products(theirs)
+    assert products(program("cpu")) != products(theirs)
