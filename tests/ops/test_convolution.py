@@ -1,4 +1,4 @@
-"""The kernel's gradient on a CPU: sums by hand, other platforms' programs, several devices, all kinds of derivatives."""
+"""The kernel's gradient on a CPU: sums by hand, other platforms' programs, eight devices, all derivatives."""
 
 import re
 
