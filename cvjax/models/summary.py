@@ -164,6 +164,8 @@ def _walk(jaxpr: Any, views: list[_View], calls: list[_Call], owner: _Call, time
         # Literals are not hashable, and see nothing.
         inputs = [None if hasattr(value, "val") else seen.get(value) for value in equation.invars]
         inner = [value for value in map(_as_jaxpr, equation.params.values()) if value is not None]
+        if "branches" in equation.params:  # by platform; the last one is for those that have no way of their own
+            inner, inputs = [_as_jaxpr(equation.params["branches"][-1])], inputs[1:]
         if len(inner) == 1 and len(inner[0].invars) == len(inputs):
             outputs = _walk(inner[0], inputs, calls, own, times * equation.params.get("length", 1))
             if equation.primitive.name == "scan":  # the carry goes round: one pass does not tell what it sees
