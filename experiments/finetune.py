@@ -86,7 +86,7 @@ def run(config: Config, name: str, stop: Any) -> None:
                           "for others there is `python -m experiments.supervised --pretrained RUN`")
     model = encoder.model.clone(
         num_classes=inputs.dataset.num_classes, pool=config.pool, position="learned", drop_path=config.drop_path,
-        remat=config.remat, scan=config.scan, dtype=jnp.dtype(config.dtype))
+        remat=config.remat, scan=config.scan, attention=config.attention, dtype=jnp.dtype(config.dtype))
 
     def adapt(variables: Any, pretrained: Any) -> Any:
         """Start positions from fixed ones unless they were learnt, and all other parameters from pretrained ones."""

@@ -80,8 +80,8 @@ def build_mae(config: Mapping[str, Any], *, image_size: int, channels: int) -> M
     chosen = {name: config[name] for name in MAE_FIELDS if config[name] is not None}
     try:
         model = create_model(config["model"], image_size=image_size, in_channels=channels, remat=config["remat"],
-                             scan=config["scan"], mask_ratio=config["mask_ratio"], dtype=jnp.dtype(config["dtype"]),
-                             **chosen)
+                             scan=config["scan"], attention=config["attention"], mask_ratio=config["mask_ratio"],
+                             dtype=jnp.dtype(config["dtype"]), **chosen)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)),
                        jnp.zeros((1, model.grid[0] * model.grid[1])))
     except ValueError as error:

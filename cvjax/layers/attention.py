@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import xavier_uniform
 from cvjax.layers.partition import spread
-from cvjax.ops.attention import attend
+from cvjax.ops.attention import Implementation, attend
 
 
 class QKV(nn.Module):
@@ -39,12 +39,13 @@ class SelfAttention(nn.Module):
     bias: float32, broadcastable to `(B, heads, T, T)`, added to the scores of queries (rows) with keys.
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
-    dtype: compute type; the softmax is float32 always.
+    dtype: compute type; the softmax is float32 always. implementation: see `cvjax.ops.attention.attend`.
     """
 
     heads: int
     qk_norm: bool = False
     dtype: Any = jnp.float32
+    implementation: Implementation = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -59,5 +60,5 @@ class SelfAttention(nn.Module):
         self.sow("intermediates", "queries", q)
         self.sow("intermediates", "keys", k)
         self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
-        x = attend(q, k, v, bias).reshape(batch, length, dim)
+        x = attend(q, k, v, bias, self.implementation).reshape(batch, length, dim)
         return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)

@@ -14,6 +14,7 @@ from cvjax.layers.layer_scale import LayerScale
 from cvjax.layers.mlp import Mlp
 from cvjax.layers.partition import spread
 from cvjax.layers.remat import Remat, rematerialized
+from cvjax.ops.attention import Implementation
 
 
 class Block(nn.Module):
@@ -25,6 +26,7 @@ class Block(nn.Module):
     layer_scale: float | None = None
     drop_path: float = 0.0
     dtype: Any = jnp.float32
+    attention: Implementation = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -35,7 +37,7 @@ class Block(nn.Module):
 
         x = spread(x, 0, over="data")  # under FSDP weights travel to the examples, not the other way round
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
-        x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, name="attn")(y))
+        x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, name="attn")(y))
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
         return x + residual("2", Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y))
 
@@ -58,12 +60,13 @@ class Blocks(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
+    attention: Implementation = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
         rates = np.linspace(0.0, self.drop_path, self.depth)
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
-                        dtype=self.dtype)
+                        dtype=self.dtype, attention=self.attention)
         if self.scan and train:
             return self._scan(block, x, rates, train)
         outputs = []

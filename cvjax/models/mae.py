@@ -17,6 +17,7 @@ from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.images import as_pair
 from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
+from cvjax.ops.attention import Implementation
 from cvjax.ops.masking import Masking, gather_tokens, random_masking
 from cvjax.ops.patches import patch_grid
 from cvjax.ops.position import sincos_2d
@@ -41,6 +42,7 @@ class Decoder(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
+    attention: Implementation = "xla"
 
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, *, train: bool = False) -> jax.Array:
@@ -56,7 +58,7 @@ class Decoder(nn.Module):
         patches = patches + sincos_2d(self.width, self.grid).astype(self.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
         x = Blocks(self.depth, self.heads, self.mlp_ratio, remat=self.remat, scan=self.scan, dtype=self.dtype,
-                   name="blocks")(x, train=train)[-1]
+                   attention=self.attention, name="blocks")(x, train=train)[-1]
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         return linear(self.patch_dim, "pred")(x)[:, 1:].astype(jnp.float32)
 
@@ -81,6 +83,7 @@ class MaskedAutoencoder(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
+    attention: Implementation = "xla"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,14 +95,15 @@ class MaskedAutoencoder(nn.Module):
         """The encoder as a ViT of its own, for probing and fine-tuning; `overrides` are ViT fields."""
         fields = dict(image_size=self.image_size, patch_size=self.patch_size, in_channels=self.in_channels,
                       width=self.width, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio, num_classes=0,
-                      position="sincos2d", remat=self.remat, scan=self.scan, dtype=self.dtype)
+                      position="sincos2d", remat=self.remat, scan=self.scan, dtype=self.dtype,
+                      attention=self.attention)
         return VisionTransformer(**(fields | overrides))
 
     def setup(self) -> None:
         self.encoder = self.vit()
         self.decoder = Decoder(self.grid, self.patch_size**2 * self.in_channels, self.decoder_width,
                                self.decoder_depth, self.decoder_heads, self.mlp_ratio, self.remat, self.scan,
-                               self.dtype)
+                               self.dtype, self.attention)
 
     def encode(self, images: jax.Array, noise: jax.Array, *, train: bool = False) -> tuple[jax.Array, Masking]:
         """Latent `(B, 1 + K, D)` of the class token and the visible patches, and the masking."""

@@ -19,6 +19,7 @@ from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.images import as_pair, check_images
+from cvjax.ops.attention import Implementation
 from cvjax.ops.masking import gather_tokens
 from cvjax.ops.patches import patch_grid, patchify
 from cvjax.ops.position import resize_positions, sincos_2d
@@ -44,6 +45,7 @@ class VisionTransformer(nn.Module):
     num_classes: 0 drops the head, the output is then `features`.
     layer_scale: start value of the per-channel residual scale, None for none.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
+    remat, scan: see `cvjax.layers.transformer.Blocks`. attention: see `cvjax.ops.attention.attend`.
     Named maps, to read only: the patch tokens after each block, `blocks/0` and so on.
     """
 
@@ -63,6 +65,7 @@ class VisionTransformer(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
+    attention: Implementation = "xla"
 
     def setup(self) -> None:
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
@@ -73,7 +76,7 @@ class VisionTransformer(nn.Module):
             length = 1 + self.grid[0] * self.grid[1]
             self.pos_embed = self.param("pos_embed", token_normal, (1, length, self.width))
         self.blocks = Blocks(self.depth, self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, self.drop_path,
-                             self.remat, self.scan, self.dtype)
+                             self.remat, self.scan, self.dtype, self.attention)
         norm_name = "norm" if self.pool == "token" else "fc_norm"
         self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
         if self.num_classes:

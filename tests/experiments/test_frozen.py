@@ -16,7 +16,7 @@ from cvjax.train.state import TrainState
 
 FIELDS = ("patch_size=4", "width=16", "depth=2", "heads=2")
 CONFIG = dict(model="vit_tiny_patch16_224", model_fields=list(FIELDS), dtype="float32", drop_path=None, dropout=None,
-              remat="none", scan=False)
+              remat="none", scan=False, attention="xla")
 
 
 @pytest.fixture(scope="module")

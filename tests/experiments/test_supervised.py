@@ -337,7 +337,8 @@ def test_rates_of_the_backbone_and_of_layers_scale_the_first_step(train, no_pict
 def test_a_rate_of_zero_takes_a_models_own_dropout_away(command):
     from cvjax.experiment.classifier import build_classifier
 
-    config = dict(model="alexnet", model_fields=[], dtype="float32", drop_path=None, remat="none", scan=False)
+    config = dict(model="alexnet", model_fields=[], dtype="float32", drop_path=None, remat="none", scan=False,
+                  attention="xla")
     rates = [build_classifier(config | {"dropout": rate}, image_size=64, channels=3, num_classes=2).dropout
              for rate in (None, 0.0, 0.3)]
     assert rates == [0.5, 0.0, 0.3]
@@ -377,6 +378,7 @@ MISTAKES = [
     ("--dropout 0.1", "--dropout 0.1: resnet20 has no dropout"),
     ("--remat full", "--remat full: resnet20 has no remat"),
     ("--scan", "--scan True: resnet20 has no scan"),
+    ("--attention cudnn", "--attention cudnn: resnet20 has no attention"),
     ("--drop-path 1", "--drop-path 1.0: it must be in [0, 1)"),
     ("--image-size 0", "--image-size 0: it must be at least 1"),
     ("--fraction 0", "--fraction 0.0: it must be in (0, 1]"),

@@ -51,7 +51,7 @@ def write_vit_run(folder: Path, **options) -> Path:
                        rng=jax.random.key(0))
     meta = {"experiment": "supervised", "image_size": SIZE, "channels": 3, "class_names": ["a", "b"],
             "config": dict(model=NAME, model_fields=[f for f in FIELDS if "image_size" not in f], dtype="float32",
-                           drop_path=None, dropout=None, remat="none", scan=False)}
+                           drop_path=None, dropout=None, remat="none", scan=False, attention="xla")}
     with Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(state, meta)
     return folder

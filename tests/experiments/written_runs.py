@@ -9,7 +9,8 @@ import numpy as np
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.state import TrainState
 
-CONFIG = dict(model="linear", model_fields=[], dtype="float32", drop_path=None, dropout=None, remat="none", scan=False)
+CONFIG = dict(model="linear", model_fields=[], dtype="float32", drop_path=None, dropout=None, remat="none", scan=False,
+              attention="xla")
 
 
 def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = ("dark", "light"), channels: int = 1,

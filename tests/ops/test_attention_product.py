@@ -65,3 +65,32 @@ def test_other_platforms_have_jaxs_attention():
                                platforms=["cuda"])(x, x, x).mlir_module()
     assert products(program("cuda")) == products(program("tpu")) == products(theirs)
     assert products(program("cpu")) != products(theirs)
+
+
+def test_cudnn_is_refused_where_it_cannot_be():
+    x = jnp.zeros((1, 4, 2, 8))
+    with pytest.raises(ValueError, match="is for bfloat16 or float16 and no bias, not for float32"):
+        attend(x, x, x, implementation="cudnn")
+    with pytest.raises(ValueError, match="--attention cudnn: "):  # this machine has no such library
+        attend(*(x.astype(jnp.bfloat16),) * 3, implementation="cudnn")
+
+
+def test_cudnn_lowers_to_its_fused_kernels_forward_and_backward(monkeypatch):
+    """On a machine that had the library; the kernels themselves need the card."""
+    from types import SimpleNamespace
+
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    from cvjax.models import create_model
+
+    monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", SimpleNamespace(cudnn_get_version=lambda: 91500))
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda capability: True)
+    model = create_model("vit_tiny_patch16_224", depth=1, attention="cudnn", dtype=jnp.bfloat16)  # 197 tokens: odd
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def loss(variables, images):
+        return model.apply(variables, images, train=True).sum()
+
+    program = jax.jit(jax.grad(loss)).trace(variables, images).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("__cudnn$fmhaSoftmax(") == program.count("__cudnn$fmhaSoftmaxBackward(") == 1
