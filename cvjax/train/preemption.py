@@ -16,7 +16,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._deferred = self._passed_on = self._answer = False
-        self._asked = -1
+        self._asked, self._questions = -1, 0
 
     def install(self) -> "StopRequest":
         """Take over SIGTERM and SIGINT; call it before slow imports, a signal during them would else be lost."""
@@ -39,7 +39,8 @@ class StopRequest:
             self._passed_on = True
             os.kill(os.getpid(), signal.SIGTERM)
         if step != self._asked:
-            self._asked, self._answer = step, multihost_utils.reached_preemption_sync_point(step)
+            self._asked, self._questions = step, self._questions + 1  # jax wants consecutive numbers, steps may leap
+            self._answer = multihost_utils.reached_preemption_sync_point(self._questions)
         return self._answer
 
     def _handle(self, number: int, frame: object) -> None:
