@@ -29,6 +29,9 @@ Crop = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 # How many records after a bad one are tried in its place. A longer run of bad ones is no accident.
 _TRIES = 100
 
+# Batches of positions that are drawn ahead: while a step compiles there is time for it, and they are small.
+_AHEAD = 512
+
 
 def train_batches(
     source: Source,
@@ -42,6 +45,8 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     bad: BadFiles | None = None,
+    only_index: bool = False,
+    with_epoch: bool = False,
 ) -> "TrainBatches":
     """An endless stream of shuffled batches, every epoch in another order.
 
@@ -57,6 +62,8 @@ def train_batches(
         workers: worker processes; 0 loads with threads in this one. Each costs seconds to start.
         threads: loading threads in all; by default the machine's cores, at most 16.
         bad: where bad records are counted; by default a count with the usual limit and no file.
+        only_index: batches of an `ArraySource` are `index` alone, the same ones, for images that are on the device.
+        with_epoch: batches also have `epoch` int32 `(B,)`: how often the training set had been gone through before.
 
     Raises:
         DataError: for an impossible combination; from the stream, when too many records are bad.
@@ -70,22 +77,26 @@ def train_batches(
     # The endless stream's length is the greatest int: rounding its batches up would overflow.
     dataset = _ProcessRows(dataset.repeat(), local, process_index, process_count).batch(local, drop_remainder=True)
     if crop is None:
-        dataset = dataset.map(_Gather(source))
+        dataset = dataset.map(_only_index if only_index else _Gather(source))
     identity = {
         "seed": int(seed),
         "batch_size": int(batch_size),
         "records": len(source),
         "fingerprint": source.fingerprint,
     }
-    start = functools.partial(_iterate, dataset, workers=workers, threads=threads or _default_threads())
-    return TrainBatches(start, identity, start_batch, source, _counted(source, bad))
+    start = functools.partial(_iterate, dataset, workers=workers, threads=threads or _default_threads(),
+                              ahead=_AHEAD if only_index else 0)
+    rows = process_index * local + np.arange(local) if with_epoch else None
+    return TrainBatches(start, identity, start_batch, source, _counted(source, bad), rows)
 
 
 class TrainBatches:
     """The iterator that `train_batches` returns. `close()` stops its threads and worker processes."""
 
-    def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, bad: BadFiles):
+    def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, bad: BadFiles,
+                 rows: np.ndarray | None = None):
         self._start, self._identity, self._source, self.bad = start, identity, source, bad
+        self._rows = rows  # of a global batch, those of this process; None where no epochs are asked for
         self._open(next_batch)
 
     def __iter__(self) -> "TrainBatches":
@@ -95,6 +106,9 @@ class TrainBatches:
         if not self._running:
             raise StopIteration
         batch = next(self._running[0])
+        if self._rows is not None:
+            positions = self._next_batch * self._identity["batch_size"] + self._rows
+            batch["epoch"] = (positions // len(self._source)).astype(np.int32)
         self._next_batch += 1
         for index in batch.pop("bad", ()):
             if index >= 0:
@@ -170,10 +184,10 @@ def _evaluate(dataset, source, threads, bad):
         iterator.close()
 
 
-def _iterate(dataset, start, *, workers, threads):
-    """Grain's iterator from element `start` on, loading ahead by a few batches."""
+def _iterate(dataset, start, *, workers, threads, ahead=0):
+    """Grain's iterator from element `start` on, loading ahead by a few batches, or by `ahead`."""
     in_each = max(1, threads // max(workers, 1))
-    options = grain.ReadOptions(num_threads=in_each, prefetch_buffer_size=in_each + 1)
+    options = grain.ReadOptions(num_threads=in_each, prefetch_buffer_size=max(in_each + 1, ahead))
     stream = dataset[start:].to_iter_dataset(options)
     if workers:
         from absl import flags
@@ -233,6 +247,10 @@ class _Gather:
             "label": self.source.labels[positions],
             "index": positions,
         }
+
+
+def _only_index(positions):
+    return {"index": positions}
 
 
 @dataclasses.dataclass(frozen=True)

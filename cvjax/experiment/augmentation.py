@@ -14,8 +14,12 @@ Operation = Callable[[Any, Any], Any]  # (key, image) -> image
 class AugmentationConfig(TrainingConfig):
     """Regularisation by what happens to images and targets."""
 
+    alternating_flip: bool = False
+    """Mirror each training image in every other epoch, and not by chance."""
     shift: int = 0
-    """Move training images by up to this many pixels each way, with zeros coming in."""
+    """Move training images by up to this many pixels each way."""
+    shift_padding: Literal["constant", "reflect"] = "constant"
+    """What comes in at the border of an image that is moved: zeros, or its reflection."""
     policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
     """Random operations on colours and geometry: RandAugment or TrivialAugment."""
     policy_ops: int = 2
@@ -36,6 +40,8 @@ class AugmentationConfig(TrainingConfig):
     """Erase to the mean, or to noise."""
     cutout: int = 0
     """Side in pixels of a square that is cut out of each training image."""
+    cutout_inside: bool = False
+    """Keep that square inside of the image, where else only its middle is."""
     mixup: float = 0.0
     """Mixup's alpha; 0 for none. With CutMix as well, each batch gets one of both."""
     cutmix: float = 0.0
@@ -57,6 +63,11 @@ class AugmentationConfig(TrainingConfig):
         require(self.policy_ops >= 1, "policy_ops", self.policy_ops, "at least 1")
         require(min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5, "color_jitter", self.color_jitter,
                 "four numbers from 0 on, the last at most 0.5")
+        require(self.flip or not self.alternating_flip, "alternating_flip", self.alternating_flip,
+                "False with --no-flip")
+        require(self.shift or self.shift_padding == "constant", "shift_padding", self.shift_padding,
+                "constant without --shift")
+        require(self.cutout or not self.cutout_inside, "cutout_inside", self.cutout_inside, "False without --cutout")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
 
 
@@ -66,7 +77,7 @@ def pixel_operations(config: AugmentationConfig, mean: Any) -> tuple[Operation, 
 
     operations: list[Operation] = []
     if config.shift:
-        operations.append(partial(augment.random_shift, pixels=config.shift))
+        operations.append(partial(augment.random_shift, pixels=config.shift, mode=config.shift_padding))
     fill = tuple(255 * m for m in mean)
     if config.policy == "rand_augment":
         operations.append(partial(
@@ -93,7 +104,7 @@ def normalized_operations(config: AugmentationConfig) -> tuple[Operation, ...]:
     if config.erasing:
         operations.append(partial(augment.random_erasing, probability=config.erasing, mode=config.erasing_mode))
     if config.cutout:
-        operations.append(partial(augment.cutout, size=config.cutout))
+        operations.append(partial(augment.cutout, size=config.cutout, inside=config.cutout_inside))
     return tuple(operations)
 
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.evaluate.views import Views, averaged
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import preprocess
 from cvjax.experiment.training import evaluated_variables
@@ -23,7 +24,7 @@ EXPERIMENTS = ("supervised",)  # whose runs hold a classifier that `build_classi
 class Classifier:
     """A model with its variables, and what its inputs and outputs mean.
 
-    image_size: side of the square images it was trained on. channels: 1 or 3.
+    image_size: side of the square images it was trained on. channels: 1 or 3. views: what an answer is averaged over.
     """
 
     model: nn.Module
@@ -31,10 +32,12 @@ class Classifier:
     image_size: int
     channels: int
     class_names: tuple[str, ...]
+    views: Views = "one"
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """Float32 `(B, K)` of images uint8 `(B, H, W, C)`."""
-        return self.model.apply(variables, preprocess(images, self.image_size), train=False)
+        return averaged(lambda images: self.model.apply(variables, images, train=False),
+                        preprocess(images, self.image_size), self.views)
 
 
 def parse_fields(fields: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +111,8 @@ def load_classifier(run: Path, step: str | int = "judged") -> Classifier:
     names = tuple(meta["class_names"])
     model = build_classifier(meta["config"], image_size=meta["image_size"], channels=meta["channels"],
                              num_classes=len(names))
-    return Classifier(model, evaluated_variables(weights), meta["image_size"], meta["channels"], names)
+    return Classifier(model, evaluated_variables(weights), meta["image_size"], meta["channels"], names,
+                      meta["config"].get("test_views", "one"))
 
 
 def ensemble(classifiers: Sequence[Classifier]) -> Callable[[Any, jax.Array], jax.Array]:

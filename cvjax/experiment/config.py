@@ -84,6 +84,11 @@ class TrainingConfig(DataConfig):
     """Which of them this is, from 0."""
     coordinator_timeout: int = 45
     """Seconds within which all processes must have come."""
+    resident: bool = False
+    """Keep the training images on every device, as uint8, and send positions; for data in memory. The same numbers."""
+    steps_per_dispatch: int = 1
+    """Steps that one compiled program does in a row; it must divide --log-every, --eval-every and --checkpoint-every.
+    The same numbers but for rounding. For accelerators: a CPU is slow at convolutions in a loop."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the model; parameters, norms' statistics and losses stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -115,6 +120,8 @@ class TrainingConfig(DataConfig):
     """How the learning rate goes on after the warm-up."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
+    start_rate: float | None = None
+    """Where the warm-up starts, as a share of the peak; 0 by default."""
     final_rate: float | None = None
     """Where cosine, linear and polynomial end, as a share of the peak; 0 by default."""
     milestones: tuple[float, ...] | None = None
@@ -123,6 +130,8 @@ class TrainingConfig(DataConfig):
     """What schedule step multiplies the rate by at each milestone."""
     ema_decay: float | None = None
     """Also keep a running average of the parameters with this decay, and evaluate that."""
+    lookahead: int = 0
+    """Average only every so many steps and go on from the average, whose decay rises to --ema-decay; 0 for never."""
     log_every: int = 20
     """Steps per line in metrics.jsonl."""
     eval_every: int = 0
@@ -138,9 +147,9 @@ class TrainingConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("accumulate", "log_every", "checkpoint_every"):
+        for name in ("accumulate", "log_every", "checkpoint_every", "steps_per_dispatch"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate", "max_skipped"):
+        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate", "max_skipped", "lookahead"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
@@ -148,7 +157,9 @@ class TrainingConfig(DataConfig):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, name, value, "in [0, 1)")
         require(self.eps is None or self.eps > 0, "eps", self.eps, "more than 0")
-        require(self.final_rate is None or 0 <= self.final_rate <= 1, "final_rate", self.final_rate, "in [0, 1]")
+        for name in ("start_rate", "final_rate"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, name, value, "in [0, 1]")
         require(0 <= self.validation < 1, "validation", self.validation, "in [0, 1)")
         require(self.patience >= 0, "patience", self.patience, "0 or more")
         require(not self.patience or self.eval_every > 0, "patience", self.patience, "0 without --eval-every")
@@ -159,6 +170,14 @@ class TrainingConfig(DataConfig):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "more than 0")
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
+        require(not self.lookahead or self.ema_decay is not None, "lookahead", self.lookahead, "0 without --ema-decay")
+        require(self.parallel == "jit" or not self.resident, "resident", self.resident, "False with --parallel pmap")
+        together = self.steps_per_dispatch
+        require(self.parallel == "jit" or together == 1, "steps_per_dispatch", together, "1 with --parallel pmap")
+        for name in ("log_every", "checkpoint_every", "eval_every"):
+            every = getattr(self, name)
+            require(every % together == 0, "steps_per_dispatch", together,
+                    f"a divisor of --{name.replace('_', '-')} {every}")
 
     def total_steps(self, records: int) -> int:
         """Optimizer steps of the run on a training set of `records` images."""
@@ -213,7 +232,8 @@ def _run_name(preset: str, base: Any, parsed: Any) -> str:
 # Where and whether a run is written, not what it computes.
 PLACE = ("run_dir", "overwrite", "dry_run", "coordinator_address", "num_processes", "process_id", "coordinator_timeout")
 # What may change when a run is resumed.
-FREE = ("workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every")
+FREE = ("workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every", "resident",
+        "steps_per_dispatch")
 
 
 def as_json(config: Any) -> dict[str, Any]:

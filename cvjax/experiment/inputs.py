@@ -1,18 +1,20 @@
 """From a configuration's data to batches on the host and image functions on the device."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvjax.data import BadFiles, DataError, Dataset, DecodeError, open_dataset
+from cvjax.data import ArraySource, BadFiles, DataError, Dataset, DecodeError, open_dataset
 from cvjax.data.augment import (
     HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    alternating_flip,
     denormalize,
     normalize,
     random_flip,
@@ -21,8 +23,9 @@ from cvjax.data.augment import (
 from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop, Squeeze
 from cvjax.data.held_out import hold_out
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
-from cvjax.experiment.config import DataConfig, TrainingConfig
+from cvjax.experiment.config import ConfigError, DataConfig, TrainingConfig, config_errors
 from cvjax.experiment.run import RunFolder
+from cvjax.train.dispatch import Feed, check_room
 from cvjax.train.processes import is_first
 
 CANVAS = 1.5  # side of the square that whole images are squeezed into, in sides of what the model sees
@@ -38,6 +41,7 @@ class Inputs:
     bad: the unreadable files, of all splits together.
     whole_images: training images from files come squeezed into a square, uncropped, with their `extent`.
     crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
+    flip, alternating: mirror half of the training images; by turns in place of by chance.
     pixel_operations, normalized_operations: what else happens to a training image (key, image) -> image, before and
     after it is normalised.
     """
@@ -49,6 +53,7 @@ class Inputs:
     whole_images: bool = False
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    alternating: bool = False
     pixel_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
     normalized_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
 
@@ -57,14 +62,43 @@ class Inputs:
         """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
         return statistics(self.dataset.channels)
 
-    def train_batches(self, *, seed: int, workers: int) -> TrainBatches:
-        """An endless stream of shuffled batches with random crops, resumable."""
+    def train_batches(self, *, seed: int, workers: int, resident: bool = False) -> TrainBatches:
+        """An endless stream of shuffled batches with random crops, resumable; positions alone for `resident` data."""
         crop: Any = RandomResizedCrop(self.image_size, self.crop_scale, channels=self.dataset.channels)
         if self.whole_images:
             crop = Squeeze(round(self.image_size * CANVAS), channels=self.dataset.channels)
         crop = None if self.dataset.in_memory else crop
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
-                             process_index=jax.process_index(), process_count=jax.process_count(), bad=self.bad)
+                             process_index=jax.process_index(), process_count=jax.process_count(), bad=self.bad,
+                             only_index=resident, with_epoch=self.flip and self.alternating)
+
+    def resident_arrays(self, data: str) -> dict[str, np.ndarray]:
+        """All training images and labels, for the device; ConfigError where they are in files or have no room there.
+
+        data: what to call the data set in a message.
+        """
+        source = self.dataset.train
+        if not isinstance(source, ArraySource):
+            raise ConfigError(f"--resident with --data {data}: its images must be in memory, all of one size; for "
+                              "folder: add --data-cache")
+        arrays = {"image": source.images, "label": source.labels.astype(np.int32)}
+        with config_errors():
+            check_room(arrays, jax.local_devices(), f"--resident: {data}")
+        return arrays
+
+    def feed(self, seed: int) -> Feed:
+        """What becomes of a batch on the device, before its images are augmented one by one: see `compile_dispatch`."""
+        def feed(batch: Mapping[str, jax.Array], resident: Mapping[str, jax.Array] | None) -> dict[str, jax.Array]:
+            batch = dict(batch)
+            if resident is not None:
+                batch |= {name: array.at[batch["index"]].get(mode="promise_in_bounds")
+                          for name, array in resident.items()}
+            if "epoch" in batch:  # one key per image for all epochs
+                keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(batch["index"])
+                batch["image"] = jax.vmap(alternating_flip)(keys, batch["image"], batch.pop("epoch"))
+            return batch
+
+        return feed
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What all processes' rows of a training batch are together, on the device."""
@@ -116,7 +150,7 @@ class Inputs:
         size = (self.image_size, self.image_size)
         if self.dataset.in_memory and (self.crop_scale != (1.0, 1.0) or image.shape[:2] != size):
             image = random_resized_crop(crop_key, image, self.image_size, self.crop_scale)
-        if self.flip:
+        if self.flip and not self.alternating:
             image = random_flip(flip_key, image)
         for i, operation in enumerate(self.pixel_operations):
             image = operation(jax.random.fold_in(key, 2 * i), image)

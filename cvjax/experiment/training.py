@@ -19,6 +19,7 @@ from cvjax.experiment.memory import measure_memory, memory_table
 from cvjax.experiment.run import RunFolder
 from cvjax.layers.partition import spread_axis
 from cvjax.train.checkpoint import Checkpointer, restore_weights
+from cvjax.train.dispatch import compile_dispatch
 from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.layout import Layout, check_batch_size, parse_mesh
 from cvjax.train.log import RunLog
@@ -30,7 +31,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.train.processes import is_first
 from cvjax.train.schedules import make_schedule, scaled_learning_rate
 from cvjax.train.state import TrainState, create_state
-from cvjax.train.step import make_train_step
+from cvjax.train.step import Lookahead, make_train_step
 
 ENGINES = {"jit": MeshEngine, "pmap": PmapEngine}
 
@@ -109,8 +110,10 @@ def build_optimizer(config: Any, total_steps: int, **options: Any) -> tuple[opta
     """
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
     final = None if config.final_rate is None else config.final_rate * peak
+    start = None if config.start_rate is None else config.start_rate * peak
     schedule = make_schedule(config.schedule, peak, warmup_steps=int(config.warmup * total_steps),
-                             total_steps=total_steps, final=final, milestones=config.milestones, factor=config.factor)
+                             total_steps=total_steps, start=start, final=final, milestones=config.milestones,
+                             factor=config.factor)
     said = dict(weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum, b1=config.b1,
                 b2=config.b2, eps=config.eps, clip_norm=config.clip_norm, clip_each=config.clip_each)
     return make_optimizer(config.optimizer, schedule, **said | options), schedule
@@ -150,8 +153,10 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
 
         return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
 
+    lookahead = Lookahead(config.lookahead, total_steps) if config.lookahead else None
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
-                           skip_nonfinite=config.max_skipped > 0, axis_name=ENGINES[config.parallel].axis_name)
+                           lookahead=lookahead, skip_nonfinite=config.max_skipped > 0,
+                           axis_name=ENGINES[config.parallel].axis_name)
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     with config_errors():
         shapes = jax.eval_shape(initialize, pretrained)
@@ -164,8 +169,9 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     with config_errors():
         check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.layout.data)
         engine.shardings(shapes)
+        resident = inputs.resident_arrays(config.data) if config.resident else None
     state = engine.create(initialize, pretrained)
-    batches = inputs.train_batches(seed=config.seed, workers=config.workers)
+    batches = inputs.train_batches(seed=config.seed, workers=config.workers, resident=config.resident)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
         restored = checkpointer.restore_latest(engine.single(state))
         first, saved = 0, {}
@@ -194,7 +200,10 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
             collapse.restore(saved["collapse"])
         evaluates = getattr(inputs.dataset, part) is not None
         try:
-            state = fit(state, engine.compile_step(step, state), batches, engine=engine, total_steps=total_steps,
+            dispatch = compile_dispatch(engine, step, state, steps=config.steps_per_dispatch,
+                                        feed=inputs.feed(config.seed), resident=resident)
+            state = fit(state, dispatch, batches, engine=engine, total_steps=total_steps,
+                        steps_per_dispatch=config.steps_per_dispatch,
                         learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
                         checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
                         evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,

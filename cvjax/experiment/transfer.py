@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cvjax.experiment.config import ConfigError
 from cvjax.train.optim import HEADS, head_scale, vit_layer_decay
@@ -40,6 +40,12 @@ def load_pretrained(source: str, model: nn.Module, seed: int) -> Any:
         raise ConfigError(f"--pretrained {source}: {str(error).splitlines()[0]}") from None
 
 
+def with_parameters(variables: Any, given: Any) -> Any:
+    """The variables with some parameters replaced: `given` is a part of their tree."""
+    params = flatten_dict(variables["params"]) | flatten_dict(given)
+    return {**variables, "params": unflatten_dict(params)}
+
+
 def module_order(model: nn.Module) -> list[str]:
     """Paths of an image model's modules that hold parameters, in the order in which they are first called."""
     paths: list[str] = []
@@ -60,8 +66,15 @@ def frozen_parameters(freeze: str, model: nn.Module) -> Callable[[str], bool] | 
     """Which paths `--freeze` holds still: "none", "backbone" (all but the head) or "up-to:NAME".
 
     "up-to:NAME" freezes the module NAME and all that is called before it; tokens and positions belong to no module and
-    count as the first.
+    count as the first. Parameters that a model names in `frozen` are held still in any case.
     """
+    chosen, always = _chosen_parameters(freeze, model), getattr(model, "frozen", ())
+    if not always:
+        return chosen
+    return lambda path: path in always or (chosen is not None and chosen(path))
+
+
+def _chosen_parameters(freeze: str, model: nn.Module) -> Callable[[str], bool] | None:
     if freeze == "none":
         return None
     if freeze == "backbone":
@@ -104,6 +117,24 @@ def learning_rates(layer_decay: float, backbone_rate: float, model: nn.Module) -
         for each in scales:
             product *= each(path)
         return product
+
+    return scale
+
+
+def norm_bias_rates(rate: float, model: nn.Module) -> Callable[[str], float] | None:
+    """Each path's share of the learning rate: `rate` for biases of normalisation layers, 1 for the rest; None for 1."""
+    if rate == 1:
+        return None
+
+    def is_norm(module: str) -> bool:
+        return module.split("/")[-1].startswith(("bn", "norm"))
+
+    if not any(map(is_norm, module_order(model))):
+        raise ConfigError(f"--norm-bias-rate {rate}: it must be 1, the model has no normalisation layers")
+
+    def scale(path: str) -> float:
+        module, _, leaf = path.rpartition("/")
+        return rate if leaf == "bias" and is_norm(module) else 1.0
 
     return scale
 

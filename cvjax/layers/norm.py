@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,21 +16,22 @@ class BatchNorm(nn.Module):
     keep `momentum` of themselves (PyTorch's momentum is one minus this). The batch is normalised by its biased
     variance and the unbiased one is averaged (algorithm 2 of the paper). Statistics are float32, always.
 
-    affine: False for no scale and shift: a probe's norm must not learn (He et al. 2022, app. A.1).
+    affine: False for no scale and shift: a probe's norm must not learn (He et al. 2022, app. A.1); "bias" for a shift
+    alone.
     axis_name: mapped axis that the batch is split over under pmap; under jit the batch is whole already.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: Any = nn.initializers.ones
-    affine: bool = True
+    affine: bool | Literal["bias"] = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shape = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, shape) if self.affine else 1.0
+        scale = self.param("scale", self.scale_init, shape) if self.affine is True else 1.0
         bias = self.param("bias", nn.initializers.zeros, shape) if self.affine else 0.0
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)

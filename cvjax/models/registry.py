@@ -7,12 +7,25 @@ from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
 
-from cvjax.models import alexnet, baselines, densenet, googlenet, lenet, mae, resnet, resnet9, swin, vgg, vit
+from cvjax.models import (
+    airbench,
+    alexnet,
+    baselines,
+    densenet,
+    googlenet,
+    lenet,
+    mae,
+    resnet,
+    resnet9,
+    swin,
+    vgg,
+    vit,
+)
 
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
     **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
-    **swin.VARIANTS, **resnet9.VARIANTS,
+    **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS,
 }
 
 

@@ -11,6 +11,7 @@ from cvjax.layers.norm import frozen_statistics
 from cvjax.losses.classification import smooth_labels, softmax_cross_entropy, top_k_correct
 from cvjax.tasks.task import Aux, Batch, Metrics, Task, batch_key, example_keys, masked_sum, total
 
+Answer = Callable[[jax.Array], jax.Array]
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -18,7 +19,8 @@ def supervised_task(model: nn.Module, *, augment: Callable[[jax.Array, jax.Array
                     preprocess: Callable[[jax.Array], jax.Array], label_smoothing: float = 0.0,
                     mix: Mix | None = None,
                     criterion: Callable[[jax.Array, jax.Array], jax.Array] = softmax_cross_entropy,
-                    frozen: Callable[[str], bool] | None = None) -> Task:
+                    frozen: Callable[[str], bool] | None = None,
+                    predict: Callable[[Answer, jax.Array], jax.Array] = lambda answer, images: answer(images)) -> Task:
     """Train a classifier `model.apply(variables, images, train=...) -> logits (B, K)`.
 
     augment(key, image uint8 (H, W, C)) -> float (H', W', C): one training image.
@@ -28,6 +30,7 @@ def supervised_task(model: nn.Module, *, augment: Callable[[jax.Array, jax.Array
     criterion(logits, targets (B, K)) -> losses (B,). Auxiliary logits that the model sows (GoogLeNet) are judged by it
     too, each with the model's `auxiliary_weight`; the metric `loss` is the main head's.
     frozen(path): batch norms of frozen layers keep to their running statistics and leave them as they are.
+    predict(answer, images) -> logits (B, K): how an evaluation asks the model `answer(images) -> logits`.
     """
     num_classes = model.num_classes
     auxiliary_weight = getattr(model, "auxiliary_weight", 0.0)
@@ -53,7 +56,7 @@ def supervised_task(model: nn.Module, *, augment: Callable[[jax.Array, jax.Array
         return value, Aux({"loss": total(losses), "top1": total(accuracy)}, new_state)
 
     def evaluate(variables: Any, batch: Batch) -> Metrics:
-        logits = model.apply(variables, preprocess(batch["image"]), train=False)
+        logits = predict(lambda images: model.apply(variables, images, train=False), preprocess(batch["image"]))
         losses = softmax_cross_entropy(logits, smooth_labels(batch["label"], num_classes))
         metrics = {"loss": masked_sum(losses, batch["mask"])}
         for k in (k for k in (1, 5) if k < num_classes):

@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from cvjax.train import metrics
 from cvjax.train.checkpoint import Checkpointer
+from cvjax.train.dispatch import draw, steps_ahead
 from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.log import RunLog
 from cvjax.train.preemption import Stopped, StopRequest
@@ -43,7 +45,7 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
         checkpoint_every: int, evaluate: Callable[[TrainState], dict[str, float]] | None = None, eval_every: int = 0,
         part: str = "test", early_stopping: tuple[str, EarlyStopping] | None = None,
         collapse: CollapseRule | None = None, max_skipped: int = 0, skipped_before: int = 0,
-        stop: StopRequest | None = None) -> TrainState:
+        stop: StopRequest | None = None, steps_per_dispatch: int = 1) -> TrainState:
     """Train from `state.step` to `total_steps`, or until it stops early, and return the final state.
 
     step: a compiled training step. batches: an iterator with `state()`, whose state goes into checkpoints next to
@@ -55,11 +57,15 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
     checkpoints.
     max_skipped: so many steps in a row may be skipped by a step that does so (`skip_nonfinite`), the next one ends the
     run; skipped_before: the length of the row that a resumed run is in.
+    steps_per_dispatch: with more than one, `step` does as many steps (see `compile_dispatch`), up to its next multiple;
+    it must divide `log.every`, `checkpoint_every` and `eval_every`, and a stop waits for a multiple of it.
     Metrics of a step are fetched after the next one is on its way, so the device never waits for the host.
     Raises TrainingError when a loss or gradient is not finite too often, Stopped after a requested stop was saved.
     """
     stop = stop or StopRequest()
     first = int(np.asarray(engine.single(state.step)))
+    several = steps_per_dispatch > 1
+    put = partial(engine.put, several=True) if several else engine.put
     pending: tuple[int, dict, float, Any] | None = None
     skipped = skipped_before
     watched, rule = early_stopping or ("", None)
@@ -67,11 +73,19 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
         return state
 
     def read_pending() -> None:
-        nonlocal pending, skipped
+        nonlocal pending
         if pending is None:
             return
-        done, device_metrics, waited, examples = pending
-        values, pending = metrics.to_host(device_metrics), None
+        (done, device_metrics, waited, examples), pending = pending, None
+        if not several:
+            read(done, metrics.to_host(device_metrics), waited, examples)
+            return
+        found = metrics.each_to_host(device_metrics)
+        for i, values in enumerate(found):
+            read(done - len(found) + 1 + i, values, waited / len(found), None if examples is None else examples[i])
+
+    def read(done: int, values: dict[str, tuple[float, float]], waited: float, examples: Any) -> None:
+        nonlocal skipped
         bad = [f"{name} {total}" for name, (total, _) in values.items() if not math.isfinite(total)]
         left_out = values.get("skipped", (0.0, 1.0))[0] > 0
         if left_out:
@@ -100,13 +114,16 @@ def fit(state: TrainState, step: Callable[[TrainState, Any], tuple[TrainState, d
         checkpointer.save(engine.single(state), meta | state_of_data | seen, results)
 
     with stop.deferred():
-        for number in range(first + 1, total_steps + 1):
+        number = first
+        while number < total_steps:
+            count = steps_ahead(number, total_steps, steps_per_dispatch)
             asked = time.perf_counter()
-            batch = next(batches)
-            examples, batch = batch.get("index"), engine.put(batch)
+            batch = draw(batches, count) if several else next(batches)
+            examples, batch = batch.get("index"), put(batch)
             waited = time.perf_counter() - asked
             state, device_metrics = step(state, batch)
             read_pending()
+            number += count
             pending = number, device_metrics, waited, examples
             if collapse is not None and number % log.every == 0:
                 read_pending()  # at once, so that what it says ends every run after the same step

@@ -33,6 +33,7 @@ class MeshEngine:
                                   axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.stacked = NamedSharding(self.mesh, PartitionSpec(None, "data"))
 
     def shardings(self, state: Any) -> Any:
         """Where each array of a state, or of a part of one, lives; see `Layout.specs`."""
@@ -42,10 +43,15 @@ class MeshEngine:
         """Run `function(*arguments) -> state` on the devices; the state is never whole on one unless it ends so."""
         return jax.jit(function, out_shardings=self.shardings(jax.eval_shape(function, *arguments)))(*arguments)
 
-    def compile_step(self, step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Any:
-        """Compile `step(state, batch) -> (state, metrics)` for states like `state`; the one given to it is used up."""
+    def compile_step(self, step: Callable[..., tuple[Any, Any]], state: Any, *, several: bool = False,
+                     resident: bool = False) -> Any:
+        """Compile `step(state, batch) -> (state, metrics)` for states like `state`; the one given to it is used up.
+
+        several: batches are `(K, B, ...)`. resident: `step` takes arrays of `replicate` as a third argument.
+        """
         placed = self.shardings(state)
-        return jax.jit(self._on_mesh(step), donate_argnums=0, in_shardings=(placed, self.split),
+        arguments = (placed, self.stacked if several else self.split, *[self.replicated] * resident)
+        return jax.jit(self._on_mesh(step), donate_argnums=0, in_shardings=arguments,
                        out_shardings=(placed, self.replicated))
 
     def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -60,9 +66,14 @@ class MeshEngine:
 
         return traced
 
-    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Send this process's rows of a batch to the devices."""
-        return {name: jax.make_array_from_process_local_data(self.split, np.asarray(x)) for name, x in batch.items()}
+    def put(self, batch: Mapping[str, np.ndarray], *, several: bool = False) -> dict[str, jax.Array]:
+        """Send this process's rows of a batch, or of several `(K, B, ...)`, to the devices."""
+        sharding = self.stacked if several else self.split
+        return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
+
+    def replicate(self, arrays: Any) -> Any:
+        """Send host arrays, the same in all processes, whole to every device."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.replicated, x, x.shape), arrays)
 
     def single(self, state: Any) -> Any:
         """The state as checkpoints hold it: each array once, wherever its parts are."""

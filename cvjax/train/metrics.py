@@ -18,6 +18,13 @@ def to_host(metrics: Mapping) -> dict[str, tuple[float, float]]:
     return {name: (float(s), float(n)) for name, (s, n) in jax.device_get(dict(metrics)).items()}
 
 
+def each_to_host(metrics: Mapping) -> list[dict[str, tuple[float, float]]]:
+    """The same of K steps at once: pairs of arrays `(K,)` become K dicts of pairs of numbers."""
+    fetched = {name: list(zip(s.tolist(), n.tolist(), strict=True)) for name, (s, n) in
+               jax.device_get(dict(metrics)).items()}
+    return [dict(zip(fetched, pairs, strict=True)) for pairs in zip(*fetched.values(), strict=True)]
+
+
 def mean(total: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Divide each sum by its count; nan where nothing was counted."""
     return {name: s / n if n else math.nan for name, (s, n) in total.items()}

@@ -260,6 +260,8 @@ OPTIMIZERS: Mapping[str, Callable[..., Parts]] = {
     "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw, "lamb": _lamb, "lars": _lars, "lion": _lion, "muon": _muon,
 }
 
+LINEAR = ("sgd", "momentum", "nesterov")  # whose direction is linear in the gradients
+
 
 def hyperparameters(name: str) -> dict[str, float]:
     """The hyper-parameters that the optimizer `name` reads, with their defaults."""
@@ -271,6 +273,7 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
                    b1: float | None = None, b2: float | None = None, eps: float | None = None,
                    clip_norm: float | None = None, clip_each: float | None = None,
                    layer_scale: Callable[[str], float] | None = None,
+                   gradient_scale: Callable[[str], float] | None = None,
                    held: tuple[Callable[[str], bool], int] | None = None,
                    frozen: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
     """An optax optimizer by its name in OPTIMIZERS.
@@ -282,6 +285,8 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
     clip_norm: limit on the global norm of the gradients of what is trained, None for none.
     clip_each: limit on the norm of each leaf's gradient, see `clip_each_by_norm`; None for none.
     layer_scale: see `scale_by_layer`.
+    gradient_scale(path): what gradients are multiplied by before they are used; for optimizers that are linear in them,
+    sgd, momentum and nesterov, a learning rate relative to that of other leaves which leaves the decay as it is.
     held: `(path -> bool, steps)`: these parameters begin to move and to gather moments after so many steps; their
     gradients count for `clip_norm` all along.
     frozen(path): parameters that keep every bit. They do not decay, hold no moments, and do not count for `clip_norm`;
@@ -303,13 +308,16 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
             raise ValueError(f"{key} {limit}: it must be more than 0, or None for no clipping")
     if held is not None and held[1] < 0:
         raise ValueError(f"held for {held[1]} steps: it must be 0 or more")
+    if gradient_scale is not None and name not in LINEAR:
+        raise ValueError(f"a gradient scale with optimizer {name!r}: it must be one of {', '.join(LINEAR)}")
     masks = {"matrices": decay_mask, "all": lambda params: jax.tree.map(lambda _: True, params)}
     if decay not in masks:
         raise ValueError(f"decay {decay!r}: it must be one of {', '.join(masks)}")
 
     def starting_at(step: int) -> Parts:
         """The optimizer of parameters whose first update is that of `step`: rates are those of the run's steps."""
-        parts = build(Decay(_later(weight_decay, step), masks[decay]), **hyper)
+        parts = [scale_by_layer(gradient_scale)] if gradient_scale else []
+        parts += build(Decay(_later(weight_decay, step), masks[decay]), **hyper)
         parts += [scale_by_layer(layer_scale)] if layer_scale else []
         return [*parts, optax.scale_by_learning_rate(_later(schedule, step))]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,17 @@ from cvjax.train.state import TrainState
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict]]
 
 
+class Lookahead(NamedTuple):
+    """Average every `period` steps, with a decay that rises with the cube of the share of the run; go on from there.
+
+    The slow weights of Zhang et al. 2019 (https://arxiv.org/abs/1907.08610), whose alpha is one minus the decay, with
+    the schedule of tysam-code 2023 (https://github.com/tysam-code/hlb-CIFAR10).
+    """
+
+    period: int
+    total_steps: int
+
+
 def _split(batch: Any, parts: int) -> Any:
     """Cut a batch into `parts` micro-batches `(parts, B / parts, ...)` by stride.
 
@@ -23,13 +34,15 @@ def _split(batch: Any, parts: int) -> Any:
 
 
 def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
-                    ema_decay: float | None = None, skip_nonfinite: bool = False,
+                    ema_decay: float | None = None, lookahead: Lookahead | None = None, skip_nonfinite: bool = False,
                     axis_name: str | None = None) -> Step:
     """`step(state, batch) -> (state, metrics)` for a task (see `cvjax.tasks.task.Task`).
 
     accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
     where a model has them, are then those of micro-batches.
     ema_decay: running average of the parameters and of the model state, None for none.
+    lookahead: the average moves now and then, and the parameters and the model state with it; None for each step and
+    the average alone.
     skip_nonfinite: where the loss or a gradient is not finite, only `step` moves on and all else keeps every bit; such
     a step counts in the metric `skipped` and in no other. Schedules inside the optimizer count the steps it made.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
@@ -50,10 +63,10 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         extra = jax.tree.map(lambda x: x.mean(axis=0), aux.extra)
         return gradients, aux._replace(metrics=summed, model_state=model_state, extra=extra)
 
-    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+    def average(decay: Any, old: jax.Array, new: jax.Array) -> jax.Array:
         if not jnp.issubdtype(old.dtype, jnp.inexact):  # a counter
             return new
-        return old + (1.0 - ema_decay) * (new - old)  # in this form what stands still (frozen) keeps every bit
+        return old + (1.0 - decay) * (new - old)  # in this form what stands still (frozen) keeps every bit
 
     def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -66,12 +79,19 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
             aux = aux._replace(metrics=jax.lax.psum(aux.metrics, axis_name),
                                extra=jax.lax.pmean(aux.extra, axis_name))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
+        params, model_state, ema = optax.apply_updates(state.params, updates), aux.model_state, state.ema
         if ema_decay is not None:
-            ema = jax.tree.map(average, ema, {"params": params, **aux.model_state})
-        new = state.replace(step=state.step + 1, params=params, model_state=aux.model_state, opt_state=opt_state,
-                            ema=ema)
+            fast = {"params": params, **model_state}
+            if lookahead is None:
+                ema = jax.tree.map(partial(average, ema_decay), ema, fast)
+            else:
+                done = state.step + 1
+                decay, due = ema_decay * (done / lookahead.total_steps) ** 3, done % lookahead.period == 0
+                slow = jax.tree.map(partial(average, decay), ema, fast)
+                ema, fast = (jax.tree.map(partial(jnp.where, due), slow, other) for other in (ema, fast))
+                model_state = dict(fast)
+                params = model_state.pop("params")
+        new = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, ema=ema)
         if task.post_update is not None:
             new = task.post_update(new, aux)
         norm = optax.tree.norm(gradients)

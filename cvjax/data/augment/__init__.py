@@ -23,6 +23,7 @@ from cvjax.data.augment.colour import (
 from cvjax.data.augment.erasing import cutout, random_erasing
 from cvjax.data.augment.geometry import (
     affine,
+    alternating_flip,
     random_box,
     random_flip,
     random_resized_crop,
@@ -43,6 +44,7 @@ __all__ = [
     "IMAGENET_STD",
     "View",
     "affine",
+    "alternating_flip",
     "autocontrast",
     "brightness",
     "color_jitter",

@@ -9,18 +9,25 @@ from cvjax.data.augment.chance import happens
 from cvjax.data.augment.geometry import fitting_sides, random_offset
 
 
-def cutout(key: jax.Array, image: jax.Array, size: int, value: float | Sequence[float] = 0.0) -> jax.Array:
+def cutout(key: jax.Array, image: jax.Array, size: int, value: float | Sequence[float] = 0.0,
+           inside: bool = False) -> jax.Array:
     """Paints a square of side `size` with `value` (a number, or one for each channel).
 
     Its centre is uniform over the pixels, so that part of it may lie outside: DeVries and Taylor 2017
     (arXiv 1708.04552, section 3.2). They paint after normalisation, where 0 is the mean. An odd side is kept odd;
     their code makes it one smaller.
+
+    inside: the square lies in the image, uniform over the places where it does (Jordan 2024, arXiv 2404.00498).
     """
+    height, width = image.shape[:2]
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    height, width = image.shape[:2]
-    middle = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
-    top, left = middle - size // 2
+    if inside and size > min(height, width):
+        raise ValueError(f"size must be at most the image's {height}x{width} to lie inside, got {size}")
+    if inside:
+        top, left = jax.random.randint(key, (2,), 0, jnp.array([height, width]) - size + 1)
+    else:
+        top, left = jax.random.randint(key, (2,), 0, jnp.array([height, width])) - size // 2
     box = inside_box(height, width, top, left, size, size)
     return jnp.where(box, jnp.asarray(value).astype(image.dtype), image)
 

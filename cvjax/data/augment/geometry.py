@@ -16,6 +16,15 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
+def alternating_flip(key: jax.Array, image: jax.Array, epoch: jax.Array) -> jax.Array:
+    """The image in every other epoch (counted from 0, int) and its mirror image in those between; `key` says which.
+
+    With one key for all epochs of an image each of its two sides is seen once in two epochs, where chance would show
+    one of them twice to half of the images: Jordan 2024 (https://arxiv.org/abs/2404.00498).
+    """
+    return jnp.where(jax.random.bernoulli(key) ^ (epoch % 2 == 1), image[:, ::-1], image)
+
+
 def random_shift(key: jax.Array, image: jax.Array, pixels: int, mode: str = "constant") -> jax.Array:
     """Moves the image by up to `pixels` each way: pads it (zeros, or `jnp.pad`'s `mode`) and crops."""
     padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode)
