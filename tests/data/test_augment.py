@@ -34,6 +34,16 @@ def test_flip_is_half_of_the_time_and_mirrors():
     assert (augment.random_flip(key, augment.random_flip(key, PICTURE)) == PICTURE).all()
 
 
+def test_alternating_flip_shows_each_side_in_every_other_epoch():
+    flip = quick(jax.vmap(jax.vmap(augment.alternating_flip, (None, None, 0)), (0, None, None)))
+    sides = np.asarray(flip(KEYS[:200], PICTURE, jnp.arange(4)))
+    assert sides.dtype == np.uint8
+    is_same = (sides == np.asarray(PICTURE)).all((2, 3, 4))
+    assert (sides[~is_same] == np.asarray(PICTURE)[:, ::-1]).all()
+    assert (is_same[:, 0] != is_same[:, 1]).all() and (is_same[:, :2] == is_same[:, 2:]).all()
+    assert abs(is_same[:, 0].mean() - 0.5) < 0.12  # 200 coins: more than three deviations of 0.035
+
+
 def test_shift_moves_by_every_offset_up_to_the_limit():
     dot = jnp.zeros((9, 9, 1), jnp.uint8).at[4, 4].set(1)
     moved = quick(jax.vmap(lambda key: augment.random_shift(key, dot, 2)))(KEYS)

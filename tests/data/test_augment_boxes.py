@@ -48,6 +48,20 @@ def test_cutout_centres_its_square_anywhere(size):
     assert stats.chisquare(np.bincount(drawn, minlength=30)).pvalue > LIKELY
 
 
+@pytest.mark.parametrize("size", [4, 5])
+def test_cutout_inside_is_anywhere_where_it_fits(size):
+    image = jnp.full((6, 5, 1), 9.0)
+    out = for_all_keys(lambda key: augment.cutout(key, image, size, inside=True))[..., 0]
+    corners = [(y, x) for y in range(7 - size) for x in range(6 - size)]
+    expected = np.full((len(corners), 6, 5), 9.0)
+    for i, (y, x) in enumerate(corners):
+        expected[i, y:y + size, x:x + size] = 0
+    drawn = [[bool((each == square).all()) for square in expected].index(True) for each in out]
+    assert stats.chisquare(np.bincount(drawn, minlength=len(corners))).pvalue > LIKELY
+    with pytest.raises(ValueError, match="size must be at most the image's 6x5 to lie inside, got 6"):
+        augment.cutout(jax.random.key(0), image, 6, inside=True)
+
+
 def erased_by_the_paper(rng, height, width, scale, ratio):
     for _ in range(10):
         area, aspect = height * width * rng.uniform(*scale), math.exp(rng.uniform(*np.log(ratio)))

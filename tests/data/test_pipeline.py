@@ -79,6 +79,30 @@ def test_each_epoch_is_another_permutation(kind, crop, request):
     assert tuple(batch["index"][0] for batch in other) not in {tuple(epoch) for epoch in order}
 
 
+def test_positions_alone_are_those_of_the_batches_wherever_they_start(arrays):
+    whole = take(arrays, None, 13, seed=3)
+    alone = take(arrays, None, 13, seed=3, only_index=True)
+    assert all(batch.keys() == {"index"} for batch in alone)
+    for a, b in zip(alone, whole, strict=True):
+        np.testing.assert_array_equal(a["index"], b["index"])
+        assert a["index"].dtype == b["index"].dtype == np.int64
+    assert_same(take(arrays, None, 5, seed=3, only_index=True, start_batch=8), alone[8:])
+    first, second = (take(arrays, None, 13, seed=3, only_index=True, process_index=i, process_count=2) for i in (0, 1))
+    for a, b, both_of_them in zip(first, second, alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate([a["index"], b["index"]]), both_of_them["index"])
+
+
+@both
+def test_epochs_are_counted_row_by_row(kind, crop, request):
+    source = request.getfixturevalue(kind)
+    epochs = np.concatenate([b["epoch"] for b in take(source, crop, 13, with_epoch=True)])
+    np.testing.assert_array_equal(epochs, np.arange(13 * 4) // N)  # batches of 4 reach over the end of 23 records
+    assert epochs.dtype == np.int32
+    late = take(source, crop, 2, with_epoch=True, start_batch=5, process_index=1, process_count=2)
+    np.testing.assert_array_equal(np.concatenate([b["epoch"] for b in late]), [0, 1, 1, 1])  # rows 22 23 and 26 27
+    assert "epoch" not in take(source, crop, 1)[0]
+
+
 def test_a_record_is_cropped_differently_in_each_epoch(files):
     crops = {}
     for batch in take(files, CROP, 3 * N, batch_size=1):

@@ -15,6 +15,8 @@ from cvjax.models.mae import MaskedAutoencoder
 # ViT, DeiT and Swin: what timm's models of these names have (1000 classes). MAE: the authors' models without their two
 # fixed position tables; `tiny` and `small` are not theirs.
 COUNTS = {
+    "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
+    "airbench96": 9_915_704,
     "alexnet": 61_100_840,
     "alexnet_grouped": 60_965_224,
     "deit_base_patch16_224": 86_567_656,

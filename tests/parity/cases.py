@@ -169,6 +169,8 @@ CLASSIFIER_CASES = (
     ClassifierCase("resnext_bottleneck", "resnext50_32x4d", dict(depths=(1, 1, 1, 1), num_classes=5), (48, 48)),
     ClassifierCase("resnet_cifar", "resnet20", dict(depths=(1, 2, 1)), (16, 16)),
     ClassifierCase("resnet9", "resnet9", dict(channels=(8, 12, 16, 24)), (16, 16), batch=8),
+    ClassifierCase("airbench94", "airbench94", dict(widths=(8, 16, 24)), (32, 32), batch=8),
+    ClassifierCase("airbench96", "airbench96", dict(widths=(8, 16, 24)), (20, 24), batch=8),
     ClassifierCase("resnet_preactivation", "resnet50",
                    dict(depths=(1, 2, 1), width=8, num_classes=5, preactivation=True), (64, 64)),
     ClassifierCase("googlenet", "googlenet", dict(inceptions=tuple(SMALL_INCEPTIONS.items()), num_classes=5,

@@ -6,6 +6,8 @@ import dino_reference
 import numpy as np
 import torch
 import torchvision_operators  # noqa: F401  before timm and torchvision
+from airbench_reference import PUBLISHED as AIRBENCH
+from airbench_reference import TorchAirbench
 from alexnet_reference import GroupedAlexNet, small_alexnet
 from cases import CHANNELS, SMALL_INCEPTIONS, ClassifierCase, DinoCase, MaeCase, VitCase
 from densenet_reference import CifarDenseNet
@@ -99,6 +101,8 @@ CLASSIFIERS = {
         Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4),
     "resnet_cifar": lambda: CifarResNet((1, 2, 1), num_classes=10),
     "resnet9": lambda: TorchResNet9((8, 12, 16, 24)),
+    "airbench94": lambda: TorchAirbench((8, 16, 24)),
+    "airbench96": lambda: TorchAirbench((8, 16, 24), 3, 0.9),
     "resnet_preactivation": lambda: PreactivationResNet((1, 2, 1), width=8, num_classes=5),
     "googlenet": lambda: small_googlenet(SMALL_INCEPTIONS, num_classes=5),
     "googlenet_lrn": lambda: PaperGoogLeNet(5, SMALL_INCEPTIONS),
@@ -215,6 +219,8 @@ def published(name: str) -> torch.nn.Module:
         return GOOGLENETS_AND_CIFAR_DENSENETS[name]()
     if name == "resnet9":
         return TorchResNet9()
+    if name in AIRBENCH:
+        return TorchAirbench(**AIRBENCH[name])
     if name == "alexnet_grouped":
         return GroupedAlexNet((96, 256, 384, 384, 256), 4096, num_classes=1000)
     if name in list_models():

@@ -398,3 +398,68 @@ def test_a_stop_request_with_the_collapse_finishes_the_run():
     world = watched()
     world.log.every = 1
     assert world.fit(12, collapse=Rule(at=(1.0,), stop=True), stop=stop).step == 1
+
+
+# Several steps per dispatch.
+
+
+class Together(Engine):
+    """Counts what is sent at once."""
+
+    def __init__(self, diary):
+        self.diary = diary
+
+    def put(self, batch, *, several):
+        assert several
+        self.diary.append(f"put {batch['number'].tolist()}")
+        return batch
+
+
+class ManyAtOnce(World):
+    """Step n has loss n, whether or not it comes in a row with others."""
+
+    def step(self, state, batch):
+        numbers = [int(state.step) + 1 + i for i in range(len(batch["number"]))]
+        losses = np.array([self.losses.get(number, float(number)) for number in numbers], np.float32)
+        found = {"loss": (losses, np.ones(len(numbers), np.float32))}
+        if self.skipped is not None:
+            left_out = np.array([number in self.skipped for number in numbers], np.float32)
+            found |= {"skipped": (left_out, np.ones_like(left_out))}
+        return State(numbers[-1]), found
+
+    def fit(self, total, first=0, **options):
+        options = {"checkpoint_every": 100, "learning_rate": lambda step: 10.0 * step, "meta": {},
+                   "batches": Indexed()} | options
+        return fit(State(first), self.step, options.pop("batches"), engine=Together(self.diary), total_steps=total,
+                   log=self.log, checkpointer=self.checkpoints, steps_per_dispatch=3, **options)
+
+
+def test_steps_in_a_row_are_logged_one_by_one_and_saved_where_a_row_ends():
+    world = ManyAtOnce()
+    assert world.fit(8, checkpoint_every=6, evaluate=lambda state: {"top1": float(state.step)}, eval_every=3).step == 8
+    assert [entry for entry in world.diary if entry.startswith("put")] == ["put [1, 2, 3]", "put [4, 5, 6]", "put [7, 8]"]
+    assert [line for line in world.log.lines if len(line) == 3] == [
+        (number, (float(number), 1.0), 10.0 * (number - 1)) for number in range(1, 9)]
+    assert {step: meta["data"] for step, (meta, _) in world.checkpoints.saved.items()} == {
+        step: {"next_batch": step} for step in (3, 6, 8)}
+    assert world.checkpoints.saved[6][1] == {"top1": 6.0}
+
+
+def test_a_row_after_a_resume_ends_at_the_next_multiple_and_so_does_one_that_is_asked_to_stop():
+    world, stop = ManyAtOnce(), StopRequest()
+    stop.requested = True
+    with pytest.raises(Stopped, match="saved at step 6 of 20"):
+        world.fit(20, first=4, stop=stop)
+    assert [entry for entry in world.diary if entry.startswith("put")] == ["put [1, 2]"]
+
+
+def test_a_bad_step_in_a_row_is_named_with_its_own_examples():
+    world = ManyAtOnce(losses={5: math.nan})
+    with pytest.raises(TrainingError, match="^step 5 gave loss nan: .* its examples, .*: 50 51$"):
+        world.fit(9, checkpoint_every=3)
+    assert list(world.checkpoints.saved) == [3]
+    world = ManyAtOnce()
+    world.skipped = (2, 3, 4, 6)
+    with pytest.raises(TrainingError, match="^step 4 gave .* 3 in a row"):
+        world.fit(9, max_skipped=2)
+    assert [entry.split(" gave ")[0] for entry in notes(world)] == ["step 2", "step 3", "step 4"]

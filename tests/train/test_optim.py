@@ -74,6 +74,28 @@ def test_layer_scale_multiplies_updates():
     assert [float(u[0]) for u in jax.tree.leaves(updates)] == [0.25, 0.5, 1.0]
 
 
+def test_a_gradient_scale_is_a_rate_of_its_own_with_the_same_decay():
+    """torch's groups of rates r and 3 r and of decays w and w / 3: momentum is linear, so scaled gradients do it."""
+    params = {"bn": {"bias": jnp.array([1.0, -2.0])}, "fc": {"kernel": jnp.array([[0.5, 3.0]])}}
+    options = dict(weight_decay=0.2, decay="all", momentum=0.8)
+    optimizer = make_optimizer("nesterov", lambda step: 0.1, gradient_scale=lambda path: 3.0 if "bn" in path else 1.0,
+                               **options)
+    state, expected = optimizer.init(params), {"bn": np.array([1.0, -2.0]), "fc": np.array([[0.5, 3.0]])}
+    traces = {name: np.zeros_like(x) for name, x in expected.items()}
+    for step in range(3):
+        gradients = jax.tree.map(lambda x: jnp.sin(x + step), params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        for name, (rate, decay) in {"bn": (0.3, 0.2 / 3), "fc": (0.1, 0.2)}.items():
+            g = np.sin(expected[name] + step) + decay * expected[name]
+            traces[name] = 0.8 * traces[name] + g
+            expected[name] = expected[name] - rate * (g + 0.8 * traces[name])
+    np.testing.assert_allclose(params["bn"]["bias"], expected["bn"], rtol=1e-5)  # three float32 steps
+    np.testing.assert_allclose(params["fc"]["kernel"], expected["fc"], rtol=1e-5)
+    with pytest.raises(ValueError, match="a gradient scale with optimizer 'adamw': it must be one of sgd, momentum"):
+        make_optimizer("adamw", lambda step: 0.1, gradient_scale=lambda path: 1.0)
+
+
 PARAMS = {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([1.0, -1.0])}
 GRADIENTS = {"kernel": np.array([[0.3, -0.4], [0.0, 1.2]]), "bias": np.array([0.5, -0.6])}
 

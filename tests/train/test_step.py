@@ -8,7 +8,7 @@ import pytest
 
 from cvjax.tasks.task import Aux, Task
 from cvjax.train.state import create_state
-from cvjax.train.step import make_train_step
+from cvjax.train.step import Lookahead, make_train_step
 
 
 def least_squares(**replaced) -> Task:
@@ -32,6 +32,33 @@ def batch_of(rows: int, seed: int = 0) -> dict:
 
 def start(task, optimizer, *, ema=False, seed=0):
     return create_state(lambda rng: task.init(rng, None), optimizer, jax.random.key(seed), ema=ema)
+
+
+def test_lookahead_goes_on_from_an_average_that_slows_down():
+    """By hand for two weights: fast steps of SGD, and every third step the average, with a decay rising by the cube."""
+    def pulled():
+        def loss(params, model_state, batch, rng):
+            value = 0.5 * ((params["w"] - batch["x"]) ** 2).sum()
+            mean = 0.5 * model_state["mean"] + batch["x"].mean()
+            return value, Aux({"loss": (value, jnp.ones(()))}, {"mean": mean})
+
+        return Task(lambda rng, batch: {"params": {"w": jnp.array([4.0, -2.0])}, "mean": jnp.zeros(())}, loss, None)
+
+    task, optimizer = pulled(), optax.sgd(0.5)
+    step = jax.jit(make_train_step(task, optimizer, ema_decay=0.75, lookahead=Lookahead(3, 6)))
+    state = start(task, optimizer, ema=True)
+    w, slow, mean, slow_mean = np.array([4.0, -2.0]), np.array([4.0, -2.0]), 0.0, 0.0
+    for number in range(1, 7):
+        x = np.array([number, 1.0])
+        state, _ = step(state, {"x": jnp.asarray(x, jnp.float32)})
+        w, mean = w - 0.5 * (w - x), 0.5 * mean + x.mean()
+        if number % 3 == 0:
+            decay = 0.75 * (number / 6) ** 3
+            w = slow = decay * slow + (1 - decay) * w
+            mean = slow_mean = decay * slow_mean + (1 - decay) * mean
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)  # six float32 steps
+        np.testing.assert_allclose(state.ema["params"]["w"], slow, rtol=1e-5)
+        np.testing.assert_allclose((state.model_state["mean"], state.ema["mean"]), (mean, slow_mean), rtol=1e-5)
 
 
 def keep_key(state, aux):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from cvjax.interop.families.airbench import AIRBENCH
 from cvjax.interop.families.alexnet import alexnet
 from cvjax.interop.families.densenet import DENSENET
 from cvjax.interop.families.dino import dino
@@ -16,6 +17,7 @@ from cvjax.interop.families.swin import swin
 from cvjax.interop.families.vgg import vgg
 from cvjax.interop.families.vit import VIT
 from cvjax.interop.naming import Family
+from cvjax.models.airbench import Airbench
 from cvjax.models.alexnet import AlexNet
 from cvjax.models.densenet import DenseNet
 from cvjax.models.dino import DINO
@@ -30,6 +32,7 @@ from cvjax.models.vit import VisionTransformer
 
 # A table, or the table that a model's fields make.
 FAMILIES: dict[type[nn.Module], Family | Callable[[nn.Module], Family]] = {
+    Airbench: AIRBENCH,
     AlexNet: alexnet,
     DenseNet: DENSENET,
     GoogLeNet: GOOGLENET,
