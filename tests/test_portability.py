@@ -3,9 +3,14 @@
 The steps are those of the commands themselves, stopped before the first one; shapes only, nothing is allocated.
 """
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from cvjax.experiment.lowering import lower_step
+from cvjax.train.dispatch import in_a_row
 from experiments.plan import prepare
 
 PLATFORMS = ("tpu", "cuda", "rocm")
@@ -71,3 +76,14 @@ def test_fine_tuning_and_probing_of_a_checkpoint_lower(process, tmp_path):
     assert process("mae_pretrain", "--run-dir", tmp_path / "mae", *tiny).status == 0
     for experiment, form in (("finetune", ()), ("linear_probe", ("--form", "mae"))):
         lower(experiment, *form, "--checkpoint", tmp_path / "mae", tmp_path=tmp_path / experiment)
+
+
+def test_several_airbench_steps_in_one_program_lower(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "small.npz", train_images=rng.integers(0, 256, (60, 32, 32, 3), np.uint8),
+             train_labels=np.arange(60) % 10)
+    prepared = prepare("supervised", ["cifar10_airbench94", "--data", f"npz:{tmp_path / 'small.npz'}", "--no-data-cache",
+                                      "--batch-size", "16", "--model-fields", "widths=(8,8,8)"])
+    several = {name: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype) for name, leaf in prepared.batch.items()}
+    together = dataclasses.replace(prepared, step=in_a_row(prepared.step), batch=several)
+    assert "stablehlo.while" in lower_step(together, PLATFORMS).mlir_module()

@@ -23,7 +23,8 @@ def test_a_recipe_fits_together(name):
     _, schedule = build_optimizer(config, 1000)
     rates = jax.vmap(schedule)(jnp.arange(1000))
     peak = config.base_learning_rate * config.batch_size / 256
-    assert float(rates.max()) == pytest.approx(peak, rel=1e-3) and float(rates[-1]) < (0.02 + (config.final_rate or 0)) * peak
+    final = (config.final_rate or 0) * peak
+    assert float(rates.max()) == pytest.approx(peak, rel=1e-3) and float(rates[-1]) < final + 0.02 * peak
 
     def augmented(key, image):
         for operation in pixel_operations(config, IMAGENET_MEAN):

@@ -1,10 +1,16 @@
 """Runs whose images are on the device, several steps at a time: the lines and the end of a run that does neither."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from cvjax.experiment.classifier import load_classifier
+from cvjax.experiment.inputs import preprocess
+from cvjax.experiment.transfer import frozen_parameters, norm_bias_rates, with_parameters
+from cvjax.models import create_model
+from cvjax.models.airbench import whitening_kernel
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.log import TIMING
 
@@ -84,3 +90,39 @@ def photos(tmp_path):
             pixels = np.full((20, 24 + i, 3), 40 * i, np.uint8)
             (tmp_path / "photos" / name / f"{i}.png").write_bytes(encode(pixels))
     return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_airbench_whitens_by_its_training_images_and_keeps_that_kernel(train, tmp_path):
+    """Also: which rates and which views a run of it has."""
+    numbers = np.random.default_rng(0)
+    images = numbers.integers(0, 256, (24, 9, 9, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", train_images=images, train_labels=np.arange(24) % 3, test_images=images[:6],
+             test_labels=np.arange(6) % 3)
+    _, summary = train("airbench", "--data", f"npz:{tmp_path / 'images.npz'}", "--model", "airbench94",
+                       "--model-fields", "widths=(2,2,2)", "--batch-size", 8, "--steps", 2, "--norm-bias-rate", 64,
+                       "--decay", "all", "--test-views", "mirror_shift", "--ema-decay", 0.7, "--lookahead", 1,
+                       "--schedule", "linear")
+    classifier = load_classifier(tmp_path / "airbench")
+    params = classifier.variables["params"]
+    np.testing.assert_array_equal(params["whiten"]["kernel"], whitening_kernel(np.asarray(preprocess(images, 9))))
+    assert np.abs(params["whiten"]["bias"]).max() > 0 and classifier.views == "mirror_shift"
+    logits = classifier.logits(classifier.variables, images[:6])
+    top1 = (np.asarray(logits).argmax(1) == np.arange(6) % 3).mean()
+    assert summary["metrics"]["test/top1"] == pytest.approx(top1)
+    one = dataclasses.replace(classifier, views="one")
+    assert np.abs(logits - one.logits(one.variables, images[:6])).max() > 1e-4
+
+
+def test_rates_of_norm_biases_and_parameters_that_are_never_trained():
+    model = create_model("airbench94", widths=(2, 2, 2))
+    rate = norm_bias_rates(64.0, model)
+    assert [rate(path) for path in ("group1/conv1/bn/bias", "whiten/bias", "group1/conv1/conv/kernel")] == [64, 1, 1]
+    assert norm_bias_rates(1.0, model) is None
+    frozen = frozen_parameters("none", model)
+    assert frozen("whiten/kernel") and not frozen("whiten/bias") and not frozen("fc/kernel")
+    backbone = frozen_parameters("backbone", model)
+    assert backbone("whiten/kernel") and backbone("whiten/bias") and not backbone("fc/kernel")
+    before = {"params": {"a": {"x": 1, "y": 2}, "b": 3}, "batch_stats": {"c": 4}}
+    assert with_parameters(before, {"a": {"y": 5}}) == {"params": {"a": {"x": 1, "y": 5}, "b": 3},
+                                                       "batch_stats": {"c": 4}}

@@ -31,7 +31,8 @@ def test_every_parameter_receives_a_gradient() -> None:
             if not jnp.abs(leaf).max() > 1e-6] == []
 
 
-@pytest.mark.parametrize("name, widths, layers", [("airbench94", (64, 256, 256), 2), ("airbench96", (128, 384, 512), 3)])
+@pytest.mark.parametrize("name, widths, layers", [
+    ("airbench94", (64, 256, 256), 2), ("airbench96", (128, 384, 512), 3)])
 def test_maps_halve_and_norms_have_no_scale(name: str, widths: tuple[int, ...], layers: int) -> None:
     model, images = create_model(name), jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

@@ -69,7 +69,8 @@ def test_images_on_the_device_give_the_very_numbers_of_those_from_the_host():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("resident", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resident", [False, True])
 def test_steps_in_a_row_give_the_numbers_of_single_ones(resident):
     """To rounding, 6e-8 a sum, for the compiler joins other operations; the last program is of one step, 7 = 3 + 3 + 1.
     """
@@ -114,6 +115,29 @@ def test_eight_devices_gather_their_own_rows_and_exchange_sums_alone(python):
     counts = found["kinds"]
     assert counts.pop("all-reduce") > 0
     assert not any(counts.values()), counts
+
+
+def test_each_image_is_fed_from_one_side_in_every_other_epoch_and_not_flipped_again():
+    images, index = inputs().dataset.train.images, np.arange(200)
+    resident = inputs().resident_arrays("digits")
+
+    @jax.jit
+    def seen(epoch, arrays):
+        batch = inputs().feed(5)({"index": jnp.asarray(index), "epoch": jnp.full(200, epoch)}, arrays)
+        augmented = jax.vmap(inputs().augment)(jax.random.split(jax.random.key(epoch), 200), batch["image"])
+        return batch, augmented
+
+    mirrored = []
+    for epoch in range(4):
+        batch, augmented = seen(epoch, resident)
+        assert batch.keys() == {"image", "label", "index"}
+        np.testing.assert_array_equal(batch["label"], inputs().dataset.train.labels[:200])
+        np.testing.assert_allclose(augmented, inputs().preprocess(batch["image"]), atol=1e-6)
+        is_mirrored = (np.asarray(batch["image"]) == images[:200, :, ::-1]).all((1, 2, 3))
+        np.testing.assert_array_equal(np.asarray(batch["image"])[~is_mirrored], images[:200][~is_mirrored])
+        mirrored.append(is_mirrored)
+    assert (mirrored[0] != mirrored[1]).all() and (mirrored[0] == mirrored[2]).all()  # no digit is its own mirror image
+    assert 0.35 < mirrored[0].mean() < 0.65  # 200 coins: four deviations of 0.035
 
 
 def test_a_dispatch_ends_at_the_next_multiple_or_at_the_end():

@@ -437,7 +437,8 @@ class ManyAtOnce(World):
 def test_steps_in_a_row_are_logged_one_by_one_and_saved_where_a_row_ends():
     world = ManyAtOnce()
     assert world.fit(8, checkpoint_every=6, evaluate=lambda state: {"top1": float(state.step)}, eval_every=3).step == 8
-    assert [entry for entry in world.diary if entry.startswith("put")] == ["put [1, 2, 3]", "put [4, 5, 6]", "put [7, 8]"]
+    sent = [entry for entry in world.diary if entry.startswith("put")]
+    assert sent == ["put [1, 2, 3]", "put [4, 5, 6]", "put [7, 8]"]
     assert [line for line in world.log.lines if len(line) == 3] == [
         (number, (float(number), 1.0), 10.0 * (number - 1)) for number in range(1, 9)]
     assert {step: meta["data"] for step, (meta, _) in world.checkpoints.saved.items()} == {

@@ -83,7 +83,7 @@ def test_a_gradient_scale_is_a_rate_of_its_own_with_the_same_decay():
     state, expected = optimizer.init(params), {"bn": np.array([1.0, -2.0]), "fc": np.array([[0.5, 3.0]])}
     traces = {name: np.zeros_like(x) for name, x in expected.items()}
     for step in range(3):
-        gradients = jax.tree.map(lambda x: jnp.sin(x + step), params)
+        gradients = jax.tree.map(jnp.sin, jax.tree.map(lambda x, by=step: x + by, params))
         updates, state = optimizer.update(gradients, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         for name, (rate, decay) in {"bn": (0.3, 0.2 / 3), "fc": (0.1, 0.2)}.items():
