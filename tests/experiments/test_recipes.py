@@ -43,3 +43,16 @@ def test_a_recipe_fits_together(name):
     images, losses = jax.eval_shape(loss, jax.random.key(0), jnp.zeros((4, 32, 32, 3), jnp.uint8), jnp.zeros((4, 10)),
                                     jnp.zeros((4, 10)))
     assert images.shape == (4, 32, 32, 3) and images.dtype == jnp.float32 and losses.shape == (4,)
+
+
+def test_airbenchs_rates_are_those_of_its_authors():
+    """Their rates are of the sum over 1024 losses and, decoupled, of a step without momentum."""
+    for name, rate, decay, warmup, final in (("94", 11.5, 0.0153, 109, 0.07), ("96", 9.0, 0.012, 177, 0.0)):
+        config = Config(**PRESETS[f"cifar10_airbench{name}"])
+        _, schedule = build_optimizer(config, config.steps)
+        scale = 1024 * (1 + 1 / (1 - 0.85))
+        peak = rate / scale * 1024
+        rates = [float(schedule(step)) for step in (0, warmup, config.steps)]
+        assert rates == pytest.approx([0.2 * peak, peak, final * peak], rel=1e-5, abs=1e-7)
+        assert config.weight_decay * peak == pytest.approx(decay * 1024 / scale)
+        assert config.momentum == 0.85 and config.decay == "all" and config.norm_bias_rate == 64
