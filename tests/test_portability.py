@@ -82,8 +82,8 @@ def test_several_airbench_steps_in_one_program_lower(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "small.npz", train_images=rng.integers(0, 256, (60, 32, 32, 3), np.uint8),
              train_labels=np.arange(60) % 10)
-    prepared = prepare("supervised", ["cifar10_airbench94", "--data", f"npz:{tmp_path / 'small.npz'}", "--no-data-cache",
-                                      "--batch-size", "16", "--model-fields", "widths=(8,8,8)"])
+    prepared = prepare("supervised", ["cifar10_airbench94", "--data", f"npz:{tmp_path / 'small.npz'}", "--batch-size",
+                                      "16", "--no-data-cache", "--model-fields", "widths=(8,8,8)"])
     several = {name: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype) for name, leaf in prepared.batch.items()}
     together = dataclasses.replace(prepared, step=in_a_row(prepared.step), batch=several)
     assert "stablehlo.while" in lower_step(together, PLATFORMS).mlir_module()

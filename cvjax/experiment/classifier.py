@@ -59,8 +59,8 @@ def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, 
     known = {field.name for field in dataclasses.fields(create_model_or_fail(config["model"]))}
     fields = dict(image_size=image_size, in_channels=channels, num_classes=num_classes,
                   dtype=jnp.dtype(config["dtype"]))
-    for name in ("drop_path", "dropout", "remat", "scan", "attention"):
-        if config[name] not in (None, False, "none", "xla"):  # else the model's own
+    for name in ("drop_path", "dropout", "remat", "scan", "attention"):  # unless the model's own is asked for
+        if config[name] is not None and config[name] is not False and config[name] not in ("none", "xla"):
             if name not in known:
                 raise ConfigError(f"--{name.replace('_', '-')} {config[name]}: {config['model']} has no {name}")
             fields[name] = config[name]

@@ -62,14 +62,18 @@ class Inputs:
         """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
         return statistics(self.dataset.channels)
 
-    def train_batches(self, *, seed: int, workers: int, resident: bool = False) -> TrainBatches:
-        """An endless stream of shuffled batches with random crops, resumable; positions alone for `resident` data."""
+    def train_batches(self, *, seed: int, workers: int, resident: bool = False,
+                      share: tuple[int, int] = (0, 1)) -> TrainBatches:
+        """An endless stream of shuffled batches with random crops, resumable; positions alone for `resident` data.
+
+        share: which part of each batch, of how many equal ones: an engine's `share`.
+        """
         crop: Any = RandomResizedCrop(self.image_size, self.crop_scale, channels=self.dataset.channels)
         if self.whole_images:
             crop = Squeeze(round(self.image_size * CANVAS), channels=self.dataset.channels)
         crop = None if self.dataset.in_memory else crop
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
-                             process_index=jax.process_index(), process_count=jax.process_count(), bad=self.bad,
+                             process_index=share[0], process_count=share[1], bad=self.bad,
                              only_index=resident, with_epoch=self.flip and self.alternating)
 
     def resident_arrays(self, data: str) -> dict[str, np.ndarray]:
@@ -110,14 +114,13 @@ class Inputs:
             shapes["extent"] = ((2,), jnp.float32)
         return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
-    def eval_batches(self, split: str) -> Iterator[dict]:
-        """Every record of a part ("train", "validation" or "test") once, in order, not augmented."""
-        return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad)
+    def eval_batches(self, split: str, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
+        """Every record of a part ("train", "validation" or "test") once, in order, not augmented.
 
-    def shared_eval_batches(self, split: str) -> Iterator[dict]:
-        """The rows of `eval_batches` that are this process's, for an evaluation by all processes together."""
+        share: see `train_batches`, for an evaluation by several processes together.
+        """
         return eval_batches(getattr(self.dataset, split), self._eval_crop, batch_size=self.batch_size, bad=self.bad,
-                            process_index=jax.process_index(), process_count=jax.process_count())
+                            process_index=share[0], process_count=share[1])
 
     def records(self, part: str, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 `(N, H, W, C)`, as an evaluation sees them, and labels of these records; those readable."""

@@ -18,7 +18,7 @@ class Memory(NamedTuple):
     others: int  # averages of parameters, batch statistics, a teacher
     gradients: int
     activations: int  # what the forward pass keeps for the backward pass
-    batch: int  # images, as they arrive
+    batch: int  # images, as they arrive, and those that stay (--resident)
 
     @property
     def total(self) -> int:
@@ -39,7 +39,7 @@ def measure_memory(prepared: Any, layout: Layout) -> Memory:
     return Memory(
         parameters, layout.bytes_per_device(state.opt_state), layout.bytes_per_device((state.model_state, state.ema)),
         parameters, kept_per_example(prepared) * rows // prepared.config.accumulate,
-        _bytes(prepared.batch) // layout.data)
+        _bytes(prepared.batch) // layout.data + prepared.resident)
 
 
 def kept_per_example(prepared: Any) -> int:

@@ -73,6 +73,7 @@ class Prepared:
     step: Any  # the whole training step, not compiled
     state: TrainState  # shapes
     batch: dict[str, jax.ShapeDtypeStruct]  # global
+    resident: int = 0  # bytes of training data on every device
 
 
 def print_memory(prepared: Prepared) -> None:
@@ -162,7 +163,9 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         shapes = jax.eval_shape(initialize, pretrained)
     describe(config, inputs, shapes.params, total_steps, max(rates))
     if config.dry_run:
-        dry_run.get()(Prepared(config, task, step, shapes, inputs.batch_shapes()))
+        resident = inputs.resident_arrays(config.data) if config.resident else {}
+        dry_run.get()(Prepared(config, task, step, shapes, inputs.batch_shapes(),
+                               sum(array.nbytes for array in resident.values())))
         return None
 
     engine = make_engine(config)
@@ -171,7 +174,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         engine.shardings(shapes)
         resident = inputs.resident_arrays(config.data) if config.resident else None
     state = engine.create(initialize, pretrained)
-    batches = inputs.train_batches(seed=config.seed, workers=config.workers, resident=config.resident)
+    batches = inputs.train_batches(seed=config.seed, workers=config.workers, resident=config.resident,
+                                   share=engine.share)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:
         restored = checkpointer.restore_latest(engine.single(state))
         first, saved = 0, {}
@@ -187,7 +191,7 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         results: dict[str, float] = {}  # of the last evaluation
 
         def evaluate_on(part: str, variables: Any) -> dict[str, float]:
-            found = evaluate(evaluation, engine, variables, inputs.shared_eval_batches(part))
+            found = evaluate(evaluation, engine, variables, inputs.eval_batches(part, engine.share))
             results.clear()
             results.update(found)
             return found

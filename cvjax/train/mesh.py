@@ -26,9 +26,14 @@ class MeshEngine:
     def __init__(self, devices: list[jax.Device] | None = None, layout: Layout | None = None) -> None:
         devices = jax.devices() if devices is None else devices
         self.layout = layout = layout or Layout(len(devices))
-        each = len(devices) // len({device.process_index for device in devices})
-        if each % layout.model:  # then a process would need the rows of another one's batch
-            raise ValueError(f"--mesh model={layout.model} must divide the {each} devices of a process")
+        processes = sorted({device.process_index for device in devices})
+        each = len(devices) // len(processes)
+        if each % layout.model and layout.model % each:
+            raise ValueError(f"--mesh model={layout.model} must divide the {each} devices of a process, or be a "
+                             "multiple")
+        together = max(1, layout.model // each)  # processes whose devices share layers, and so see the same images
+        # Which part of each batch this process loads, and into how many parts it is cut.
+        self.share = (processes.index(jax.process_index()) // together, len(processes) // together)
         self.mesh = jax.make_mesh((layout.data, layout.model), ("data", "model"),
                                   axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())

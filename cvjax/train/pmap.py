@@ -16,6 +16,7 @@ class PmapEngine:
     """Data parallel: every device holds a copy of the state with a leading device axis, and its rows of the batch."""
 
     axis_name = "data"
+    share = (0, 1)  # of each batch: this process loads all
 
     def __init__(self, devices: list[jax.Device] | None = None) -> None:
         self.devices = jax.local_devices() if devices is None else devices

@@ -37,7 +37,8 @@ def linear(rows=8, width=128, classes=32):
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, {}, {"momentum": params}, None,
                        jax.eval_shape(lambda: jax.random.key(0)))
     config = SimpleNamespace(batch_size=rows, accumulate=1, dtype="float32")
-    return SimpleNamespace(config=config, state=state, batch=batch, task=SimpleNamespace(loss=loss))
+    return SimpleNamespace(config=config, state=state, batch=batch, resident=0,
+                           task=SimpleNamespace(loss=loss))
 
 
 def test_memory_of_a_linear_model_is_the_hand_worked():

@@ -92,6 +92,13 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(name, start, tmp_pa
     assert len(list((tmp_path / "two").glob("events*"))) == 1, "the first process writes for all"
 
 
+def test_two_processes_of_one_device_share_each_layer_and_see_the_same_images(start, tmp_path):
+    command = COMMANDS["mae_pretrain"]
+    assert start((*command, "--mesh", "model=2"), tmp_path / "two", devices=1).wait(400) == [0, 0]
+    assert start(command, tmp_path / "one", processes=1, devices=1).wait(400) == [0]
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+
+
 def test_sigterm_to_one_process_saves_in_all_and_any_number_of_processes_goes_on(start, tmp_path):
     command = [word if word != "12" else "60" for word in COMMANDS["supervised, fsdp"]]
     group = start(command, tmp_path / "run")

@@ -141,8 +141,8 @@ def test_fsdp_and_tensor_parallelism_take_different_axes(shapes):
 def test_what_cannot_be_split_is_refused_by_name(shapes):
     with pytest.raises(ValueError, match="--mesh model=5 does not divide axis -2 of blocks/attn/proj/kernel"):
         specs(shapes, 1, 5, "none")
-    with pytest.raises(ValueError, match="--mesh model=3 must divide the 1 devices of a process"):
-        MeshEngine(jax.devices()[:1], Layout(1, 3))
+    with pytest.raises(ValueError, match="--mesh model=3 must divide the 2 devices of a process, or be"):
+        MeshEngine(jax.devices()[:1] * 2, Layout(1, 3))
 
 
 def test_a_network_without_layers_to_split_is_refused(shapes):
