@@ -32,10 +32,10 @@ def test_it_is_the_class_tokens_row_of_the_last_block(variables) -> None:
 
     attention, qkv = jax.jit(both)(variables, IMAGES)
     assert attention.shape == (2, 3, 2, 3) and attention.dtype == jnp.float32
-    qkv = np.asarray(qkv, np.float64)
+    queries, keys, _ = (np.asarray(x, np.float64) for x in qkv)  # (B, T, heads, D / heads)
     for image in range(2):
         for head in range(3):
-            q, k = (qkv[image, :, 12 * part + 4 * head:12 * part + 4 * head + 4] for part in (0, 1))
+            q, k = queries[image, :, head], keys[image, :, head]
             weights = np.exp(k @ q[0] / np.sqrt(4))
             expected = (weights / weights.sum())[1:].reshape(2, 3)
             # Scores of up to about 10 in float32: off by some 10 * 6e-8, a softmax's shares by as much of themselves.

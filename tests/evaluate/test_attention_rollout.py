@@ -39,7 +39,7 @@ def test_weights_times_values_is_what_the_layer_gives(fields) -> None:
         assert weight.shape == (2, 3, TOKENS, TOKENS)
         np.testing.assert_allclose(weight.sum(axis=-1), 1, rtol=1e-5)
         layer = state["intermediates"]["blocks"][str(number)]["attn"]
-        values = layer["qkv"]["__call__"][0].reshape(2, TOKENS, 3, 3, 4)[:, :, 2]
+        values = layer["qkv"]["__call__"][0][2]  # (B, T, heads, D / heads)
         mixed = np.einsum("bhqk,bkhd->bqhd", weight, values).reshape(2, TOKENS, 12)
         proj = variables["params"]["blocks"][str(number)]["attn"]["proj"]
         np.testing.assert_allclose(mixed @ proj["kernel"] + proj["bias"], layer["__call__"][0], rtol=1e-4, atol=1e-4)

@@ -13,9 +13,8 @@ from cvjax.layers.partition import spread, spread_axis
 from cvjax.train.layout import Layout, parse_mesh
 from cvjax.train.mesh import MeshEngine
 from tests.train import test_devices
-from tests.train.test_devices import ADAMW, TOLERANCE, batch_norm, curve, dino, mae, setup, sharded, supervised
+from tests.train.test_devices import ADAMW, SGD, TOLERANCE, batch_norm, curve, dino, mae, setup, sharded, supervised
 
-SGD = dict(name="sgd", weight_decay=1e-3)
 TASKS = {"mae": (mae, {}), "supervised": (supervised, dict(rate=1e-2)),
          "batch_norm": (batch_norm, dict(rate=0.5, options=SGD)), "dino": (dino, dict(rate=0.05, options=SGD))}
 LAYOUTS = {"fsdp": dict(shard="fsdp"), "model 2": dict(model=2), "fsdp, model 2": dict(shard="fsdp", model=2)}
