@@ -75,6 +75,7 @@ def run(config: Config) -> None:
 
     from cvjax.experiment import benchmarking
     from cvjax.experiment.config import as_json
+    from cvjax.experiment.machine import machine
     from cvjax.visualize.throughput import plot_throughput
 
     cores = config.cores
@@ -102,7 +103,7 @@ def run(config: Config) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     report = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "clock": "wall",
-              "machine": benchmarking.machine(cores), "config": as_json(config), "rows": [],
+              "machine": machine(cores), "config": as_json(config), "rows": [],
               "load_before": benchmarking.load(), "load_after": None}
     for number, work in enumerate(works, start=1):
         print(f"[{number}/{len(works)}] {work.label} ...", flush=True)

@@ -54,12 +54,13 @@ def run(config: Config) -> None:
 
     from cvjax.data import open_dataset
     from cvjax.experiment import input_speed
+    from cvjax.experiment.machine import machine
     from cvjax.experiment.run import write_json
 
     source = open_dataset(config.data).train
     count = min(config.images, len(source))
-    machine = input_speed.machine()
-    batches = config.batches * max(machine["cores"], config.workers)
+    here = machine()
+    batches = config.batches * max(here["cores"], config.workers)
     steps = 4 + 6 * config.repeats + 2 * batches
     with tqdm(total=steps, desc="measure", leave=False) as bar:
         some = np.random.default_rng(0).permutation(len(source))[:count]
@@ -75,7 +76,7 @@ def run(config: Config) -> None:
         bar.update()
     times = core["milliseconds"]
     print(f"{len(images)} images of {config.data}, {sum(map(len, images)) / len(images) / 1e3:.0f} kB on average; "
-          f"{machine['cores']} cores, {machine['processor']}")
+          f"{here['cores']} cores, {here['processor']}")
     for order, rates in read.items():
         print(f"{f'read {order}':34}{rates['images_per_second']:10,.0f} images/s{rates['mb_per_second']:10,.0f} MB/s")
     for name, time in times.items():
@@ -94,7 +95,7 @@ def run(config: Config) -> None:
         write_json(config.output, {
             "data": config.data, "image_size": config.image_size, "images": len(images), "repeats": config.repeats,
             "batch_size": config.batch_size, "workers": config.workers, "read": read, "one_core": core,
-            "pipeline": {"images_per_second": whole}, "copy": copy, "machine": machine})
+            "pipeline": {"images_per_second": whole}, "copy": copy, "machine": here})
 
 
 if __name__ == "__main__":

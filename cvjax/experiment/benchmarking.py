@@ -5,24 +5,21 @@ variants, of which the quickest is compared with. Workers of all sides live at t
 """
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cvjax.experiment.config import ConfigError
+from cvjax.experiment.machine import LIBRARIES
 from cvjax.experiment.step_workers import Worker, WorkerError, closing, one_line, take_turns
 from cvjax.experiment.work import Work
 
 OURS = "cvjax"
 WARM_UP = 2  # steps after the first one that are not counted either
-LIBRARIES = ("torch", "torchvision", "timm")
 CONVENTION = ("FLOPs are the model's: matrix products and convolutions of a forward pass in evaluation mode, two for a "
               "multiply-add, three forward passes for a training step (DINO: and the teacher's one). The share of the "
               "peak is of the best square matrix product that any of the row's workers measured in the same type. "
@@ -211,35 +208,12 @@ def _build_torch(work: Work, variant: str, device: str | None) -> Any:
     return TorchSteps(work, variant, device)
 
 
-def machine(cores: int | None) -> dict[str, Any]:
-    """What figures depend on besides the code: processor, cores, versions."""
-    from cvjax.experiment.run import versions
-
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "system": f"{platform.system()} {platform.machine()}", "cores": usable,
-            "cores_used": cores or usable, "versions": versions() | found}
-
-
 def load() -> tuple[float, float, float] | None:
     """Processes that want to run, averaged over 1, 5 and 15 minutes; None where the system does not say."""
     try:
         return os.getloadavg()
     except (AttributeError, OSError):
         return None
-
-
-def _processor() -> str:
-    """The processor's name, with family and model where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name", platform.machine())
-    known = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
-    return f"{name} ({', '.join(known + wide)})"
 
 
 COLUMNS = ("side", "ms", "quartiles", "CPU ms", "images/s", "GFLOP/s", "of peak", "own peak", "start s", "memory MB",

@@ -255,8 +255,8 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
     A requested stop that was saved exits with 0.
     """
     stop = StopRequest().install()
-    # Libraries and a traced step are a million small objects that stay; to look through them for garbage again and again
-    # takes a sixth of the start.
+    # Libraries and a traced step are a million small objects that stay; to look through them for garbage again and
+    # again takes a sixth of the start.
     gc.set_threshold(100_000, 20, 100)
     try:
         parsed, name = parse(experiment, config, presets, description)

@@ -1,12 +1,9 @@
 """How fast images reach the device: reading, decoding, cropping, the pipeline as a whole, the copy; each by itself."""
 
 import io
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,24 +12,8 @@ from PIL import Image, ImageOps
 from cvjax.data import DataError, DecodeError, RandomResizedCrop, Source, train_batches
 from cvjax.data.crops import random_box
 from cvjax.data.decode import LazyImage, to_array
-from cvjax.experiment.run import versions
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures hold for: cores, processor, libraries, day."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": usable, "processor": _processor(), "system": f"{platform.system()} {platform.machine()}",
-            "versions": versions(), "date": datetime.now(UTC).date().isoformat()}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def read_images(source: Source, positions: Iterable[int]) -> list[bytes]:

@@ -24,6 +24,7 @@ from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
 from cvjax.models.images import check_images
+from cvjax.ops.gelu import gelu
 
 LOGIT_SCALE = 1 / 9
 PATCH = 2  # side of the patches that the first layer sees
@@ -75,7 +76,6 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        gelu = partial(nn.gelu, approximate=False)
         x = first = gelu(self.conv(pool=True, name="conv1")(x, train))
         x = self.conv(name="conv2")(x, train)
         return gelu(x if self.convs == 2 else first + self.conv(name="conv3")(gelu(x), train))
@@ -116,7 +116,7 @@ class Airbench(nn.Module):
         check_images(images, self.in_channels)
         if min(images.shape[1:3]) < 9:
             raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} pixels: airbench needs at least 9x9")
-        x = self.maps("whiten", nn.gelu(self.whiten(images), approximate=False))
+        x = self.maps("whiten", gelu(self.whiten(images)))
         for name in ("group1", "group2", "group3"):
             x = self.maps(name, getattr(self, name)(x, train))
         return x.max(axis=(1, 2))
