@@ -138,7 +138,7 @@ class _Watch:
 
 def _end(message: str) -> None:
     """End this process at once: threads that wait for a lost peer can be ended in no other way."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"\nerror: {message}", file=sys.stderr, flush=True)  # a progress bar may stand in the line
     os._exit(1)
 
 

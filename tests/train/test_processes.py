@@ -73,4 +73,4 @@ def test_what_ends_a_process_is_no_exception(environment):
             "threading.Thread(target=time.sleep, args=(60,)).start()\n"
             "processes._end('process 1 of 2 is lost')")
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (1, "error: process 1 of 2 is lost\n")
+    assert (done.returncode, done.stderr) == (1, "\nerror: process 1 of 2 is lost\n")
