@@ -69,12 +69,10 @@ def run(config: Config, experiment: str, arguments: Sequence[str]) -> None:
     from cvjax.experiment.lowering import lower_step
     from cvjax.experiment.planning import DEVICES, make_plan, plan_table
     from cvjax.experiment.training import make_layout
-    from cvjax.train.layout import check_batch_size
 
     prepared = prepare(experiment, arguments)
     with config_errors():
         layout = make_layout(prepared.config, config.devices)
-        check_batch_size(prepared.config.batch_size, accumulate=prepared.config.accumulate, devices=layout.data)
         plan = make_plan(prepared, layout, DEVICES[config.device], config.efficiency)
     print(plan_table(plan, config.device, config.efficiency, prepared.config.batch_size))
     if config.lower:

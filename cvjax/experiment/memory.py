@@ -39,7 +39,7 @@ def measure_memory(prepared: Any, layout: Layout) -> Memory:
     return Memory(
         parameters, layout.bytes_per_device(state.opt_state), layout.bytes_per_device((state.model_state, state.ema)),
         parameters, kept_per_example(prepared) * rows // prepared.config.accumulate,
-        _bytes(prepared.batch) // layout.data + prepared.resident)
+        Layout(1).bytes_per_device(prepared.batch) // layout.data + prepared.resident)
 
 
 def kept_per_example(prepared: Any) -> int:
@@ -51,15 +51,10 @@ def kept_per_example(prepared: Any) -> int:
         def backward(params: Any, model_state: Any, batch: Any, rng: jax.Array) -> Any:
             return jax.vjp(lambda params: prepared.task.loss(params, model_state, batch, rng), params, has_aux=True)[1]
 
-        return _bytes(jax.eval_shape(backward, prepared.state.params, prepared.state.model_state, batch,
-                                     prepared.state.rng))
+        return Layout(1).bytes_per_device(jax.eval_shape(backward, prepared.state.params, prepared.state.model_state,
+                                                         batch, prepared.state.rng))
 
     return (kept(4) - kept(2)) // 2  # the difference leaves out what there is once: parameters, and casts of them
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-               if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def memory_table(memory: Memory) -> str:

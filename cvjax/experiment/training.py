@@ -54,13 +54,19 @@ def make_engine(config: Any) -> Any:
         if config.parallel == "pmap":
             if config.mesh or config.shard != "none":
                 raise ValueError("--parallel pmap holds everything on every device: leave --mesh and --shard out")
-            return PmapEngine()
+            engine = PmapEngine()
+            check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.layout.data)
+            return engine
         return MeshEngine(layout=make_layout(config, jax.device_count()))
 
 
 def make_layout(config: Any, devices: int) -> Layout:
-    """The layout over so many devices that `--mesh` and `--shard` ask for; ValueError for what cannot be."""
+    """The layout over so many devices that `--mesh` and `--shard` ask for; ValueError for what cannot be.
+
+    Batches, too, must split over it.
+    """
     model = parse_mesh(config.mesh, devices) if config.mesh else 1
+    check_batch_size(config.batch_size, accumulate=config.accumulate, devices=devices // model)
     return Layout(devices // model, model, config.shard, spread_axis)
 
 
@@ -80,7 +86,6 @@ def print_memory(prepared: Prepared) -> None:
     """Print what the training takes on each of the devices at hand; ConfigError where it cannot run on them."""
     with config_errors():
         layout = make_layout(prepared.config, jax.device_count())
-        check_batch_size(prepared.config.batch_size, accumulate=prepared.config.accumulate, devices=layout.data)
         print(memory_table(measure_memory(prepared, layout)))
 
 
@@ -162,18 +167,15 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
     with config_errors():
         shapes = jax.eval_shape(initialize, pretrained)
     describe(config, inputs, shapes.params, total_steps, max(rates))
+    resident = inputs.resident_arrays(config.data) if config.resident else None
     if config.dry_run:
-        resident = inputs.resident_arrays(config.data) if config.resident else {}
-        dry_run.get()(Prepared(config, task, step, shapes, inputs.batch_shapes(),
-                               sum(array.nbytes for array in resident.values())))
+        size = sum(array.nbytes for array in (resident or {}).values())
+        dry_run.get()(Prepared(config, task, step, shapes, inputs.batch_shapes(), size))
         return None
 
     engine = make_engine(config)
     with config_errors():
-        check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.layout.data)
-        engine.shardings(shapes)
-        resident = inputs.resident_arrays(config.data) if config.resident else None
-    state = engine.create(initialize, pretrained)
+        state = engine.create(initialize, pretrained)
     batches = inputs.train_batches(seed=config.seed, workers=config.workers, resident=config.resident,
                                    share=engine.share)
     with Checkpointer(run.checkpoints, best_metric=best_metric, best_mode=best_mode) as checkpointer:

@@ -12,13 +12,13 @@ Remat = Literal["none", "dots", "full"]
 POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
-def rematerialized(block: type[nn.Module], remat: Remat, *, static_argnums: tuple[int, ...] = (2,)) -> Any:
-    """`block`, or one that recomputes itself as `remat` says.
+def rematerialized(block: type[nn.Module], remat: Remat) -> Any:
+    """`block`, which is called with `(x, train)`, or one that recomputes itself as `remat` says.
 
-    static_argnums: which arguments are no arrays, self being 0. Raises ValueError for an unknown word.
+    Raises ValueError for an unknown word.
     """
     if remat == "none":
         return block
     if remat not in POLICIES:
         raise ValueError(f"remat {remat!r}: it must be one of none, {', '.join(POLICIES)}")
-    return nn.remat(block, policy=POLICIES[remat], static_argnums=static_argnums)
+    return nn.remat(block, policy=POLICIES[remat], static_argnums=(2,))  # `train`; self is 0

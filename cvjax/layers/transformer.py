@@ -68,23 +68,24 @@ class Blocks(nn.Module):
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
                         dtype=self.dtype, attention=self.attention)
         if self.scan and train:
-            return self._scan(block, x, rates, train)
+            return self._scan(block, x, rates)
         outputs = []
         for i, rate in enumerate(rates):
             x = block(drop_path=float(rate), name=str(i))(x, train)
             outputs.append(x)
         return outputs
 
-    def _scan(self, block: Any, x: jax.Array, rates: np.ndarray, train: bool) -> list[jax.Array]:
+    def _scan(self, block: Any, x: jax.Array, rates: np.ndarray) -> list[jax.Array]:
+        """Training of all blocks by one."""
         params = self.variables["params"]
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *(params[str(i)] for i in range(self.depth)))
-        draws = train and self.drop_path > 0
+        draws = self.drop_path > 0
         keys = jax.random.split(self.make_rng("dropout"), self.depth) if draws else None
 
         def body(x: jax.Array, each: Any) -> tuple[jax.Array, jax.Array]:
             params, rate, key = each
             x = block(drop_path=rate if draws else 0.0, parent=None).apply(
-                {"params": params}, x, train, rngs={"dropout": key} if draws else {})
+                {"params": params}, x, True, rngs={"dropout": key} if draws else {})
             return x, x
 
         return list(jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))[1])

@@ -35,7 +35,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cvjax.train.fingerprint import fingerprints
-from cvjax.train.processes import wait_for_all
+from cvjax.train.processes import is_first, wait_for_all
 
 _ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "rng")}
 
@@ -93,7 +93,7 @@ class Checkpointer:
         self._rule = {"metric": best_metric, "mode": best_mode}
         self._pending: int | None = None  # the step being written in the background
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        if jax.process_index() == 0:
+        if is_first():
             self._directory.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         wait_for_all("checkpoints opened")
@@ -222,13 +222,13 @@ class Checkpointer:
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed or failed save, or an interrupted removal, left behind."""
-        if jax.process_index() == 0:
+        if is_first():
             for path in self._directory.iterdir():
                 if re.fullmatch(r"\d+\.(orbax-checkpoint-tmp.*|removed)", path.name):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _remove_surplus(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             steps = self.all_steps()
             best = _ranking(self._directory, self._rule)[:self._keep_best]
             for step in set(steps) - {*steps[-self._keep_latest:], *best}:
@@ -237,7 +237,7 @@ class Checkpointer:
                 shutil.rmtree(removed, ignore_errors=True)
 
     def _set_aside(self, steps: Iterable[int]) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             for step in steps:
                 aside = self._directory / f"{step}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)

@@ -30,10 +30,11 @@ class StopRequest:
         Several processes must ask after every step, and all get one answer, which does not change when they ask again.
         """
         import jax  # slow, and `install` must come first
-        from jax.experimental import multihost_utils
 
         if jax.process_count() == 1:
             return self.requested
+        from jax.experimental import multihost_utils
+
         # jax has taken SIGTERM over when the processes joined.
         if self.requested and not self._passed_on:
             self._passed_on = True

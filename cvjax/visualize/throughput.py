@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import NamedTuple
 
-from cvjax.visualize.sheet import save_figure
+from cvjax.visualize.sheet import WRONG, save_figure
 
-_OURS, _BEST, _OTHER, _FAILED = "tab:blue", "dimgrey", "lightgrey", "#c62828"
+_OURS, _BEST, _OTHER = "tab:blue", "dimgrey", "lightgrey"
 _CHARACTERS = 120  # of the reason that there is no bar
 
 
@@ -46,7 +46,7 @@ def plot_throughput(path: str | PathLike, panels: Sequence[tuple[str, Sequence[B
         longest = max([1e3 * bar.seconds[2] for bar in bars if bar.seconds], default=1.0)
         for place, bar in enumerate(bars):
             if bar.seconds is None:
-                axes.text(0.01 * longest, place, _short(bar.note), va="center", fontsize=7.5, color=_FAILED,
+                axes.text(0.01 * longest, place, _short(bar.note), va="center", fontsize=7.5, color=WRONG,
                           parse_math=False)
                 continue
             low, median, high = (1e3 * seconds for seconds in bar.seconds)
