@@ -19,9 +19,6 @@ from cvjax.train.checkpoint import read_meta, restore_weights
 
 EXPERIMENTS = ("supervised",)  # whose runs hold a classifier that `build_classifier` can build
 
-# Options that are fields of some models, and their values that leave a model as it is.
-OWN = {"drop_path": None, "dropout": None, "remat": "none", "scan": False, "attention": "xla"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
@@ -62,8 +59,8 @@ def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, 
     known = {field.name for field in dataclasses.fields(create_model_or_fail(config["model"]))}
     fields = dict(image_size=image_size, in_channels=channels, num_classes=num_classes,
                   dtype=jnp.dtype(config["dtype"]))
-    for name, own in OWN.items():
-        if config[name] != own:
+    for name in ("drop_path", "dropout", "remat", "scan", "attention"):  # unless the model's own is asked for
+        if config[name] is not None and config[name] is not False and config[name] not in ("none", "xla"):
             if name not in known:
                 raise ConfigError(f"--{name.replace('_', '-')} {config[name]}: {config['model']} has no {name}")
             fields[name] = config[name]
