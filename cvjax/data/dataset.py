@@ -17,7 +17,8 @@ class Source(Protocol):
     """Random access to records. Pickles, because Grain sends it to worker processes.
 
     A record is a dict: `image`, uint8 `(H, W, C)` or encoded bytes; `label`, int, -1 when unlabelled;
-    `index`, int.
+    `index`, int; and annotations of the image: `label_map`, uint8 `(H, W)` or encoded bytes; or `boxes` float32
+    `(N, 4)`, corners x1 y1 x2 y2 in pixels, `box_label` int32 `(N,)` and `box_difficult` bool `(N,)`.
     """
 
     channels: int

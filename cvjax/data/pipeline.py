@@ -24,7 +24,9 @@ from cvjax.data.dataset import ArraySource, Source
 from cvjax.data.decode import DecodeError, decode
 from cvjax.data.errors import DataError
 
-Crop = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
+# crop(image, rng, **annotations) -> the image, or fields of an example. A record's annotations are what it holds beside
+# image, label and index. Where a record is missing or bad, the crop gets a blank image and no annotations.
+Crop = Callable[..., np.ndarray | dict[str, np.ndarray]]
 
 # How many records after a bad one are tried in its place. A longer run of bad ones is no accident.
 _TRIES = 100
@@ -322,18 +324,19 @@ class _LoadOrMask:
 
     @functools.cached_property
     def _blank(self):
-        return _cropped(self.crop, np.zeros((1, 1, 1), np.uint8), np.random.default_rng(0))
+        return _cropped(self.crop, {"image": np.zeros((1, 1, 1), np.uint8)}, np.random.default_rng(0))
 
 
 def _load(source, crop, index, rng):
     record = source[index]
-    return {**_cropped(crop, record["image"], rng), "label": np.int32(record["label"]),
+    return {**_cropped(crop, record, rng), "label": np.int32(record["label"]),
             "index": np.int64(record["index"])}
 
 
-def _cropped(crop, image, rng):
+def _cropped(crop, record, rng):
     """Fields of an example: what a crop gives is an image, or is fields."""
-    made = crop(image, rng)
+    annotations = {name: value for name, value in record.items() if name not in ("image", "label", "index")}
+    made = crop(record["image"], rng, **annotations)
     return made if isinstance(made, dict) else {"image": made}
 
 

@@ -58,6 +58,11 @@ class Inputs:
     normalized_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
 
     @property
+    def seen_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what the model sees."""
+        return self.image_size, self.image_size, self.dataset.channels
+
+    @property
     def statistics(self) -> tuple[Any, Any]:
         """Mean and standard deviation that images are normalised by: ImageNet's for colour, 0.5 for others."""
         return statistics(self.dataset.channels)

@@ -16,7 +16,7 @@ from cvjax.train.processes import ProcessError, is_first, wait_for_all
 
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, TrainingError, ProcessError)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow",
-            "simplejpeg", "opencv-python-headless")
+            "simplejpeg", "opencv-contrib-python-headless")
 
 
 class RunFolder:

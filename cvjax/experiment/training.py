@@ -126,10 +126,8 @@ def build_optimizer(config: Any, total_steps: int, **options: Any) -> tuple[opta
 
 
 def example_batch(inputs: Inputs) -> dict[str, np.ndarray]:
-    """A batch of one blank image, to make parameters with."""
-    size = inputs.dataset.image_size or (inputs.image_size, inputs.image_size)
-    return {"image": np.zeros((1, *size, inputs.dataset.channels), np.uint8), "label": np.zeros(1, np.int32),
-            "index": np.zeros(1, np.int64), "mask": np.ones(1, bool)}
+    """A batch of one blank example, to make parameters with."""
+    return {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in inputs.batch_shapes().items()}
 
 
 def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequest, *, best_metric: str,
@@ -189,11 +187,11 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         log = RunLog(run.path, every=config.log_every, total_steps=total_steps, batch_size=config.batch_size,
                      steps_per_epoch=len(inputs.dataset.train) / config.batch_size, start_step=first,
                      resumed=saved.get("log"), writes=is_first())
-        evaluation = engine.compile_evaluation(task.evaluate)
+        evaluation = evaluate(task, engine)
         results: dict[str, float] = {}  # of the last evaluation
 
         def evaluate_on(part: str, variables: Any) -> dict[str, float]:
-            found = evaluate(evaluation, engine, variables, inputs.eval_batches(part, engine.share))
+            found = evaluation(variables, inputs.eval_batches(part, engine.share))
             results.clear()
             results.update(found)
             return found
@@ -250,7 +248,7 @@ def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, peak: f
               (("validation", dataset.validation), ("test", dataset.test)) if part is not None]
     classes = f"{dataset.num_classes} classes" if dataset.num_classes else "no labels"
     print(f"data {config.data}: {len(dataset.train):,} training{''.join(others)} images, {classes}, seen at "
-          f"{inputs.image_size}x{inputs.image_size}x{dataset.channels}")
+          f"{'x'.join(map(str, inputs.seen_shape))}")
     if dataset.ignored:
         print(f"data ignored: {dataset.ignored}")
     print(f"model: {count:,} parameters, {config.dtype} on {jax.device_count()} {jax.default_backend()} "

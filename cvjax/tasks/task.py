@@ -1,11 +1,12 @@
 """The contract between what is learnt and the training step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count): summed over batches, divided once
@@ -27,12 +28,15 @@ class Task:
     loss(params, model_state, batch, rng) -> (mean loss of the batch, Aux).
     evaluate(variables, batch) -> Metrics over the rows where `batch["mask"]` is True.
     post_update(state, aux) -> state, after the optimizer has stepped; None for nothing to do.
+    summarize(parts) -> {name: number}, for what is no mean of examples (IoU, AP). With it `evaluate` gives arrays by
+    example, `(B, ...)`, `mask` among them; parts: those of each batch, on the host, without the rows where it is False.
     """
 
     init: Callable[[jax.Array, Batch], Any]
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Aux]]
-    evaluate: Callable[[Any, Batch], Metrics]
+    evaluate: Callable[[Any, Batch], Any]
     post_update: Callable[[Any, Aux], Any] | None = None
+    summarize: Callable[[Iterable[Mapping[str, np.ndarray]]], dict[str, float]] | None = None
 
 
 def example_keys(rng: jax.Array, batch: Batch) -> jax.Array:

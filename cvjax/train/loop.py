@@ -21,10 +21,17 @@ class TrainingError(Exception):
     """Training cannot go on; the message says why, in one line."""
 
 
-def evaluate(compiled: Callable[[Any, Any], Any], engine: Any, variables: Any,
-             batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Means over a whole data set of a task's metrics; `compiled` comes from `engine.compile_evaluation`."""
-    return metrics.mean(metrics.sum_over(compiled(variables, engine.put(batch)) for batch in batches))
+def evaluate(task: Any, engine: Any) -> Callable[[Any, Iterable[Mapping[str, np.ndarray]]], dict[str, float]]:
+    """Compile `evaluation(variables, batches) -> {name: number}` of a task over a whole data set."""
+    compiled = engine.compile_evaluation(task.evaluate, by_example=task.summarize is not None)
+
+    def evaluation(variables: Any, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        outputs = (compiled(variables, engine.put(batch)) for batch in batches)
+        if task.summarize is not None:
+            return task.summarize(metrics.examples_of(outputs))
+        return metrics.mean(metrics.sum_over(outputs))
+
+    return evaluation
 
 
 class CollapseRule(Protocol):

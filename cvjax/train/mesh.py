@@ -59,8 +59,10 @@ class MeshEngine:
         return jax.jit(self._on_mesh(step), donate_argnums=0, in_shardings=arguments,
                        out_shardings=(placed, self.replicated))
 
-    def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """Compile `function(variables, batch) -> metrics`, summed over the whole batch."""
+    def compile_evaluation(self, function: Callable[[Any, Any], Any], *,
+                           by_example: bool = False) -> Callable[[Any, Any], Any]:
+        """Compile `function(variables, batch)` of the whole batch: sums over it, or arrays by example, which is the
+        same to this engine."""
         return jax.jit(self._on_mesh(function), in_shardings=(None, self.split), out_shardings=self.replicated)
 
     def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,9 +1,11 @@
-"""Metrics as (sum, count) pairs: added over micro-batches, devices and batches, divided once."""
+"""Metrics as (sum, count) pairs: added over micro-batches, devices and batches, divided once; or by example."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 
 def add(total: Mapping, metrics: Mapping) -> dict:
@@ -33,9 +35,24 @@ def mean(total: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 def sum_over(batches: Iterable[Mapping]) -> dict[str, tuple[float, float]]:
     """Add up an iterable of device metrics, fetching each while the device works on the next."""
     total: dict[str, tuple[float, float]] = {}
+    for pairs in _fetched(batches, to_host):
+        total = add(total, pairs)
+    return total
+
+
+def examples_of(batches: Iterable[Mapping]) -> Iterator[dict[str, np.ndarray]]:
+    """Device arrays by example `(B, ...)`, `mask` among them, as host arrays without the rows where it is False."""
+    for arrays in _fetched(batches, jax.device_get):
+        mask = arrays.pop("mask")
+        yield {name: array[mask] for name, array in arrays.items()}
+
+
+def _fetched(batches: Iterable[Mapping], fetch: Callable[[Mapping], Any]) -> Iterator[Any]:
+    """Each batch is fetched once the device has been given the next."""
     pending = None
-    for metrics in batches:
+    for values in batches:
         if pending is not None:
-            total = add(total, to_host(pending))
-        pending = metrics
-    return add(total, to_host(pending)) if pending is not None else total
+            yield fetch(pending)
+        pending = values
+    if pending is not None:
+        yield fetch(pending)

@@ -38,12 +38,16 @@ class PmapEngine:
 
         return run
 
-    def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """Compile `function(variables, batch) -> metrics`, summed over the devices."""
-        def summed(variables: Any, batch: Any) -> Any:
-            return jax.lax.psum(function(variables, batch), self.axis_name)
+    def compile_evaluation(self, function: Callable[[Any, Any], Any], *,
+                           by_example: bool = False) -> Callable[[Any, Any], Any]:
+        """Compile `function(variables, batch) -> metrics`, summed over the devices, or arrays by example, gathered."""
+        def whole(variables: Any, batch: Any) -> Any:
+            found = function(variables, batch)
+            if by_example:
+                return jax.lax.all_gather(found, self.axis_name, tiled=True)
+            return jax.lax.psum(found, self.axis_name)
 
-        mapped = jax.pmap(summed, axis_name=self.axis_name, devices=self.devices)
+        mapped = jax.pmap(whole, axis_name=self.axis_name, devices=self.devices)
         return lambda variables, batch: self.single(mapped(variables, batch))
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

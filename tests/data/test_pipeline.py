@@ -56,6 +56,35 @@ def both(test):
     return pytest.mark.parametrize("kind, crop", [("files", CROP), ("arrays", None)])(test)
 
 
+class Annotated:
+    """Pictures with a number each, which a crop is given by name."""
+
+    channels, fingerprint, labels = 3, "annotated", None
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        image = b"no picture" if index == 1 else encode(gradient(4, 4))
+        return {"image": image, "label": -1, "index": index, "number": np.int32(10 + index)}
+
+    def name(self, index):
+        return f"index {index}"
+
+
+def annotated(image, rng, number=-1):
+    return {"image": CROP(image, rng), "number": np.int32(number)}
+
+
+def test_a_crop_is_given_what_a_record_says_of_its_image_and_nothing_where_none_is():
+    batches = list(eval_batches(Annotated(), annotated, batch_size=4, bad=BadFiles(3, 1.0)))
+    np.testing.assert_array_equal(batches[0]["number"], [10, -1, 12, -1])
+    np.testing.assert_array_equal(batches[0]["mask"], [True, False, True, False])
+    for batch in take(Annotated(), annotated, 3, bad=BadFiles(3, 1.0)):
+        np.testing.assert_array_equal(batch["number"], 10 + batch["index"])
+        assert 1 not in batch["index"]
+
+
 @both
 def test_batches_have_the_stated_types(kind, crop, request):
     source = request.getfixturevalue(kind)

@@ -43,7 +43,7 @@ def test_pack_and_measure(folder, tmp_path, command):
     assert all(0 < gap < 3 for gap in said["one_core"]["difference"].values())
     assert said["pipeline"]["images_per_second"] > 0
     assert (said["copy"]["gb_per_second"] is None) == said["copy"]["device"].startswith("cpu")
-    assert {"simplejpeg", "opencv-python-headless", "jax"} <= set(said["machine"]["versions"])
+    assert {"simplejpeg", "opencv-contrib-python-headless", "jax"} <= set(said["machine"]["versions"])
     assert said["machine"]["cores"] >= 1
     for words in ("read in order", "decode, one core", "beside Pillow", "pipeline, threads", "copy to device"):
         assert words in done.out

@@ -3,12 +3,16 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.tasks.task import Task
 from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.loop import TrainingError, evaluate, fit
+from cvjax.train.mesh import MeshEngine
+from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import Stopped, StopRequest
 
 
@@ -259,11 +263,30 @@ def test_evaluation_divides_once_over_all_batches():
     batches = [{"x": np.array([1.0, 2.0, 3.0, 4.0]), "mask": np.ones(4, bool)},
                {"x": np.array([10.0, 99.0, 99.0, 99.0]), "mask": np.array([True, False, False, False])}]
 
-    def compiled(variables, batch):
+    def total(variables, batch):
         x, mask = jnp.asarray(batch["x"]), jnp.asarray(batch["mask"])
         return {"x": (jnp.where(mask, x * variables, 0).sum(), mask.sum())}
 
-    assert evaluate(compiled, Engine(), 2.0, batches) == {"x": 2 * 20 / 5}
+    assert evaluate(Task(None, None, total), MeshEngine(jax.devices()[:1]))(2.0, batches) == {"x": 2 * 20 / 5}
+
+
+@pytest.mark.parametrize("engine", [MeshEngine, PmapEngine])
+def test_what_is_no_mean_is_made_of_all_examples_that_are_there(engine):
+    """Under jit and pmap: every example once, in order, and no row that only pads."""
+    batches = [{"x": np.arange(8).reshape(4, 2), "mask": np.ones(4, bool)},
+               {"x": np.arange(8, 16).reshape(4, 2), "mask": np.array([True, True, True, False])}]
+
+    def by_example(variables, batch):
+        return {"x": batch["x"] * variables, "mask": batch["mask"]}
+
+    def summarize(parts):
+        seen = np.concatenate([part["x"] for part in parts])
+        assert np.array_equal(seen, 3 * np.arange(14).reshape(7, 2))
+        return {"middle": float(np.median(seen))}
+
+    task = Task(None, None, by_example, summarize=summarize)
+    engine = engine(jax.devices())
+    assert evaluate(task, engine)(engine.spread(jnp.int32(3)), batches) == {"middle": 19.5}
 
 
 class Indexed(Batches):
