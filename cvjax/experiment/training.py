@@ -173,6 +173,8 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
 
     engine = make_engine(config)
     with config_errors():
+        if engine.layout.model > 1:  # whether heads split over devices is known once the model is traced
+            engine.compile_step(step, shapes).eval_shape(shapes, inputs.batch_shapes())
         state = engine.create(initialize, pretrained)
     batches = inputs.train_batches(seed=config.seed, workers=config.workers, resident=config.resident,
                                    share=engine.share)

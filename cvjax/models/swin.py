@@ -27,6 +27,7 @@ from cvjax.layers.drop_path import DropPath
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, xavier_uniform
 from cvjax.layers.mlp import Mlp
+from cvjax.layers.partition import spread
 from cvjax.layers.remat import Remat, rematerialized
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.patches import patchify
@@ -124,6 +125,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = spread(x, 0, over="data")  # see cvjax.layers.transformer
         y = self.norm(name="norm1")(x)
         y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
         x = x + DropPath(self.drop_path, name="drop_path1")(y, train=train)

@@ -116,6 +116,13 @@ def test_what_cannot_be_laid_out_is_refused(options, complaint, tmp_path, monkey
         plan.run(plan.Config(devices=8), "supervised", [*arguments, *options])
 
 
+@pytest.mark.slow
+def test_a_training_refuses_heads_that_do_not_split_in_one_line(process, tmp_path):
+    done = process("supervised", *TINY_VIT[1:], "--batch-size", 32, "--mesh", "model=4", "--run-dir", tmp_path / "run",
+                   devices=4)
+    assert "--mesh model=4 must divide the 2 heads" in done.complaint
+
+
 def test_the_plans_options_come_first():
     assert split_arguments(["--devices", "4", "supervised", "digits"]) == (["--devices", "4"], ["supervised", "digits"])
     with pytest.raises(ConfigError, match="which training"):

@@ -109,8 +109,13 @@ def test_a_best_checkpoint_that_is_not_the_last_is_judged(train, no_pictures, mo
     honest, calls = training.evaluate, []
 
     def evaluate(*arguments):
-        calls.append(honest(*arguments))
-        return calls[-1] | ({"top1": 0.0} if len(calls) == 2 else {})
+        evaluation = honest(*arguments)
+
+        def watched(*arguments):
+            calls.append(evaluation(*arguments))
+            return calls[-1] | ({"top1": 0.0} if len(calls) == 2 else {})
+
+        return watched
 
     monkeypatch.setattr(training, "evaluate", evaluate)
     folder = train("mlp-early", *MLP, "--steps", 8, "--validation", 0.2, "--eval-every", 4, "--base-learning-rate", 2)
