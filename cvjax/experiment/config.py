@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import tyro
 
+from cvjax.experiment.allocator import keep_freed_memory
 from cvjax.train.preemption import Stopped, StopRequest
 
 
@@ -277,6 +278,7 @@ def command(run: Callable[[Any], None], experiment: str, config: type, descripti
 
 def _run(body: Callable[[], None], config: Any = None) -> None:
     """config: of a training, which may be one of several processes; these end all together, or none before its time."""
+    keep_freed_memory()  # before jax starts its threads
     import jax
 
     from cvjax.experiment.run import EXPECTED_ERRORS

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from cvjax.experiment.allocator import keep_freed_memory
+
 TAIL = 200  # characters of an error that are kept
 START = 8.0  # seconds that a process is given to end by itself
 
@@ -112,6 +114,7 @@ def serve(pipe: Any, build: Callable[..., Steps], arguments: Sequence[Any], core
     if cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     os.environ |= ENVIRONMENT
+    keep_freed_memory()  # as experiments do; torch gains by it too
     # One GPU for all, the first that may be seen: JAX would take them all, torch takes one.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:

@@ -1,4 +1,4 @@
-"""2-D convolution (cross-correlation) of images with kernels, and its kernel's gradient on a CPU."""
+"""2-D convolution (cross-correlation) of images with kernels, and how a CPU does it with all its cores."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,9 @@ WORTHWHILE = 2e8
 # Bytes of image windows that are copied at a time: they should stay in the cache until they are multiplied. But a
 # product should also sum over so many windows that adding it to the products before it costs little.
 WINDOW_BYTES, WINDOWS = 2.5e6, 768
+# XLA's CPU kernels cut an image's columns, and the channels that come out, into tiles of this many, and share out the
+# tiles of one row among cores.
+TILE = 64
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: tuple[int, int] = (0, 0), dilation: int = 1,
@@ -42,19 +45,26 @@ def _pays(output: tuple[int, ...], kernel: tuple[int, ...], padding: tuple[int, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv2d(x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int], dilation: int) -> jax.Array:
-    return _convolve(x, kernel, strides, padding, dilation)
+    # Chosen where the program is lowered: what is made for a GPU or TPU, from whatever machine, is the convolution.
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(_on_all_cores, features=kernel.shape[3], strides=strides, padding=padding,
+                               dilation=dilation),
+        default=partial(_convolve, strides=strides, padding=padding, dilation=dilation))
 
 
 def _forward(x: jax.Array, kernel: jax.Array, *window: object) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, *window), (x, kernel)
+    return _conv2d(x, kernel, *window), (x, kernel)
 
 
 def _backward(strides: int, padding: tuple[int, int], dilation: int, residuals: tuple[jax.Array, jax.Array],
               gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     convolve = partial(_convolve, strides=strides, padding=padding, dilation=dilation)
-    dx, = jax.linear_transpose(lambda x: convolve(x, kernel), x)(gradient)
-    # Chosen where the program is lowered: what is made for a GPU or TPU, from whatever machine, is the convolution.
+    on_cpu = partial(_on_all_cores, features=kernel.shape[2], strides=strides, padding=padding, dilation=dilation)
+    dx = lax.platform_dependent(
+        kernel, gradient,
+        cpu=lambda kernel, g: jax.linear_transpose(lambda x: on_cpu(x, kernel), x)(g)[0],
+        default=lambda kernel, g: jax.linear_transpose(lambda x: convolve(x, kernel), x)(g)[0])
     dkernel = lax.platform_dependent(
         x, gradient,
         cpu=partial(_kernel_gradient, shape=kernel.shape, strides=strides, padding=padding, dilation=dilation),
@@ -63,6 +73,29 @@ def _backward(strides: int, padding: tuple[int, int], dilation: int, residuals: 
 
 
 _conv2d.defvjp(_forward, _backward)
+
+
+def _on_all_cores(x: jax.Array, kernel: jax.Array, features: int, strides: int, padding: tuple[int, int],
+                  dilation: int) -> jax.Array:
+    """`_convolve` in a form that XLA shares out among cores, forward and transposed.
+
+    features: the channels that come out, or, of the transposed form, those that go in.
+    """
+    batch, height, width, channels = x.shape
+    if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+        x = x[:, ::strides, ::strides]
+        return (x.reshape(-1, channels) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+    groups, gap, reach = math.gcd(batch, jax.device_count()), padding[1], dilation * (kernel.shape[1] - 1)
+    if strides > 1 or batch == groups or gap > reach or max(width, features) >= 2 * TILE:
+        return _convolve(x, kernel, strides, padding, dilation)
+    # Images side by side in a wide one, for each device its own; what is padded between two is padding to both.
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, gap), (0, 0))).reshape(groups, -1, height, width + gap, channels)
+    x = x.swapaxes(1, 2).reshape(groups, height, -1, channels)
+    x = lax.conv_general_dilated(
+        x, kernel, (1, 1), [(padding[0], padding[0]), (gap, reach - gap)], rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = x.reshape(groups, x.shape[1], -1, width + gap, x.shape[3])[:, :, :, :width + 2 * gap - reach]
+    return x.swapaxes(1, 2).reshape(batch, *x.shape[1:2], *x.shape[3:])
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...], strides: int,

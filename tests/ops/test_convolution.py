@@ -1,4 +1,4 @@
-"""The kernel's gradient on a CPU: sums by hand, other platforms' programs, eight devices, all derivatives."""
+"""A CPU's convolutions: sums by hand, other platforms' programs, eight devices, all derivatives."""
 
 import re
 
@@ -78,6 +78,30 @@ def test_the_kernels_gradient_is_the_sum_over_windows(small, case, windows):
     assert dkernel.shape == kernel.shape
     np.testing.assert_allclose(dkernel, exact, rtol=0, atol=6e-6 * scale)
     np.testing.assert_array_equal(dx, plain)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_form_for_all_cores_is_the_convolution(case):
+    """Forward and transposed, to the rounding of sums of at most 363 products in another order."""
+    batch, height, width, channels, features, size, strides, padding, dilation = CASES[case]
+    x = jnp.asarray(draw(batch, height, width, channels), jnp.float32)
+    kernel = jnp.asarray(draw(*size, channels, features), jnp.float32)
+    window = strides, padding, dilation
+    ours, pull = jax.vjp(lambda x: convolution._on_all_cores(x, kernel, features, *window), x)
+    plain, pull_plain = jax.vjp(lambda x: convolution._convolve(x, kernel, *window), x)
+    g = jnp.asarray(draw(*plain.shape), jnp.float32)
+    for a, b in ((ours, plain), (pull(g)[0], pull_plain(g)[0])):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("shape, features, wide", [
+    ((8, 16, 56, 64), 64, True), ((8, 16, 128, 64), 64, False), ((8, 16, 56, 64), 128, False),
+    ((1, 16, 56, 64), 64, False)])
+def test_narrow_images_stand_side_by_side_where_there_are_too_few_tiles(shape, features, wide):
+    x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[3], features))
+    program = str(jax.make_jaxpr(lambda x: convolution._on_all_cores(x, kernel, features, 1, (1, 1), 1))(x))
+    assert ("f32[1,16,456," in program) == wide
 
 
 def test_groups_have_xlas_gradient(small):
