@@ -92,6 +92,25 @@ TORCH = (
 )
 
 
+@dataclass(frozen=True)
+class Composite(Naming):
+    """The rules of a head on a backbone, whose paths begin with `backbone/` and have another naming.
+
+    inner: the backbone's, after `prefix` in their names.
+    """
+
+    backbone: nn.Module | None = None
+    inner: Naming = Naming(TORCH)
+    prefix: str = "backbone."
+
+    def lookup(self, path: str) -> tuple[str, Layout]:
+        if not path.startswith("backbone/"):
+            return super().lookup(path)
+        name, layout = self.inner.lookup(path.removeprefix("backbone/"))
+        return self.prefix + name, Layout(lambda array, model: layout.to_theirs(array, self.backbone),
+                                          lambda array, model: layout.to_ours(array, self.backbone))
+
+
 def model_images(model: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
     """What `init` of an image model takes."""
     return (jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32),)

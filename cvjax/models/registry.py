@@ -12,6 +12,7 @@ from cvjax.models import (
     alexnet,
     baselines,
     densenet,
+    fcn,
     googlenet,
     lenet,
     mae,
@@ -25,7 +26,7 @@ from cvjax.models import (
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
     **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
-    **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS,
+    **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS, **fcn.VARIANTS,
 }
 
 

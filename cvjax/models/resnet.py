@@ -5,7 +5,8 @@ https://arxiv.org/abs/1611.05431) and the pre-activation form (He et al. 2016, h
 
 Deviations: the bottleneck strides in its 3x3 convolution (ResNet v1.5, as torchvision and timm do), not in the first
 1x1. The last scale of each residual branch starts at zero (Goyal et al. 2017, sec. 5.1). Parameters carry
-torchvision's names. The CIFAR networks (sec. 4.2) have the paper's parameter-free shortcuts.
+torchvision's names. The CIFAR networks (sec. 4.2) have the paper's parameter-free shortcuts. `output_stride` dilates
+late stages instead of striding (Yu and Koltun 2016, https://arxiv.org/abs/1511.07122), as torchvision and timm do.
 """
 
 from functools import partial
@@ -50,12 +51,14 @@ class ResidualBlock(nn.Module):
 
     The branch has two 3x3 convolutions ("basic") or 1x1, 3x3 (in `groups`), 1x1 ("bottleneck", figure 5).
     width: channels of the inner convolutions. features: channels of the output.
+    dilations: of a basic branch's two convolutions; a bottleneck's 3x3 has the first.
     """
 
     kind: Literal["basic", "bottleneck"]
     width: int
     features: int
     strides: int
+    dilations: tuple[int, int]
     groups: int
     shortcut: Literal["projection", "identity"]
     preactivation: bool
@@ -66,15 +69,16 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        # features, kernel size, strides, padding, groups
+        # features, kernel size, strides, dilation, groups
+        first, second = self.dilations
         if self.kind == "basic":
-            convs = [(self.width, 3, self.strides, 1, 1), (self.features, 3, 1, 1, 1)]
+            convs = [(self.width, 3, self.strides, first, 1), (self.features, 3, 1, second, 1)]
         else:
-            convs = [(self.width, 1, 1, 0, 1), (self.width, 3, self.strides, 1, self.groups),
-                     (self.features, 1, 1, 0, 1)]
+            convs = [(self.width, 1, 1, 1, 1), (self.width, 3, self.strides, first, self.groups),
+                     (self.features, 1, 1, 1, 1)]
         branch = x
-        for i, (features, size, strides, padding, groups) in enumerate(convs, start=1):
-            conv = self.conv(features, size, strides, padding, groups=groups, name=f"conv{i}")
+        for i, (features, size, strides, dilation, groups) in enumerate(convs, start=1):
+            conv = self.conv(features, size, strides, size // 2 * dilation, dilation, groups, name=f"conv{i}")
             if self.preactivation:
                 branch = nn.relu(self.norm(name=f"bn{i}")(branch, train=train))
                 if i == 1 and self._changes_shape(x):
@@ -101,10 +105,14 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution; the first one strides. `block` makes block i with its own settings."""
+    """Residual blocks at one resolution; the first one strides. `block` makes block i with its own settings.
+
+    dilations: the stage's before, which the first convolution (of the first block) still has, and this one's.
+    """
 
     depth: int
     strides: int
+    dilations: tuple[int, int]
     block: Any
     drop_path: tuple[float, ...]
 
@@ -112,7 +120,9 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for i in range(self.depth):
             strides = self.strides if i == 0 else 1
-            x = self.block(strides=strides, drop_path=self.drop_path[i], name=str(i))(x, train)
+            before, own = self.dilations
+            x = self.block(strides=strides, dilations=(own if i else before, own), drop_path=self.drop_path[i],
+                           name=str(i))(x, train)
         return x
 
 
@@ -123,6 +133,8 @@ class ResNet(nn.Module):
     width_factor: widens a bottleneck's inner convolutions (Wide ResNet, ResNeXt); groups: of its 3x3 convolution.
     stem: "imagenet" is a strided 7x7 convolution and a 3x3 max pooling, "cifar" a 3x3 convolution.
     shortcut: where shapes change, a 1x1 convolution ("projection") or subsampling and zeros ("identity").
+    output_stride: the most pixels of the image to one of the last map: a stage that would exceed it does not stride but
+    dilates its 3x3 convolutions; 8 is torchvision's `replace_stride_with_dilation=(False, True, True)`.
     image_size: the size the variant was made for; any from 1 pixel on works. num_classes: 0 drops the head.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
     axis_name: see `BatchNorm`. Named maps: `stem` and `layer1`, `layer2`, ...
@@ -136,6 +148,7 @@ class ResNet(nn.Module):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     shortcut: Literal["projection", "identity"] = "projection"
     preactivation: bool = False
+    output_stride: Literal[8, 16, 32] = 32
     zero_init_last: bool = True
     drop_path: float = 0.0
     image_size: int | tuple[int, int] = 224
@@ -152,15 +165,20 @@ class ResNet(nn.Module):
         self.bn1 = None if self.preactivation else norm()
         self.maxpool = MaxPool(3, 2, 1)
         rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
+        reached, dilation = 4 if self.stem == "imagenet" else 1, 1
         for i, depth in enumerate(self.depths):
+            strides, before = 1 if i == 0 else 2, dilation
+            if reached * strides > self.output_stride:
+                strides, dilation = 1, 2 * dilation
+            reached *= strides
             channels = self.width * 2**i
             inner = int(channels * self.width_factor) if self.block == "bottleneck" else channels
             block = partial(
                 ResidualBlock, self.block, inner, channels * (4 if self.block == "bottleneck" else 1),
                 groups=self.groups, shortcut=self.shortcut, preactivation=self.preactivation, conv=conv, norm=norm,
                 last_scale=nn.initializers.zeros if self.zero_init_last else nn.initializers.ones)
-            before = sum(self.depths[:i])
-            stage = Stage(depth, 1 if i == 0 else 2, block, tuple(rates[before:before + depth]))
+            first = sum(self.depths[:i])
+            stage = Stage(depth, strides, (before, dilation), block, tuple(rates[first:first + depth]))
             setattr(self, f"layer{i + 1}", stage)
         self.norm = norm() if self.preactivation else None
         if self.num_classes:

@@ -29,6 +29,12 @@ COUNTS = {
     "densenet201": 20_013_928,
     "densenet40_k12": 1_019_722,
     "densenet_bc100_k12": 769_162,
+    "fcn": 11_769_301,
+    "fcn16s_vgg16": 134_364_410,
+    "fcn32s_vgg16": 134_346_581,  # VGG's 14,714,688 and its fc6 and fc7, and 21 * 4,097 of the score layer
+    "fcn8s_vgg16": 134_376_863,
+    "fcn_resnet101": 54_314_346,  # with the auxiliary head, as torchvision says of both
+    "fcn_resnet50": 35_322_218,
     "googlenet": 13_004_888,  # with both auxiliary heads, as Caffe's of the next line
     "googlenet_lrn": 13_378_280,
     "lenet5": 61_706,

@@ -12,6 +12,7 @@ from alexnet_reference import GroupedAlexNet, small_alexnet
 from cases import CHANNELS, SMALL_INCEPTIONS, ClassifierCase, DinoCase, MaeCase, VitCase
 from densenet_reference import CifarDenseNet
 from deterministic_weights import fill, fill_role, sketch
+from fcn_reference import ChannelsLast, TorchFCNVGG, small_fcn
 from googlenet_reference import PaperGoogLeNet, small_googlenet
 from lenet_reference import TorchLeNet
 from mae_reference import TorchMae
@@ -108,6 +109,8 @@ CLASSIFIERS = {
     "googlenet_lrn": lambda: PaperGoogLeNet(5, SMALL_INCEPTIONS),
     "densenet": lambda: DenseNet(16, (2, 2), 32, num_classes=5),
     "densenet_cifar": lambda: CifarDenseNet((2, 1), 8, 16, 0, 1.0, num_classes=10),
+    "fcn_resnet": lambda: small_fcn(4, num_classes=3),
+    "fcn_vgg": lambda: TorchFCNVGG(2, (1, 2, 1), 8, 16, num_classes=3, scales=(0.5, 0.25)),
     "swin": lambda: SwinTransformer(
         (64, 32), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4, num_classes=5, drop_path_rate=0.0),
     "swin_small_maps": lambda: SwinTransformer(
@@ -132,7 +135,8 @@ def classifier_numbers(case: ClassifierCase, dtype: torch.dtype = torch.float32)
         logits = model.eval()(images)
     outputs = model.train()(images)
     main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = main.square().mean() + sum(0.3 * head.square().mean() for head in auxiliary)
+    weight = getattr(model, "auxiliary_weight", 0.3)
+    loss = main.square().mean() + sum(weight * head.square().mean() for head in auxiliary)
     loss.backward()
     numbers = {"eval/logits": logits, "train/logits": main, "train/loss": loss}
     numbers |= {f"gradient/{name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -217,6 +221,12 @@ def published(name: str) -> torch.nn.Module:
         return CifarResNet((CIFAR_RESNETS[name],) * 3, num_classes=10)
     if name in GOOGLENETS_AND_CIFAR_DENSENETS:
         return GOOGLENETS_AND_CIFAR_DENSENETS[name]()
+    if name.endswith("s_vgg16"):
+        return TorchFCNVGG({"32": 0, "16": 1, "8": 2}[name[3:-7]])
+    if name.startswith("fcn_resnet"):
+        model = get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+        model.__class__ = ChannelsLast
+        return model
     if name == "resnet9":
         return TorchResNet9()
     if name in AIRBENCH:

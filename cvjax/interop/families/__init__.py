@@ -8,6 +8,7 @@ from cvjax.interop.families.airbench import AIRBENCH
 from cvjax.interop.families.alexnet import alexnet
 from cvjax.interop.families.densenet import DENSENET
 from cvjax.interop.families.dino import dino
+from cvjax.interop.families.fcn import fcn, fcn_vgg
 from cvjax.interop.families.googlenet import GOOGLENET
 from cvjax.interop.families.lenet import LENET
 from cvjax.interop.families.mae import MAE
@@ -21,6 +22,7 @@ from cvjax.models.airbench import Airbench
 from cvjax.models.alexnet import AlexNet
 from cvjax.models.densenet import DenseNet
 from cvjax.models.dino import DINO
+from cvjax.models.fcn import FCN, FCNVGG
 from cvjax.models.googlenet import GoogLeNet
 from cvjax.models.lenet import LeNet
 from cvjax.models.mae import MaskedAutoencoder
@@ -35,6 +37,7 @@ FAMILIES: dict[type[nn.Module], Family | Callable[[nn.Module], Family]] = {
     Airbench: AIRBENCH,
     AlexNet: alexnet,
     DenseNet: DENSENET,
+    FCNVGG: fcn_vgg,
     GoogLeNet: GOOGLENET,
     LeNet: LENET,
     MaskedAutoencoder: MAE,
@@ -50,6 +53,8 @@ def family_of(model: nn.Module) -> Family:
     """The table of a model's family; ValueError where there is none."""
     if isinstance(model, DINO):
         return dino(model, family_of)
+    if isinstance(model, FCN):
+        return fcn(model, family_of)
     if type(model) not in FAMILIES:
         raise ValueError(f"no weight table for {type(model).__name__}; there are tables for "
                          f"{', '.join(sorted(module.__name__ for module in FAMILIES))}")

@@ -5,33 +5,17 @@ A file of the authors holds two such networks; `load_weights(model, file, part="
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvjax.interop.naming import KERNEL, TORCH, Family, Layout, Naming, Rule
+from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Layout, Naming, Rule
 from cvjax.models.dino import DINO
 
-BACKBONE = "backbone/"
 _LENGTHS = Layout(lambda array, model: array.T, lambda array, model: array.T)  # (1, K) <-> (K, 1)
 _HEAD = (Rule("(head/last_layer/weight_v)", r"\1", KERNEL), Rule("(head/last_layer/weight_g)", r"\1", _LENGTHS), *TORCH)
-
-
-@dataclass(frozen=True)
-class _Composite(Naming):
-    """The head's rules, and another naming for the backbone."""
-
-    backbone: Naming = Naming(TORCH)
-
-    def lookup(self, path: str) -> tuple[str, Layout]:
-        if not path.startswith(BACKBONE):
-            return super().lookup(path)
-        name, layout = self.backbone.lookup(path.removeprefix(BACKBONE))
-        return f"backbone.{name}", Layout(lambda array, model: layout.to_theirs(array, model.backbone),
-                                          lambda array, model: layout.to_ours(array, model.backbone))
 
 
 def dino(model: DINO, family_of: Callable[[nn.Module], Family]) -> Family:
@@ -47,6 +31,6 @@ def dino(model: DINO, family_of: Callable[[nn.Module], Family]) -> Family:
         (images,) = backbone.inputs(model.backbone)
         return ([jax.ShapeDtypeStruct((1, *images.shape), jnp.float32)],)
 
-    namings = {publisher: _Composite(_HEAD, constants=constants(naming), backbone=naming)
+    namings = {publisher: Composite(_HEAD, constants=constants(naming), backbone=model.backbone, inner=naming)
                for publisher, naming in backbone.namings.items()}
     return Family(namings=namings, inputs=inputs)
