@@ -99,8 +99,8 @@ class FCNVGG(nn.Module):
 
     def setup(self) -> None:
         stages = len(self.depths)
-        if not 0 <= self.skips < stages:
-            raise ValueError(f"skips {self.skips}: it must be 0 to {stages - 1}, fewer than VGG's {stages} poolings")
+        if not 0 <= self.skips <= stages - 2:  # what is left to the fixed upsampling is at least 4
+            raise ValueError(f"skips {self.skips}: it must be 0 to {stages - 2}, for VGG has {stages} poolings")
         if len(self.skip_scales) < self.skips:
             raise ValueError(f"skip_scales {self.skip_scales}: there must be one for each of the {self.skips} skips")
         self.backbone = self.make_backbone()

@@ -183,7 +183,7 @@ CLASSIFIER_CASES = (
     ClassifierCase("fcn_resnet", "fcn_resnet50", dict(
         backbone_fields=dict(depths=(1, 1, 1, 2), width=4, output_stride=8), num_classes=3, dropout=0.0), (42, 52)),
     ClassifierCase("fcn_vgg", "fcn8s_vgg16", dict(
-        skip_scales=(0.5, 0.25), depths=(1, 2, 1), width=8, fc_width=16, num_classes=3, dropout=0.0), (28, 33)),
+        skip_scales=(0.5, 0.25), depths=(1, 2, 1, 1), width=8, fc_width=16, num_classes=3, dropout=0.0), (28, 33)),
     # Maps of 16x8 and 8x4 in windows of 4: shifted in both directions, then in one.
     ClassifierCase("swin", SWIN, dict(SMALL_SWIN, image_size=(64, 32), window=4), (64, 32)),
     # Patches filled up to a map of 6x16, then 3x8; windows of 8 become 6x8 and 3x8.

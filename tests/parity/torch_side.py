@@ -110,7 +110,7 @@ CLASSIFIERS = {
     "densenet": lambda: DenseNet(16, (2, 2), 32, num_classes=5),
     "densenet_cifar": lambda: CifarDenseNet((2, 1), 8, 16, 0, 1.0, num_classes=10),
     "fcn_resnet": lambda: small_fcn(4, num_classes=3),
-    "fcn_vgg": lambda: TorchFCNVGG(2, (1, 2, 1), 8, 16, num_classes=3, scales=(0.5, 0.25)),
+    "fcn_vgg": lambda: TorchFCNVGG(2, (1, 2, 1, 1), 8, 16, num_classes=3, scales=(0.5, 0.25)),
     "swin": lambda: SwinTransformer(
         (64, 32), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4, num_classes=5, drop_path_rate=0.0),
     "swin_small_maps": lambda: SwinTransformer(

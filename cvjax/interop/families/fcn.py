@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from cvjax.interop.families.vgg import vgg
-from cvjax.interop.naming import TORCH, Composite, Family, Layout, Naming, Rule
+from cvjax.interop.naming import TORCH, Composite, Family, Layout, Rule
 from cvjax.models.fcn import FCN, FCNVGG, bilinear_kernel
 
 
