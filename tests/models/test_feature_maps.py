@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from cvjax.layers.feature_maps import FeatureMaps, feature_maps
+from cvjax.layers.feature_maps import FeatureMaps, feature_maps, named_maps
 
 
 class Two(nn.Module):
@@ -45,3 +46,31 @@ def test_the_gradient_by_an_offset_is_the_gradient_by_the_map() -> None:
     gradient = jax.grad(output)(jnp.zeros_like(IMAGES))
     by_hand = 2 * (2 * IMAGES) * VARIABLES["params"]["head"]["kernel"][:, 0] / 16  # d mean(x^2) k / dx
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-5)
+
+
+class Asking(nn.Module):
+    """`Two` as far as one of its maps, and a map of its own."""
+
+    wanted: str
+
+    def setup(self) -> None:
+        self.maps, self.two = FeatureMaps(), Two()
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        inner = named_maps(lambda: self.two(images), [self.wanted])
+        return self.maps("own", inner[self.wanted] + 1)
+
+
+def test_a_pass_ends_with_the_last_map_that_is_wanted() -> None:
+    for wanted, value in (("second_by_alphabet", 2 * IMAGES), ("first_by_alphabet", 4 * IMAGES * IMAGES)):
+        model = Asking(wanted)
+        assert model.init(jax.random.key(0), IMAGES) == {}  # no head
+        maps = feature_maps(model, {}, IMAGES)  # who asks from outside sees all of what ran
+        assert list(maps)[-2:] == [wanted, "own"] and len(maps) == (2 if wanted == "second_by_alphabet" else 3)
+        np.testing.assert_allclose(maps["own"], value + 1, rtol=1e-6)
+    both = ["first_by_alphabet", "second_by_alphabet"]
+    assert list(named_maps(lambda: Two().apply(VARIABLES, IMAGES), both)) == both[::-1]
+    # Asked for from outside, too, the pass ends before what the inner one waits for.
+    assert list(named_maps(lambda: model.apply({}, IMAGES), both[1:])) == both[1:]
+    with pytest.raises(ValueError, match="no map x: the model names second_by_alphabet, first_by_alphabet"):
+        named_maps(lambda: Two().apply(VARIABLES, IMAGES), ["x"])

@@ -10,6 +10,7 @@ import pytest
 from deterministic_weights import fill
 
 from cvjax.interop import load_weights, to_state_dict
+from cvjax.models import create_model
 from cvjax.models.swin import SwinTransformer
 from cvjax.models.vit import VisionTransformer
 
@@ -111,3 +112,19 @@ def test_learned_positions_are_resized_as_timm_does(image_size: tuple[int, int],
         there = to_state_dict(load_weights(source, weights), source, layout)
         loaded = load_weights(model, there)["params"]["pos_embed"]
         np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("block, output_stride", [("basic", 8), ("basic", 16), ("bottleneck", 8), ("bottleneck", 16)])
+def test_dilated_resnets_are_timms(block: str, output_stride: int, theirs: ModuleType, torch: ModuleType) -> None:
+    """Of the two kinds of blocks torchvision dilates the bottleneck alone."""
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    kind = BasicBlock if block == "basic" else Bottleneck
+    fields = dict(num_classes=5, output_stride=output_stride)
+    reference = filled(ResNet(kind, [1, 1, 2, 2], **fields), theirs, torch)
+    model = create_model("resnet18", block=block, depths=(1, 1, 2, 2), **fields)
+    images = np.random.default_rng(0).standard_normal((2, 50, 73, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    variables = load_weights(model, {name: tensor.numpy() for name, tensor in reference.state_dict().items()})
+    jax_side.assert_same({"logits": np.asarray(jax.jit(model.apply)(variables, images))}, {"logits": expected})
