@@ -144,6 +144,8 @@ def convolutionalized(classifier: Mapping[str, Any], fcn: Mapping[str, Any]) -> 
     left and the score layers stay as they are. ValueError where widths or depths differ.
     """
     params, stats = dict(classifier["params"]), classifier.get("batch_stats", {})
+    if missing := [name for name in ("fc6", "fc7") if name not in params]:
+        raise ValueError(f"the classifier has no {', '.join(missing)}: it must be a VGG; it has {', '.join(params)}")
     params.pop("fc8", None)
     new = dict(fcn["params"])
     for name in ("fc6", "fc7"):

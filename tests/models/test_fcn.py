@@ -160,6 +160,8 @@ def test_a_classifier_s_layers_as_convolutions_give_its_numbers(batch_norm: bool
     np.testing.assert_allclose(fc7[:, 3, 3], expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"the classifier does not fit the FCN: .*'fc7'.* differ"):
         convolutionalized(classifier, shapes_of(FCNVGG(**same | dict(fc_width=7))))
+    with pytest.raises(ValueError, match="the classifier has no fc6, fc7: it must be a VGG; it has conv1"):
+        convolutionalized({"params": {"conv1": {}}}, variables)
 
 
 def test_a_vgg_starts_with_scores_of_zero_and_bilinear_kernels() -> None:
