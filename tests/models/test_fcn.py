@@ -106,6 +106,7 @@ def test_logits_have_the_images_size_and_type_and_any_size_is_taken(images: jax.
             assert (out.shape, out.dtype) == ((1, *size, 3), jnp.float32)
 
 
+@pytest.mark.slow
 def test_vgg_images_are_filled_with_zeros_to_whole_strides(images: jax.Array) -> None:
     variables = variables_of(fcn_vgg())
     filled = jnp.pad(images, ((0, 0), (0, 11), (0, 14), (0, 0)))  # 48x64
@@ -132,6 +133,7 @@ def test_all_streams_of_a_vgg_are_aligned_with_the_image(images: jax.Array) -> N
             assert jnp.abs(apply(without, x) - out).max() > 0.01, name
 
 
+@pytest.mark.slow
 def test_an_image_moved_by_32_pixels_has_its_logits_moved_by_32() -> None:
     """FCN-8s at its own strides. Without biases what is black stays zero, so borders play no part; an object's logits
     reach 3 * 32 pixels by fc6, 16 and 8 by upsampling and fewer than 64 by the convolutions before."""
@@ -279,6 +281,7 @@ def test_type_and_axis_pass_to_all_parts(variables: Any, images: jax.Array, logi
     assert 1e-4 < jnp.abs(near - logits).max() / jnp.abs(logits).max() < 5e-2
 
 
+@pytest.mark.slow
 def test_a_batch_split_over_a_named_axis_is_normalised_as_one(images: jax.Array) -> None:
     fields = dict(backbone_fields=dict(depths=(1,), width=2), maps=1, auxiliary_map="")
     variables = variables_of(fcn(**fields))
@@ -291,7 +294,7 @@ def test_a_batch_split_over_a_named_axis_is_normalised_as_one(images: jax.Array)
     np.testing.assert_allclose(split[:, 0], whole, atol=1e-5 * jnp.abs(whole).max())
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("block", ["basic", pytest.param("bottleneck", marks=pytest.mark.slow)])
 def test_a_dilated_resnet_computes_the_strided_one_s_pixels_and_those_between(block: str, images: jax.Array) -> None:
     """Every fourth pixel of the last map with stride 8 is the map with stride 32."""
     fields = dict(block=block, depths=(1, 1, 1, 2), width=2, num_classes=0)
