@@ -72,7 +72,7 @@ def _greedy(boxes, scores, labels, valid, iou_threshold, max_outputs):
     order = jnp.pad(order, (0, padding))
     total = valid.sum(dtype=jnp.int32)
     boxes = lax.stop_gradient(boxes)[order]
-    labels = None if labels is None else labels[order]
+    labels = None if labels is None else jnp.asarray(labels)[order]
 
     def suppresses(a, a_labels, b, b_labels):
         """bool `(A, B)`"""
