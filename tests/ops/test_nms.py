@@ -43,6 +43,7 @@ def test_exactly_the_greedy_loop(threshold: float, size: int, limit: int, by_cla
     else:
         indices, found = jax.jit(jax.vmap(lambda b, s, v: nms(b, s, v, threshold, limit)))(given, scores, valid)
     assert indices.shape == found.shape == (count, limit) and indices.dtype == jnp.int32 and found.dtype == bool
+    indices, found = np.asarray(indices), np.asarray(found)
     for i in range(count):
         expected = slow(given[i], scores[i], valid[i], threshold, limit, labels[i] if by_class else None)
         np.testing.assert_array_equal(indices[i][found[i]], expected)

@@ -1,0 +1,86 @@
+"""Which ground truth a box is to learn: anchors of a region proposal network, and proposals of a detector.
+
+One image; `jax.vmap` for more. Rows of ground truth that pad are told by a mask, and an image may have none at all.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cvjax.ops.boxes import pairwise_iou
+
+
+class Matches(NamedTuple):
+    """For each of N boxes; one that is neither positive nor negative is left out of the loss."""
+
+    index: jax.Array  # int32 (N,): the row of the ground truth it overlaps most, the first of equals; 0 without any
+    overlap: jax.Array  # float32 (N,): their IoU, in [0, 1]; 0 without any
+    positive: jax.Array  # bool (N,): is to learn that row
+    negative: jax.Array  # bool (N,): is to learn that it is background
+
+
+def match_anchors(anchors: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, usable: jax.Array | None = None,
+                  high: float = 0.7, low: float = 0.3) -> Matches:
+    """Positive from an IoU of `high` on, or as the best of a ground truth; else negative below `low`, else left out.
+
+    The rules of Faster R-CNN (https://arxiv.org/abs/1506.01497, sec. 3.1.2) as torchvision reads them: all anchors that
+    share the best overlap with a ground truth are positive, however small it is, and learn the row that they themselves
+    overlap most. Unlike there, a ground truth that no anchor touches makes none positive (all would share the 0).
+
+    Args:
+        anchors: `(N, 4)`.
+        boxes: ground truth `(M, 4)`, M > 0.
+        box_mask: bool `(M,)`, False for padding.
+        usable: bool `(N,)`, anchors that take part (the paper leaves out those that cross the border of the image);
+            the others are nobody's best, and neither positive nor negative. None: all.
+    """
+    _check_thresholds(low, high)
+    overlaps = _overlaps(anchors, boxes, box_mask)
+    usable = jnp.ones(len(anchors), bool) if usable is None else usable
+    overlaps = jnp.where(usable[:, None], overlaps, 0)
+    index, overlap = _best(overlaps)
+    is_best = ((overlaps == overlaps.max(axis=0)) & (overlaps > 0)).any(axis=1)
+    positive = (overlap >= high) | is_best
+    # high may be 0, then padding would be learnt.
+    positive &= usable & box_mask.any()
+    return Matches(index, overlap, positive, usable & ~positive & (overlap < low))
+
+
+def match_proposals(proposals: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, usable: jax.Array | None = None,
+                    foreground: float = 0.5, background: tuple[float, float] = (0.0, 0.5)) -> Matches:
+    """Positive from an IoU of `foreground` on, negative in [low, high) of `background`, else left out.
+
+    Fast R-CNN (https://arxiv.org/abs/1504.08083, sec. 2.3) has 0.5 and [0.1, 0.5), torchvision [0, 0.5). In an image
+    without ground truth all are negative, whatever `background` says.
+
+    Args:
+        proposals: `(N, 4)`.
+        boxes: ground truth `(M, 4)`, M > 0.
+        box_mask: bool `(M,)`, False for padding.
+        usable: bool `(N,)`, False for proposals that pad: neither positive nor negative. None: all.
+    """
+    low, high = background
+    _check_thresholds(low, high, foreground)
+    index, overlap = _best(_overlaps(proposals, boxes, box_mask))
+    usable = jnp.ones(len(proposals), bool) if usable is None else usable
+    some = box_mask.any()
+    positive = usable & (overlap >= foreground) & some
+    return Matches(index, overlap, positive, usable & ~positive & ((overlap >= low) & (overlap < high) | ~some))
+
+
+def _overlaps(candidates: jax.Array, boxes: jax.Array, box_mask: jax.Array) -> jax.Array:
+    """IoU `(N, M)`; padding has less than any box."""
+    if candidates.ndim != 2 or boxes.ndim != 2 or not len(boxes) or box_mask.shape != (len(boxes),):
+        raise ValueError(f"boxes to match, ground truth and its mask must be (N, 4), (M, 4) and (M,) with M > 0, "
+                         f"received {candidates.shape}, {boxes.shape} and {box_mask.shape}")
+    return jax.lax.stop_gradient(jnp.where(box_mask, pairwise_iou(candidates, boxes), -1.0))
+
+
+def _best(overlaps: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return overlaps.argmax(axis=1).astype(jnp.int32), jnp.maximum(overlaps.max(axis=1), 0)
+
+
+def _check_thresholds(*rising: float) -> None:
+    if list(rising) != sorted(rising) or rising[0] < 0 or rising[-1] > 1:
+        raise ValueError(f"thresholds must rise in [0, 1], received {rising}")
