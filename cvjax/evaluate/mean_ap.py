@@ -1,0 +1,205 @@
+"""Average precision of detections: as the PASCAL VOC devkit computes it, and as COCO does.
+
+Both take plain arrays for each image, in pixels of the original image: boxes `(N, 4)` as x1, y1, x2, y2 in continuous
+coordinates, int labels `(N,)` from 0 to K - 1. The devkit's IoU counts whole pixels, x2 - x1 + 1 wide; here a box from
+VOC's 1-based inclusive corners is x1 - 1, y1 - 1, x2, y2, which has the same areas, so that annotations overlap as
+there, while detections lie between pixels where a network puts them.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RECALLS = np.linspace(0, 1, 11)  # of VOC 2007
+
+
+class Truth(NamedTuple):
+    """What is in one image."""
+
+    boxes: np.ndarray  # float (N, 4)
+    labels: np.ndarray  # int (N,)
+    difficult: np.ndarray  # bool (N,): neither to be found nor wrong to find (VOC); COCO's crowd has no place here
+
+
+class Detections(NamedTuple):
+    """What was found in one image, in any order."""
+
+    boxes: np.ndarray  # float (D, 4)
+    scores: np.ndarray  # float (D,), finite
+    labels: np.ndarray  # int (D,)
+
+
+class AveragePrecision(NamedTuple):
+    """A mean is over the classes that have ground truth; nan where none has."""
+
+    mean: float  # in [0, 1]
+    per_class: np.ndarray  # float64 (K,), nan for a class without ground truth that is not difficult
+    without_truth: tuple[str, ...]  # names of those classes, left out of the mean
+
+
+class CocoPrecision(NamedTuple):
+    """COCO's six numbers in [0, 1], nan where there is no ground truth of the kind, and AP of each class."""
+
+    ap: float  # mean over IoU thresholds 0.50, 0.55, ..., 0.95
+    ap50: float
+    ap75: float
+    ap_small: float  # of ground truth of up to 32 x 32 pixels
+    ap_medium: float
+    ap_large: float  # from 96 x 96 pixels on
+    per_class: np.ndarray  # float64 (K,), AP, nan for a class without ground truth
+    without_truth: tuple[str, ...]
+
+
+def voc_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_names: Sequence[str], *,
+           iou_threshold: float = 0.5, eleven_points: bool = False) -> AveragePrecision:
+    """The devkit's average precision at one IoU threshold.
+
+    Detections of a class over all images go by falling score, equal ones by image and place. Each looks at the ground
+    truth of its class that it overlaps most, found already or not: right where the IoU is at least the threshold and
+    the object is new, wrong where it is not, and out of account where the object is difficult. Then the area under the
+    curve of precision, made falling, over recall (VOC 2010 on), or with `eleven_points` the mean of the best precision
+    from recalls of 0, 0.1, ..., 1 on (VOC 2007).
+
+    Raises:
+        ValueError: for images, shapes, labels or scores that do not fit.
+    """
+    truths, detections = _checked(truths, detections, len(class_names))
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must lie in (0, 1], received {iou_threshold}")
+    per_class = np.array([_class_ap(truths, detections, label, iou_threshold, eleven_points)
+                          for label in range(len(class_names))])
+    return AveragePrecision(_mean(per_class), per_class, _absent(per_class, class_names))
+
+
+def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoPrecision:
+    """COCO's average precision by pycocotools: means of precision at 101 recalls, at most 100 detections of an image.
+
+    With a single IoU threshold it differs from `voc_ap`'s area by how the curve is summed: with n objects, recall has
+    steps of 1 / n, and 101 points weigh each step to within 1 / 101, so a class differs by at most 1 / 101 times the
+    highest precision. It also differs where a detection overlaps a found object more than a new one (COCO gives it the
+    new one, the devkit calls it wrong). Difficult objects are passed as crowds: any number of detections may lie on
+    one, and IoU with it is the share of the detection that it covers, COCO's rule.
+
+    Raises:
+        ValueError: for images, shapes, labels or scores that do not fit.
+    """
+    truths, detections = _checked(truths, detections, len(class_names))
+    nothing = np.full(len(class_names), np.nan)
+    if not any((~truth.difficult).any() for truth in truths):
+        return CocoPrecision(*[float("nan")] * 6, nothing, tuple(class_names))
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations, results = [], []
+    for image, (truth, found) in enumerate(zip(truths, detections)):
+        for box, label, difficult in zip(_xywh(truth.boxes), truth.labels, truth.difficult):
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "bbox": box,
+                                "area": box[2] * box[3], "iscrowd": int(difficult)})
+        for box, score, label in zip(_xywh(found.boxes), found.scores, found.labels):
+            results.append({"id": len(results) + 1, "image_id": image, "category_id": int(label), "bbox": box,
+                            "area": box[2] * box[3], "score": float(score)})
+    shared = {"images": [{"id": image} for image in range(len(truths))],
+              "categories": [{"id": label, "name": name} for label, name in enumerate(class_names)]}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress and a table
+        # Not loadRes, which takes no empty list and adds masks that boxes do not need.
+        real, given = COCO(), COCO()
+        for side, rows in ((real, annotations), (given, results)):
+            side.dataset = {**shared, "annotations": rows}
+            side.createIndex()
+        evaluation = COCOeval(real, given, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., -1]  # (thresholds, recalls, K, areas), -1 without ground truth
+    precision = np.where(precision < 0, np.nan, precision)
+    by_class = precision.mean(axis=1)  # (thresholds, K, areas): a class has all recalls or none
+    thresholds = evaluation.params.iouThrs
+    at = [by_class[np.isclose(thresholds, t), :, 0] for t in (0.5, 0.75)]
+    per_class = by_class[..., 0].mean(axis=0)
+    return CocoPrecision(_mean(by_class[..., 0]), *map(_mean, at), *(_mean(by_class[..., i]) for i in (1, 2, 3)),
+                         per_class, _absent(per_class, class_names))
+
+
+def _class_ap(truths, detections, label: int, iou_threshold: float, eleven_points: bool) -> float:
+    objects, total, candidates = [], 0, []
+    for image, (truth, found) in enumerate(zip(truths, detections)):
+        of_class = truth.labels == label
+        difficult = truth.difficult[of_class]
+        objects.append((truth.boxes[of_class], difficult))
+        total += int((~difficult).sum())
+        candidates += [(image, i) for i in np.flatnonzero(found.labels == label)]
+    if not total:
+        return float("nan")
+    scores = np.array([detections[image].scores[i] for image, i in candidates])
+    taken = [np.zeros(len(difficult), bool) for _, difficult in objects]
+    right = []
+    for place in np.argsort(-scores, kind="stable"):
+        image, i = candidates[place]
+        boxes, difficult = objects[image]
+        overlaps = _overlaps(detections[image].boxes[i], boxes)
+        best = int(overlaps.argmax()) if len(overlaps) else -1
+        hit = best >= 0 and overlaps[best] >= iou_threshold
+        if hit and difficult[best]:
+            continue
+        right.append(hit and not taken[image][best])
+        if hit:
+            taken[image][best] = True
+    right = np.cumsum(np.array(right, bool))
+    return _under_curve(right / total, right / np.arange(1, len(right) + 1), eleven_points)
+
+
+def _under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:
+    """recall rises; precision is first made the best from each recall on."""
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    if eleven_points:
+        # A recall of 3 of 10 is 0.3 though the two are not one float64 number.
+        first = np.searchsorted(recall, RECALLS - 1e-12)
+        return float(np.append(best, 0)[first].mean())
+    return float((np.diff(recall, prepend=0) * best).sum())
+
+
+def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU of one box with `(N, 4)`, as cvjax.ops.boxes.iou, on the host in float64."""
+    shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(axis=1)
+    areas = [np.clip(x[..., 2:] - x[..., :2], 0, None).prod(axis=-1) for x in (box, boxes)]
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros(len(boxes)), where=union > 0)
+
+
+def _xywh(boxes: np.ndarray) -> list[list[float]]:
+    return np.concatenate([boxes[:, :2], np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)], axis=1).tolist()
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _absent(per_class: np.ndarray, class_names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name, value in zip(class_names, per_class) if np.isnan(value))
+
+
+def _checked(truths, detections, num_classes: int) -> tuple[list[Truth], list[Detections]]:
+    """Both as arrays on the host, boxes and scores as float64."""
+    if len(truths) != len(detections) or not num_classes:
+        raise ValueError(f"truths and detections must be one for each image and classes at least one, received "
+                         f"{len(truths)}, {len(detections)} and {num_classes}")
+    truths = [Truth(np.asarray(t.boxes, np.float64), np.asarray(t.labels), np.asarray(t.difficult, bool))
+              for t in truths]
+    detections = [Detections(np.asarray(d.boxes, np.float64), np.asarray(d.scores, np.float64), np.asarray(d.labels))
+                  for d in detections]
+    for name, images in (("truths", truths), ("detections", detections)):
+        for place, image in enumerate(images):
+            count, labels = len(image.boxes), image.labels
+            if image.boxes.shape != (count, 4) or any(column.shape != (count,) for column in image[1:]):
+                raise ValueError(f"{name} of image {place} must be boxes (N, 4) and columns (N,), received "
+                                 f"{[column.shape for column in image]}")
+            if not all(np.isfinite(column).all() for column in image):
+                raise ValueError(f"{name} of image {place} must be finite")
+            if count and not (labels.dtype.kind in "iu" and 0 <= labels.min() and labels.max() < num_classes):
+                raise ValueError(f"labels in {name} of image {place} must be integers in [0, {num_classes}), received "
+                                 f"{labels.dtype} from {labels.min()} to {labels.max()}")
+    return truths, detections
