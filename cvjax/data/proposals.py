@@ -4,6 +4,8 @@ OpenCV's contrib modules segment and merge. That takes seconds for an image, so 
 made of the pixels: a picture is searched once, wherever it comes from.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import zipfile
@@ -22,8 +24,9 @@ def selective_search(image: np.ndarray, mode: str = "fast", *, max_proposals: in
                      folder: Path | None = None) -> np.ndarray:
     """Boxes of an image, float32 `(N, 4)` with N <= max_proposals, as x1, y1, x2, y2 in its pixels, best first.
 
-    Order is that of OpenCV, whose ranks are half random (of a fixed seed, so that the same image has the same boxes):
-    large and well-merged regions tend to come first. No box stands twice, none is empty.
+    The order is OpenCV's: a region's place in the hierarchy times a random number, as the paper does it, here of a fixed
+    seed, so that the same image has the same boxes (glibc's or macOS's `rand`; the seed of the process is set). No box
+    stands twice, none is empty.
 
     Args:
         image: uint8 `(H, W, 3)`, RGB.
@@ -66,7 +69,7 @@ def _search(image: np.ndarray, mode: str) -> np.ndarray:
     if not hasattr(cv2, "ximgproc"):
         raise DataError("selective search needs OpenCV's contrib modules: pip install opencv-contrib-python-headless "
                         "in place of opencv-python-headless")
-    cv2.setRNGSeed(0)  # of the ranks
+    ctypes.CDLL(None).srand(0)  # ranks are drawn by C's rand
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # BGR
     getattr(search, {"fast": "switchToSelectiveSearchFast", "quality": "switchToSelectiveSearchQuality"}[mode])()
@@ -99,4 +102,5 @@ def _write(path: Path, boxes: np.ndarray) -> None:
         np.save(partial, boxes)
         partial.replace(path)
     except OSError:  # nowhere to keep it: the next time searches again
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
