@@ -24,9 +24,9 @@ def selective_search(image: np.ndarray, mode: str = "fast", *, max_proposals: in
                      folder: Path | None = None) -> np.ndarray:
     """Boxes of an image, float32 `(N, 4)` with N <= max_proposals, as x1, y1, x2, y2 in its pixels, best first.
 
-    The order is OpenCV's: a region's place in the hierarchy times a random number, as the paper does it, here of a fixed
-    seed, so that the same image has the same boxes (glibc's or macOS's `rand`; the seed of the process is set). No box
-    stands twice, none is empty.
+    The order is OpenCV's: a region's place in the hierarchy times a random number, as the paper does it, here of a
+    fixed seed, so that the same image has the same boxes (glibc's or macOS's `rand`; the seed of the process is set).
+    No box stands twice, none is empty.
 
     Args:
         image: uint8 `(H, W, 3)`, RGB.
