@@ -1,0 +1,193 @@
+"""Scenes of handwritten digits, painted in colour on textured grounds: detection and segmentation without a download.
+
+The digits are those of `open_digits`, and their split decides which of them training and test scenes are made of. What
+a scene is depends on the seed, the part and its number alone. Boxes and label maps are exact: they are read off the
+pixels that were painted.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from cvjax.data.arrays import open_digits
+from cvjax.data.dataset import ArraySource, Dataset, fingerprint
+from cvjax.data.errors import DataError
+
+Annotations = Literal["boxes", "label_map"]
+
+MOST = 5  # digits in a scene
+SMALLEST = 32  # least side of a scene, where a digit of a sixth still shows what it is
+
+_EMPTY = 0.05  # share of the scenes without a digit
+_SIDES = 1 / 6, 1 / 2  # side of a digit, in sides of the scene
+_INK = 96  # from this level of 255 on a digit's pixel is painted
+_OVERLAP = 0.1  # share of the smaller box that two digits may have in common
+_TRIES = 10
+_CONTRAST = 110  # distance of a digit's colour from what it is painted over, in levels
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSource:
+    """Painted scenes, held in memory. A record has the annotations of one kind.
+
+    Attributes:
+        images: uint8 `(N, S, S, 3)`.
+        label_maps: uint8 `(N, S, S)`: 0 where no digit is, else its class + 1.
+        boxes: float32 `(N, MOST, 4)`, corners around the pixels that show of a digit; 0 beyond `counts`.
+        box_labels: int32 `(N, MOST)`, classes from 0.
+        counts: int `(N,)`, digits of each scene.
+        annotations: `boxes` or `label_map`.
+    """
+
+    images: np.ndarray
+    label_maps: np.ndarray
+    boxes: np.ndarray
+    box_labels: np.ndarray
+    counts: np.ndarray
+    annotations: Annotations
+    channels: int = 3
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.full(len(self.images), -1, np.int32)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint([self.annotations, str(self.images.shape), self.images, self.boxes, self.box_labels])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        record = {"image": self.images[index], "label": -1, "index": int(index)}
+        if self.annotations == "label_map":
+            return record | {"label_map": self.label_maps[index]}
+        count = self.counts[index]
+        return record | {"boxes": self.boxes[index, :count], "box_label": self.box_labels[index, :count],
+                         "box_difficult": np.zeros(count, bool)}
+
+    def name(self, index: int) -> str:
+        return f"scene {index}"
+
+    def take(self, positions: np.ndarray) -> "SceneSource":
+        """The records at `positions`, int `(M,)`, as a source of their own."""
+        return dataclasses.replace(self, images=self.images[positions], label_maps=self.label_maps[positions],
+                                   boxes=self.boxes[positions], box_labels=self.box_labels[positions],
+                                   counts=self.counts[positions])
+
+
+def open_scenes(annotations: Annotations, *, train: int = 2000, test: int = 500, side: int = 96,
+                seed: int = 0) -> Dataset:
+    """So many scenes to train on and to test with, of `side` x `side` pixels.
+
+    The classes are the ten digits; for label maps `background` comes first.
+
+    Raises:
+        DataError: for another kind of annotations, no scenes, or a side below `SMALLEST`.
+    """
+    if annotations not in ("boxes", "label_map"):
+        raise DataError(f"annotations of scenes are boxes or label_map, got {annotations!r}")
+    if train < 1 or test < 1 or side < SMALLEST:
+        raise DataError(f"scenes must be at least one in each part and {SMALLEST} pixels wide, got {train} and "
+                        f"{test} of {side}")
+    digits = open_digits()
+    parts = [_paint_all(digits.train, annotations, train, side, (seed, 0)),
+             _paint_all(digits.test, annotations, test, side, (seed, 1))]
+    background = ("background",) if annotations == "label_map" else ()
+    return Dataset(*parts, background + digits.class_names, 3)
+
+
+def _paint_all(digits: ArraySource, annotations, count, side, key) -> SceneSource:
+    images, label_maps = np.empty((count, side, side, 3), np.uint8), np.empty((count, side, side), np.uint8)
+    boxes, labels = np.zeros((count, MOST, 4), np.float32), np.zeros((count, MOST), np.int32)
+    counts = np.empty(count, np.int64)
+    for i in range(count):
+        images[i], label_maps[i], found, classes = paint(np.random.default_rng((*key, i)), digits, side)
+        counts[i] = len(found)
+        boxes[i, :len(found)], labels[i, :len(found)] = found, classes
+    return SceneSource(images, label_maps, boxes, labels, counts, annotations)
+
+
+def paint(rng: np.random.Generator, digits: ArraySource, side: int) -> tuple[np.ndarray, ...]:
+    """One scene: image uint8 `(side, side, 3)`, label map uint8 `(side, side)`, boxes float32 `(n, 4)`, labels int32
+    `(n,)`; n is at most `MOST`, and fewer than were drawn where one found no place.
+    """
+    image = _ground(rng, side)
+    owner = np.zeros((side, side), np.int64)  # whose pixel it is: 1 + place in `labels`
+    places, labels = [], []
+    wanted = 0 if rng.random() < _EMPTY else rng.integers(1, MOST + 1)
+    for which in rng.integers(len(digits), size=wanted):
+        shape = _shape(digits.images[which], round(side * rng.uniform(*_SIDES)))
+        place = _place(rng, shape.shape, side, places)
+        if place is None:
+            continue
+        top, left, height, width = place
+        window = slice(top, top + height), slice(left, left + width)
+        inked = shape >= _INK
+        colour = _colour(rng, image[window][inked].mean(0))
+        # Thin strokes are fainter, as a pen's are.
+        image[window][inked] = colour * (0.7 + 0.3 / 255 * shape[inked][:, None])
+        places.append(place)
+        labels.append(digits.labels[which])
+        owner[window][inked] = len(labels)
+    image += rng.integers(-12, 13, image.shape, np.int8)
+    label_map = np.array([0, *(label + 1 for label in labels)], np.uint8)[owner]
+    return (np.clip(image, 0, 255).astype(np.uint8), label_map, *_visible(owner, np.array(labels, np.int32)))
+
+
+def _visible(owner, labels):
+    """Boxes and labels of the digits that nobody painted over wholly."""
+    boxes = [_tight(owner == number) for number in range(1, len(labels) + 1)]
+    seen = np.array([box is not None for box in boxes], bool)
+    return np.array([box for box in boxes if box is not None], np.float32).reshape(-1, 4), labels[seen]
+
+
+def _tight(mask):
+    """Corners x1 y1 x2 y2 around what is True; None where nothing is."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else None
+
+
+def _ground(rng, side):
+    """A gradient between two colours with clouds on it, float32 `(side, side, 3)`."""
+    first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = np.linspace(-0.5, 0.5, side, dtype=np.float32)
+    share = np.clip(0.5 + np.cos(angle) * ramp + np.sin(angle) * ramp[:, None], 0, 1)[..., None]
+    cells = int(rng.integers(3, 13))
+    clouds = rng.normal(0, 22, (cells, cells, 3)).astype(np.float32)
+    return first + (second - first) * share + cv2.resize(clouds, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def _shape(digit, size):
+    """A digit uint8 `(8, 8, 1)` at `size` x `size` pixels, cut to its ink: float32 `(h, w)` in [0, 255]."""
+    large = cv2.resize(digit[..., 0].astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    left, top, right, bottom = _tight(large >= _INK)
+    return np.clip(large[top:bottom, left:right], 0, 255)
+
+
+def _place(rng, shape, side, others):
+    """`(top, left, height, width)` where a digit overlaps the others by little; None where none was found."""
+    height, width = shape
+    for _ in range(_TRIES):
+        top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
+        if all(_common((top, left, height, width), other) <= _OVERLAP for other in others):
+            return top, left, height, width
+    return None
+
+
+def _common(first, second):
+    """What two boxes `(top, left, height, width)` share, as a share of the smaller one."""
+    height, width = (min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
+    return max(height, 0) * max(width, 0) / min(first[2] * first[3], second[2] * second[3])
+
+
+def _colour(rng, ground):
+    """A colour `(3,)` that stands out from `ground` `(3,)`; the one that does most, where none of ten does."""
+    colours = rng.uniform(0, 255, (_TRIES, 3)).astype(np.float32)
+    distance = np.linalg.norm(colours - ground, axis=1)
+    clear = distance >= _CONTRAST
+    return colours[clear.argmax() if clear.any() else distance.argmax()]
