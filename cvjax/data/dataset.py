@@ -36,6 +36,11 @@ class Source(Protocol):
         """The records at `positions`, int `(M,)`, as a source of their own."""
 
 
+def annotations_of(record: dict) -> dict:
+    """What a record holds of its image beside the image itself, its label and its index."""
+    return {name: value for name, value in record.items() if name not in ("image", "label", "index")}
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
     """Images of one size, held in memory.

@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from cvjax.data.bad_files import BadFiles
-from cvjax.data.dataset import ArraySource, Source
+from cvjax.data.dataset import ArraySource, Source, annotations_of
 from cvjax.data.decode import DecodeError, decode
 from cvjax.data.errors import DataError
 
@@ -335,8 +335,7 @@ def _load(source, crop, index, rng):
 
 def _cropped(crop, record, rng):
     """Fields of an example: what a crop gives is an image, or is fields."""
-    annotations = {name: value for name, value in record.items() if name not in ("image", "label", "index")}
-    made = crop(record["image"], rng, **annotations)
+    made = crop(record["image"], rng, **annotations_of(record))
     return made if isinstance(made, dict) else {"image": made}
 
 

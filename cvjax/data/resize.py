@@ -52,19 +52,22 @@ _FILTERS = {
 INTERPOLATIONS = tuple(_FILTERS)
 
 
-def resize(pixels: np.ndarray, size: int, interpolation: str = "bicubic") -> np.ndarray:
+def resize(pixels: np.ndarray, size: int | tuple[int, int], interpolation: str = "bicubic") -> np.ndarray:
     """uint8 `(H, W, 1 | 3)` -> uint8 `(size, size, 1 | 3)`, antialiased.
 
     Args:
+        size: side of a square, or height and width.
         interpolation: `bicubic` or `bilinear`: of Pillow's, the one it is like.
     """
-    height, width = (side // _blocks(side / size) for side in pixels.shape[:2])
+    sizes = (size, size) if isinstance(size, int) else size
+    height, width = (side // _blocks(side / wanted) for side, wanted in zip(pixels.shape, sizes))
     if (height, width) != pixels.shape[:2]:
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
-    rows, columns = (_taps(max(round(side / size * _STEPS), _STEPS), interpolation) for side in pixels.shape[:2])
+    rows, columns = (_taps(max(round(side / wanted * _STEPS), _STEPS), interpolation)
+                     for side, wanted in zip(pixels.shape, sizes))
     if len(rows) > 1 or len(columns) > 1:
         pixels = cv2.sepFilter2D(pixels, -1, columns, rows, borderType=cv2.BORDER_REPLICATE)
-    resized = cv2.resize(pixels, (size, size), interpolation=_FILTERS[interpolation].flag)
+    resized = cv2.resize(pixels, sizes[::-1], interpolation=_FILTERS[interpolation].flag)
     return resized[:, :, None] if resized.ndim == 2 else resized
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from cvjax.data.arrays import open_digits
+from cvjax.data.box_annotations import BoxAnnotations
 from cvjax.data.dataset import ArraySource, Dataset, fingerprint
 from cvjax.data.errors import DataError
 
@@ -68,6 +69,13 @@ class SceneSource:
         count = self.counts[index]
         return record | {"boxes": self.boxes[index, :count], "box_label": self.box_labels[index, :count],
                          "box_difficult": np.zeros(count, bool)}
+
+    def ground_truth(self) -> BoxAnnotations:
+        """The boxes of all scenes, by position."""
+        there = np.arange(MOST) < self.counts[:, None]
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        return BoxAnnotations(self.boxes[there], self.box_labels[there], np.zeros(there.sum(), bool), starts,
+                              np.full((len(self), 2), self.images.shape[1], np.int32))
 
     def name(self, index: int) -> str:
         return f"scene {index}"

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,12 +46,16 @@ class TfdsSource:
         return len(self.records if self.positions is None else self.positions)
 
     def __getitem__(self, index: int) -> dict:
-        try:
-            record = self.records[self._record(index)]
-        except RuntimeError as error:  # what ArrayRecord says of a damaged chunk
-            raise DecodeError(str(error)) from error
+        record = self.features(index)
         label = int(record["label"]) if self.labelled else -1
         return {"image": record["image"], "label": label, "index": int(index)}
+
+    def features(self, index: int) -> dict:
+        """All that TFDS has of the record."""
+        try:
+            return self.records[self._record(index)]
+        except RuntimeError as error:  # what ArrayRecord says of a damaged chunk
+            raise DecodeError(str(error)) from error
 
     def _record(self, index: int) -> int:
         return int(index if self.positions is None else self.positions[index])
@@ -75,17 +80,23 @@ def open_tfds(name: str) -> Dataset:
     Raises:
         DataError: for an unknown name, one that is not prepared, or one that cannot be read this way.
     """
-    builder = _builder(name)
-    _check_prepared(name, builder)
+    builder = open_builder(name)
     features = builder.info.features or {}
     if "image" not in features:
         raise DataError(f"tfds:{name} has no feature `image`; it has {', '.join(features)}")
     train, test = _split_names(name, builder)
     names = _class_names(name, features["label"]) if "label" in features else ()
-    train, test = (_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
+    train, test = (tfds_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
     if names and _label_of_first(test) < 0:
         raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
     return Dataset(train, test, names, train.channels)
+
+
+def open_builder(name: str) -> Any:
+    """TFDS's builder of a data set that is prepared as ArrayRecord (see `open_tfds`); DataError for any other."""
+    builder = _builder(name)
+    _check_prepared(name, builder)
+    return builder
 
 
 def _builder(name):
@@ -158,7 +169,8 @@ def _channels(name, features):
     return 1 if shape[-1] == 1 else 3
 
 
-def _source(builder, split, labelled, channels):
+def tfds_source(builder: Any, split: str, labelled: bool, channels: int) -> TfdsSource:
+    """The records of one of TFDS's splits (`train`, `train[:80%]`, `train+validation`); see `TfdsSource`."""
     import tensorflow_datasets as tfds
 
     try:

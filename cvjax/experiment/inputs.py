@@ -214,16 +214,21 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
     augmentation: `crop_scale`, `flip` and operations, for training images.
     """
     dataset = prepare(open_dataset(config.data, seed=0, cache=config.data_cache))
-    if config.batch_size > len(dataset.train):
-        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
-                        f"{len(dataset.train)} images")
+    bad = count_bad_files(config, dataset, folder)
     if image_size is None:
         height, width = dataset.image_size or (None, 0)
         if height != width:
             raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
         image_size = height
+    return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)
+
+
+def count_bad_files(config: DataConfig, dataset: Dataset, folder: RunFolder) -> BadFiles:
+    """The account of all splits' unreadable files, in the run's folder; DataError where no batch can be made."""
+    if config.batch_size > len(dataset.train):
+        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
+                        f"{len(dataset.train)} images")
     name = "bad_files.txt" if is_first() else f"bad_files_{jax.process_index()}.txt"
     path = None if config.dry_run else folder.path / name
     files = sum(len(part) for part in (dataset.train, dataset.test, dataset.validation) if part is not None)
-    bad = BadFiles(files, config.data_max_bad, path)
-    return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)
+    return BadFiles(files, config.data_max_bad, path)
