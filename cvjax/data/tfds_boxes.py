@@ -88,7 +88,7 @@ def open_tfds_boxes(name: str) -> Dataset:
     """
     builder = open_builder(name)
     features = builder.info.features or {}
-    objects = getattr(features.get("objects"), "feature", {}) if "image" in features else {}
+    objects = getattr(features["objects"], "feature", {}) if "image" in features and "objects" in features else {}
     if "bbox" not in objects or "label" not in objects:
         raise DataError(f"tfds:{name} has no feature `image`, or no `objects` with `bbox` and `label`; it has "
                         f"{', '.join(features)}")
