@@ -1,6 +1,7 @@
 """Pictures of what a model does and how its training went."""
 
 from cvjax.visualize.attention import attention_panel, mask_pictures
+from cvjax.visualize.boxes import detection_panel
 from cvjax.visualize.confusion import plot_confusion
 from cvjax.visualize.curves import plot_curves
 from cvjax.visualize.heatmaps import heatmap_panel, overlay
@@ -12,6 +13,6 @@ from cvjax.visualize.reliability import plot_reliability
 from cvjax.visualize.video import attention_video
 from cvjax.visualize.views import views_panel
 
-__all__ = ["attention_panel", "attention_video", "heatmap_panel", "kernel_images", "kernel_panel", "mask_pictures",
-           "mistake_panel", "neighbour_panel", "overlay", "plot_confusion", "plot_curves", "plot_reliability",
-           "reconstruction_images", "reconstruction_panel", "views_panel"]
+__all__ = ["attention_panel", "attention_video", "detection_panel", "heatmap_panel", "kernel_images", "kernel_panel",
+           "mask_pictures", "mistake_panel", "neighbour_panel", "overlay", "plot_confusion", "plot_curves",
+           "plot_reliability", "reconstruction_images", "reconstruction_panel", "views_panel"]

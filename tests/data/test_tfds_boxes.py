@@ -12,6 +12,7 @@ from tests.data.pictures import encode, gradient
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
+COUNTS = {"train": 6, "validation": 3, "test": 2}
 SIZE = 16, 32  # powers of two, so that relative boxes are exact
 
 
@@ -28,7 +29,7 @@ class TinyObjects(tfds.core.GeneratorBasedBuilder):
             "objects": tfds.features.Sequence(objects)}))
 
     def _split_generators(self, _):
-        return {"train": self._generate_examples(6), "validation": self._generate_examples(3), "test": self._generate_examples(2)}
+        return {part: self._generate_examples(count) for part, count in COUNTS.items()}
 
     def _generate_examples(self, count):
         for i in range(count):
