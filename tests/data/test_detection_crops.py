@@ -221,6 +221,14 @@ def test_a_training_box_of_less_than_a_pixel_is_gone():
     assert example["box_label"][example["box_mask"]].tolist() == [1]
 
 
+def test_pictures_are_shown_smaller_down_to_zoom_out():
+    image, rng = np.zeros((40, 60, 3), np.uint8), np.random.default_rng(0)
+    crop = RandomView(80, 80, 1, (1.0, 1.0), zoom_out=0.25)
+    widths = np.array([crop(image, rng)["extent"][1] for _ in range(200)])
+    # Log-uniform in [20, 80]: half of them below 40, with a deviation of 7.
+    assert widths.min() < 22 and widths.max() > 76 and 65 < (widths < 40).sum() < 135
+
+
 @pytest.mark.parametrize("crop", [Letterbox(20, 30, 5), RandomView(20, 30, 5, zoom_out=0.5),
                                   Mosaic(RandomView(20, 30, 5), open_scenes("boxes", train=3, test=1).train, 0.5)])
 def test_fields_and_pickles(crop):
@@ -252,6 +260,13 @@ def test_a_large_jpeg_is_decoded_small_with_its_boxes():
         example = crop(encoded, np.random.default_rng(0), **annotations)
         h, w = example["extent"].astype(int)
         np.testing.assert_allclose(example["boxes"][0], found_box(example["image"][:h, :w, 0]), atol=FOUND)
+
+
+def test_a_picture_as_large_as_the_canvas_is_itself():
+    record = open_scenes("boxes", train=1, test=1).train[0]
+    example = Letterbox(96, 96, 5)(record["image"])
+    np.testing.assert_array_equal(example["image"], record["image"])
+    assert example["scale"] == 1
 
 
 def test_grey_pictures():

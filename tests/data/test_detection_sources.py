@@ -244,14 +244,14 @@ def test_what_is_no_voc_is_refused(tmp_path, spoil, words):
 
 PARTS = {"train2017": [[(7, (1, 2, 3, 4)), (3, (0, 0, 20, 15), True)], [], [(3, (5, 5, 1.5, 2.5))]],
          "val2017": [[(7, (2, 2, 2, 2))]]}
-CATEGORIES = [(7, "dog"), (3, "cat")]
+CATEGORIES = [(7, "cat"), (3, "dog")]
 
 
 @pytest.mark.parametrize("folder", ["{}", "images/{}", "images"])
 def test_coco(tmp_path, folder):
     write_coco(tmp_path, PARTS, CATEGORIES, folder=folder)
     data = open_detection(f"coco:{tmp_path}")
-    assert data.class_names == ("cat", "dog") and data.ignored == ""
+    assert data.class_names == ("dog", "cat") and data.ignored == ""
     assert (len(data.train), len(data.test)) == (3, 1)
     record = data.train[0]
     order = np.argsort(record["box_label"])
@@ -291,7 +291,7 @@ def test_what_is_wrong_with_coco_is_told(tmp_path):
     (lambda content: content.pop("images"), "no list 'images'"),
     (lambda content: content["annotations"][0].pop("bbox"), "annotations[0] must have image_id, bbox, category_id"),
     (lambda content: content["images"][0].update(file_name="x.png"), "x.png of val2017 is in none of"),
-    (lambda content: content["categories"][0].update(name="cow"), "category 7 is 'dog' in train2017 and 'cow' in val")])
+    (lambda content: content["categories"][0].update(name="cow"), "category 7 is 'cat' in train2017 and 'cow' in val")])
 def test_what_is_no_coco_is_refused(tmp_path, change, words):
     write_coco(tmp_path, PARTS, CATEGORIES)
     file = tmp_path / "annotations/instances_val2017.json"

@@ -60,6 +60,15 @@ def test_the_stream_resumes_with_its_random_geometry(inputs):
     again.close()
 
 
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_mosaics_fill_the_canvas_and_single_pictures_keep_their_proportions(inputs, mosaic):
+    batches = dataclasses.replace(inputs, crop_scale=(1.0, 1.0), zoom_out=1.0, mosaic=mosaic).train_batches(
+        seed=0, workers=0)
+    extent = next(batches)["extent"]
+    batches.close()
+    np.testing.assert_array_equal(extent, np.broadcast_to([32, 48] if mosaic else [32, 32], (8, 2)))
+
+
 def test_shares_are_the_parts_of_one_batch(inputs):
     def first(share):
         batches = inputs.train_batches(seed=1, workers=0, share=share)
