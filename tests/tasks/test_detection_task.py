@@ -20,7 +20,7 @@ def detector():
 
 
 def test_losses_are_added_and_what_was_found_is_told_with_its_example():
-    task = detection_task(detector(), augment=lambda key, image: image / 255.0, preprocess=lambda images: images / 255.0,
+    task = detection_task(detector(), augment=lambda key, image: image / 255.0, preprocess=lambda x: x / 255.0,
                           summarize=lambda parts: {"parts": float(len(list(parts)))})
     batch = {"image": np.full((2, 4, 4, 3), 51, np.uint8), "index": np.array([7, 9]), "mask": np.array([True, False]),
              "box_mask": np.array([[True, True], [False, True]]), "extent": np.float32([[3, 4], [4, 2]]),
