@@ -69,6 +69,39 @@ def decode(image: bytes | np.ndarray, channels: int = 3, target: tuple[int, int]
         return to_array(lazy.load(target))
 
 
+def decode_label_map(encoded: bytes | np.ndarray) -> np.ndarray:
+    """A label map as uint8 `(H, W)`: the numbers that are in a PNG, indices of its palette or levels of grey.
+
+    encoded: a PNG of 1 to 16 bits; or uint8 `(H, W)`, given back.
+
+    Raises:
+        DecodeError: for anything else, such as a picture in colours or one whose numbers a lossy format has blurred.
+    """
+    if isinstance(encoded, np.ndarray):
+        if encoded.dtype != np.uint8 or encoded.ndim != 2:
+            raise DecodeError(f"a label map must be uint8 (H, W), got {encoded.dtype} {encoded.shape}")
+        return encoded
+    return _guard(_label_map, encoded)
+
+
+def _label_map(encoded):
+    magic, parser = next(entry for entry in _FORMATS if entry[1] is PngImageFile)
+    if not encoded.startswith(magic):
+        raise DecodeError(f"a label map must be a PNG, which loses nothing; it starts with {bytes(encoded[:8])!r}")
+    with parser(io.BytesIO(encoded)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DecodeError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
+        if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+            raise DecodeError(f"a label map must have a palette or be grey, this PNG is {image.mode}")
+        labels = np.asarray(image).astype(np.int64)
+    bits = encoded[24]  # of a number, in the header's fixed place
+    if image.mode == "L" and bits < 8:  # Pillow has spread these over 0 to 255
+        labels //= 255 // (2**bits - 1)
+    if labels.max() > 255:
+        raise DecodeError(f"label {labels.max()} is above 255, the greatest there is")
+    return labels.astype(np.uint8)
+
+
 def to_array(image: Image.Image) -> np.ndarray:
     """A Pillow image of mode L or RGB -> uint8 `(H, W, C)`."""
     pixels = np.array(image)

@@ -21,7 +21,7 @@ import numpy as np
 
 from cvjax.data.bad_files import BadFiles
 from cvjax.data.dataset import ArraySource, Source, annotations_of
-from cvjax.data.decode import DecodeError, decode
+from cvjax.data.decode import DecodeError
 from cvjax.data.errors import DataError
 
 # crop(image, rng, **annotations) -> the image, or fields of an example. A record's annotations are what it holds beside
@@ -89,15 +89,15 @@ def train_batches(
     start = functools.partial(_iterate, dataset, workers=workers, threads=threads or _default_threads(),
                               ahead=_AHEAD if only_index else 0)
     rows = process_index * local + np.arange(local) if with_epoch else None
-    return TrainBatches(start, identity, start_batch, source, _counted(source, bad), rows)
+    return TrainBatches(start, identity, start_batch, source, crop, _counted(source, bad), rows)
 
 
 class TrainBatches:
     """The iterator that `train_batches` returns. `close()` stops its threads and worker processes."""
 
-    def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, bad: BadFiles,
-                 rows: np.ndarray | None = None):
-        self._start, self._identity, self._source, self.bad = start, identity, source, bad
+    def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, crop: Crop | None,
+                 bad: BadFiles, rows: np.ndarray | None = None):
+        self._start, self._identity, self._source, self._crop, self.bad = start, identity, source, crop, bad
         self._rows = rows  # of a global batch, those of this process; None where no epochs are asked for
         self._open(next_batch)
 
@@ -114,7 +114,7 @@ class TrainBatches:
         self._next_batch += 1
         for index in batch.pop("bad", ()):
             if index >= 0:
-                self.bad.add(self._source.name(index), _reason(self._source, index))
+                self.bad.add(self._source.name(index), _reason(self._source, self._crop, index))
         return batch
 
     def state(self) -> dict:
@@ -171,16 +171,16 @@ def eval_batches(
     dataset = grain.MapDataset.range(rows)[process_index::process_count].batch(local)
     dataset = dataset.map(_GatherOrMask(source) if crop is None else _LoadOrMask(source, crop))
     threads = threads or _default_threads()
-    return _evaluate(dataset, source, threads, _counted(source, bad))
+    return _evaluate(dataset, source, crop, threads, _counted(source, bad))
 
 
-def _evaluate(dataset, source, threads, bad):
+def _evaluate(dataset, source, crop, threads, bad):
     iterator = _iterate(dataset, 0, workers=0, threads=threads)
     try:
         for batch in iterator:
             for index in batch["index"][~batch["mask"]]:
                 if index >= 0:
-                    bad.add(source.name(index), _reason(source, index))
+                    bad.add(source.name(index), _reason(source, crop, index))
             yield batch
     finally:
         iterator.close()
@@ -288,7 +288,7 @@ class _LoadOrNext:
             return {**example, "bad": np.int64(position if tried else -1)}
         raise DataError(
             f"{min(_TRIES, count)} files in a row cannot be read, from {self.source.name(position)} on: "
-            f"{_reason(self.source, position)}"
+            f"{_reason(self.source, self.crop, position)}"
         )
 
 
@@ -339,10 +339,10 @@ def _cropped(crop, record, rng):
     return made if isinstance(made, dict) else {"image": made}
 
 
-def _reason(source, index):
+def _reason(source, crop, index):
     """Why a record is bad: it is read again, for a batch of arrays has no room for words."""
     try:
-        decode(source[index]["image"])
+        _load(source, crop, index, np.random.default_rng(0))
     except (DecodeError, OSError) as error:
         return str(error)
     return "cannot be read"

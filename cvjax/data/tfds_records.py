@@ -16,6 +16,7 @@ from cvjax.data.decode import DecodeError
 from cvjax.data.errors import DataError
 
 _TEST_SPLITS = ("test", "validation")
+_LABEL_MAPS = ("segmentation_mask", "segmentation_label", "label")  # names of features that are label maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TfdsSource:
         labelled: whether records have a label.
         channels: 1 or 3.
         positions: int `(M,)`, the records of the split that are meant; None for all.
+        label_map: the feature that is a label map, which stays encoded too; "" for none.
     """
 
     records: Sequence
@@ -35,6 +37,7 @@ class TfdsSource:
     labelled: bool
     channels: int
     positions: np.ndarray | None = None
+    label_map: str = ""
     labels: None = None  # known only once a record is read
 
     @property
@@ -48,7 +51,8 @@ class TfdsSource:
     def __getitem__(self, index: int) -> dict:
         record = self.features(index)
         label = int(record["label"]) if self.labelled else -1
-        return {"image": record["image"], "label": label, "index": int(index)}
+        annotations = {"label_map": record[self.label_map]} if self.label_map else {}
+        return {"image": record["image"], "label": label, "index": int(index)} | annotations
 
     def features(self, index: int) -> dict:
         """All that TFDS has of the record."""
@@ -80,10 +84,7 @@ def open_tfds(name: str) -> Dataset:
     Raises:
         DataError: for an unknown name, one that is not prepared, or one that cannot be read this way.
     """
-    builder = open_builder(name)
-    features = builder.info.features or {}
-    if "image" not in features:
-        raise DataError(f"tfds:{name} has no feature `image`; it has {', '.join(features)}")
+    builder, features = _prepared(name)
     train, test = _split_names(name, builder)
     names = _class_names(name, features["label"]) if "label" in features else ()
     train, test = (tfds_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
@@ -92,11 +93,38 @@ def open_tfds(name: str) -> Dataset:
     return Dataset(train, test, names, train.channels)
 
 
+def open_tfds_label_maps(name: str) -> tuple[TfdsSource, TfdsSource]:
+    """The training and the test part of a data set whose records have a `label_map`, a PNG's bytes; see `open_tfds`.
+
+    Raises:
+        DataError: as there, and where no feature is a label map.
+    """
+    builder, features = _prepared(name)
+    import tensorflow_datasets as tfds
+
+    maps = [each for each in _LABEL_MAPS if isinstance(features.get(each), tfds.features.Image)]
+    if not maps:
+        raise DataError(f"tfds:{name} has no label maps: one of the features {', '.join(_LABEL_MAPS)} must be an image; "
+                        f"it has {', '.join(features)}")
+    train, test = (tfds_source(builder, split, False, _channels(name, features), maps[0])
+                   for split in _split_names(name, builder))
+    return train, test
+
+
 def open_builder(name: str) -> Any:
     """TFDS's builder of a data set that is prepared as ArrayRecord (see `open_tfds`); DataError for any other."""
     builder = _builder(name)
     _check_prepared(name, builder)
     return builder
+
+
+def _prepared(name):
+    """The builder of a data set that can be read, and its features, `image` among them."""
+    builder = open_builder(name)
+    features = builder.info.features or {}
+    if "image" not in features:
+        raise DataError(f"tfds:{name} has no feature `image`; it has {', '.join(features)}")
+    return builder, features
 
 
 def _builder(name):
@@ -169,12 +197,13 @@ def _channels(name, features):
     return 1 if shape[-1] == 1 else 3
 
 
-def tfds_source(builder: Any, split: str, labelled: bool, channels: int) -> TfdsSource:
+def tfds_source(builder: Any, split: str, labelled: bool, channels: int, label_map: str = "") -> TfdsSource:
     """The records of one of TFDS's splits (`train`, `train[:80%]`, `train+validation`); see `TfdsSource`."""
     import tensorflow_datasets as tfds
 
+    encoded = {feature: tfds.decode.SkipDecoding() for feature in ("image", label_map) if feature}
     try:
-        records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        records = builder.as_data_source(split=split, decoders=encoded)
     except (NotImplementedError, OSError, ValueError, ImportError) as error:
         raise DataError(f"tfds:{builder.info.full_name}: {' '.join(str(error).split())[:300]}") from error
-    return TfdsSource(records, f"{builder.info.full_name}/{split}", labelled, channels)
+    return TfdsSource(records, f"{builder.info.full_name}/{split}", labelled, channels, label_map=label_map)

@@ -1,0 +1,81 @@
+"""How well label maps fit the truth: mean IoU and accuracies from a confusion matrix, and the boundaries' F.
+
+Long, Shelhamer and Darrell 2015, sec. 5 (https://arxiv.org/abs/1411.4038): with n_ij the pixels of class i that are
+said to be of class j, t_i those of class i, pixel accuracy is sum n_ii / sum t_i, mean accuracy the mean of n_ii / t_i,
+mean IU the mean of n_ii / (t_i + sum_j n_ji - n_ii). Pixels that the truth marks 255 do not count. The matrix is that
+of a whole data set: VOC's measure, not the mean of images.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cvjax.evaluate.mask_scores import VOID, boundary_f
+
+# Of the image's diagonal: Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", sec. 2.2.
+TOLERANCE = 0.0075
+
+
+def pixel_confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pixels by true (row) and said (column) class: int64 `(K, K)`.
+
+    truth: int `(...)` in [0, K), or 255. prediction: the same shape, in [0, K) where the truth counts.
+    Raises ValueError for other shapes or labels.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth and prediction must share a shape, received {truth.shape} and {prediction.shape}")
+    counted = truth != VOID
+    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+            raise ValueError(f"{name} must lie in [0, {num_classes}), received {labels.min()} to {labels.max()}")
+    return np.bincount(truth * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """IoU of each class of a matrix `(K, K)`, true class by row: float64 `(K,)`.
+
+    nan for a class that occurs neither in the truth nor in the prediction.
+    """
+    confusion = _check(confusion)
+    right = confusion.diagonal()
+    union = confusion.sum(axis=1) + confusion.sum(axis=0) - right
+    return np.where(union > 0, right / np.maximum(union, 1), np.nan)
+
+
+def segmentation_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """`miou`, `pixel_accuracy`, `mean_accuracy` and `iou/NAME` of a matrix `(K, K)`, true class by row; in [0, 1].
+
+    A class that occurs neither in the truth nor in the prediction is left out of the mean IoU, and has no IoU; one that
+    is not in the truth is left out of the mean accuracy. All nan where no pixel counts.
+    """
+    confusion = _check(confusion)
+    if len(names) != len(confusion):
+        raise ValueError(f"names must be one for each of {len(confusion)} classes, received {len(names)}")
+    right, truth = confusion.diagonal(), confusion.sum(axis=1)
+    if not truth.sum():
+        return dict.fromkeys(("miou", "pixel_accuracy", "mean_accuracy"), np.nan)
+    iou, there = class_iou(confusion), truth > 0
+    scores = {"miou": float(np.nanmean(iou)), "pixel_accuracy": float(right.sum() / truth.sum()),
+              "mean_accuracy": float((right[there] / truth[there]).mean())}
+    return scores | {f"iou/{name}": float(value) for name, value in zip(names, iou) if not np.isnan(value)}
+
+
+def class_boundary_f(truth: np.ndarray, prediction: np.ndarray, *, tolerance: float = TOLERANCE) -> np.ndarray:
+    """F of the boundaries of each class of one image, float64 `(C,)`: classes that are in its truth or prediction.
+
+    truth, prediction: int `(H, W)`; pixels of truth 255 count for no class. See `cvjax.evaluate.mask_scores.boundary_f`
+    for the boundaries; a class that only one of both maps has gets 0, unless it fills the picture.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    void = truth == VOID
+    classes = np.union1d(truth[~void], prediction[~void])
+    return np.array([boundary_f(prediction == c, truth == c, void, tolerance=tolerance) for c in classes], np.float64)
+
+
+def _check(confusion) -> np.ndarray:
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not np.issubdtype(confusion.dtype, np.integer):
+        raise ValueError(f"a confusion matrix must be integers (K, K), received {confusion.dtype} {confusion.shape}")
+    return confusion
