@@ -146,7 +146,7 @@ def _pair(image, label_map, channels):
 
 
 def _seen(pixels, window, beside):
-    """What a window `(top, left, height, width)` shows: `(height, width, ...)`, `beside` where it leaves the picture."""
+    """What a window `(top, left, height, width)` shows, `(height, width, ...)`; `beside` is what no picture covers."""
     top, left, height, width = window
     inside = pixels[max(top, 0):max(top + height, 0), max(left, 0):max(left + width, 0)]
     above, before = max(-top, 0), max(-left, 0)

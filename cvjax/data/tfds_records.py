@@ -104,8 +104,8 @@ def open_tfds_label_maps(name: str) -> tuple[TfdsSource, TfdsSource]:
 
     maps = [each for each in _LABEL_MAPS if isinstance(features.get(each), tfds.features.Image)]
     if not maps:
-        raise DataError(f"tfds:{name} has no label maps: one of the features {', '.join(_LABEL_MAPS)} must be an image; "
-                        f"it has {', '.join(features)}")
+        raise DataError(f"tfds:{name} has no label maps: one of the features {', '.join(_LABEL_MAPS)} must be an "
+                        f"image; it has {', '.join(features)}")
     train, test = (tfds_source(builder, split, False, _channels(name, features), maps[0])
                    for split in _split_names(name, builder))
     return train, test

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cvjax.evaluate.confusion import confusion_matrix
 from cvjax.evaluate.mask_scores import VOID, boundary_f
 
 # Of the image's diagonal: Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", sec. 2.2.
@@ -26,11 +27,9 @@ def pixel_confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int)
     if truth.shape != prediction.shape:
         raise ValueError(f"truth and prediction must share a shape, received {truth.shape} and {prediction.shape}")
     counted = truth != VOID
-    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
-            raise ValueError(f"{name} must lie in [0, {num_classes}), received {labels.min()} to {labels.max()}")
-    return np.bincount(truth * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+    if not counted.any():
+        return np.zeros((num_classes, num_classes), np.int64)
+    return confusion_matrix(truth[counted], prediction[counted], num_classes)
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
@@ -66,16 +65,36 @@ def class_boundary_f(truth: np.ndarray, prediction: np.ndarray, *, tolerance: fl
     """F of the boundaries of each class of one image, float64 `(C,)`: classes that are in its truth or prediction.
 
     truth, prediction: int `(H, W)`; pixels of truth 255 count for no class. See `cvjax.evaluate.mask_scores.boundary_f`
-    for the boundaries; a class that only one of both maps has gets 0, unless it fills the picture.
+    for the boundaries. A class that only one of both maps has gets 0.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     void = truth == VOID
-    classes = np.union1d(truth[~void], prediction[~void])
-    return np.array([boundary_f(prediction == c, truth == c, void, tolerance=tolerance) for c in classes], np.float64)
+    wanted, found = (set(np.unique(labels[~void]).tolist()) for labels in (truth, prediction))
+    return np.array([boundary_f(prediction == c, truth == c, void, tolerance=tolerance) if c in wanted & found else 0.0
+                     for c in sorted(wanted | found)], np.float64)
+
+
+def iou_table(confusion: np.ndarray, names: Sequence[str]) -> str:
+    """A table in words: of each class IoU, recall and share of the true pixels, in percent; the means below."""
+    scores, confusion = segmentation_scores(confusion, names), np.asarray(confusion)
+    truth = confusion.sum(axis=1)
+    recall = confusion.diagonal() / np.maximum(truth, 1)
+    width = max(5, *map(len, names))
+    lines = [f"{'class':<{width}}     IoU  recall  pixels"]
+    for name, own, share, there in zip(names, recall, truth / max(truth.sum(), 1), truth > 0):
+        iou = scores.get(f"iou/{name}")
+        lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(own if there else None)}  {_percent(share)}")
+    lines.append(f"{'mean':<{width}}  {_percent(scores['miou'])}  {_percent(scores['mean_accuracy'])}")
+    return "\n".join([*lines, f"pixel accuracy {100 * scores['pixel_accuracy']:.2f} %"])
+
+
+def _percent(share) -> str:
+    return "     -" if share is None else f"{100 * share:6.2f}"
 
 
 def _check(confusion) -> np.ndarray:
     confusion = np.asarray(confusion)
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not np.issubdtype(confusion.dtype, np.integer):
+    square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1]
+    if not square or not np.issubdtype(confusion.dtype, np.integer):
         raise ValueError(f"a confusion matrix must be integers (K, K), received {confusion.dtype} {confusion.shape}")
     return confusion

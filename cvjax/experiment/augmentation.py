@@ -11,7 +11,26 @@ Operation = Callable[[Any, Any], Any]  # (key, image) -> image
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentationConfig(TrainingConfig):
+class ColourConfig(TrainingConfig):
+    """Changes of colours, which leave every pixel where it is."""
+
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Strengths of random brightness, contrast, saturation and hue."""
+    grayscale: float = 0.0
+    """Share of the training images that lose their colours."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on training images, in grey levels of 255."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.grayscale <= 1, "grayscale", self.grayscale, "in [0, 1]")
+        require(self.noise >= 0, "noise", self.noise, "0 or more")
+        require(min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5, "color_jitter", self.color_jitter,
+                "four numbers from 0 on, the last at most 0.5")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig(ColourConfig):
     """Regularisation by what happens to images and targets."""
 
     alternating_flip: bool = False
@@ -28,12 +47,6 @@ class AugmentationConfig(TrainingConfig):
     policy_magnitude_std: float = 0.0
     policy_probability: float = 1.0
     policy_table: Literal["torchvision", "timm"] = "torchvision"
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Strengths of random brightness, contrast, saturation and hue."""
-    grayscale: float = 0.0
-    """Share of the training images that lose their colours."""
-    noise: float = 0.0
-    """Standard deviation of Gaussian noise on training images, in grey levels of 255."""
     erasing: float = 0.0
     """Share of the training images with a random box erased."""
     erasing_mode: Literal["const", "pixel"] = "const"
@@ -53,16 +66,14 @@ class AugmentationConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("shift", "cutout", "noise", "mixup", "cutmix", "policy_magnitude_std"):
+        for name in ("shift", "cutout", "mixup", "cutmix", "policy_magnitude_std"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("grayscale", "erasing", "policy_probability"):
+        for name in ("erasing", "policy_probability"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         greatest = 10 if self.policy_table == "timm" else 30
         require(0 <= self.policy_magnitude <= greatest, "policy_magnitude", self.policy_magnitude,
                 f"in [0, {greatest}] with --policy-table {self.policy_table}")
         require(self.policy_ops >= 1, "policy_ops", self.policy_ops, "at least 1")
-        require(min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5, "color_jitter", self.color_jitter,
-                "four numbers from 0 on, the last at most 0.5")
         require(self.flip or not self.alternating_flip, "alternating_flip", self.alternating_flip,
                 "False with --no-flip")
         require(self.shift or self.shift_padding == "constant", "shift_padding", self.shift_padding,
@@ -86,6 +97,14 @@ def pixel_operations(config: AugmentationConfig, mean: Any) -> tuple[Operation, 
             probability=config.policy_probability, interpolation="bilinear", fill=fill))
     elif config.policy == "trivial_augment":
         operations.append(partial(augment.trivial_augment_wide, interpolation="bilinear", fill=fill))
+    return (*operations, *colour_operations(config))
+
+
+def colour_operations(config: ColourConfig) -> tuple[Operation, ...]:
+    """What happens to the colours of an image in [0, 255]."""
+    from cvjax.data import augment
+
+    operations: list[Operation] = []
     if any(config.color_jitter):
         strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), config.color_jitter))
         operations.append(partial(augment.color_jitter, **strengths))

@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +59,40 @@ def build_classifier(config: dict[str, Any], *, image_size: int, channels: int, 
     known = {field.name for field in dataclasses.fields(create_model_or_fail(config["model"]))}
     fields = dict(image_size=image_size, in_channels=channels, num_classes=num_classes,
                   dtype=jnp.dtype(config["dtype"]))
-    for name in ("drop_path", "dropout", "remat", "scan", "attention"):  # unless the model's own is asked for
-        if config[name] is not None and config[name] is not False and config[name] not in ("none", "xla"):
-            if name not in known:
-                raise ConfigError(f"--{name.replace('_', '-')} {config[name]}: {config['model']} has no {name}")
-            fields[name] = config[name]
-    given = parse_fields(config["model_fields"])
-    if taken := sorted(given.keys() & {*fields, "axis_name"}):
-        raise ConfigError(f"--model-fields {taken[0]}={given[taken[0]]}: this field follows from the data and from "
-                          "other options; leave it out")
-    with config_errors():
-        model = create_model(config["model"], **fields, **given)
+    for name in ("drop_path", "dropout", "remat", "scan", "attention"):
+        fields |= asked(name, config[name], config["model"], known)
+    model = create_with_fields(config["model"], config["model_fields"], fields)
     check_model(model, config["model"], (image_size, image_size, channels))
     return model
 
 
-def check_model(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
-    """ConfigError unless a model can see images `(H, W, C)`; nothing is computed."""
+def asked(name: str, value: Any, model: str, known: Container[str]) -> dict[str, Any]:
+    """An option as a field of a model that has the fields `known`; nothing where it asks for the model's own.
+
+    ConfigError where the model has no such field.
+    """
+    if value is None or value is False or value in ("none", "xla"):
+        return {}
+    if name not in known:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: {model} has no {name}")
+    return {name: value}
+
+
+def create_with_fields(name: str, words: Sequence[str], fields: Mapping[str, Any]) -> nn.Module:
+    """The model of a name with these fields, and with those of `--model-fields`; ConfigError for one in both."""
+    given = parse_fields(words)
+    if taken := sorted(given.keys() & {*fields, "axis_name"}):
+        raise ConfigError(f"--model-fields {taken[0]}={given[taken[0]]}: this field follows from the data and from "
+                          "other options; leave it out")
+    with config_errors():
+        return create_model(name, **fields, **given)
+
+
+def check_model(model: nn.Module, name: str, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Shape of what a model gives of one image `(H, W, C)`, ConfigError where it cannot see it; nothing is computed."""
     try:
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        return jax.eval_shape(model.init_with_output, jax.random.key(0), image)[0].shape
     except Exception as error:  # whatever it is that the value of a field breaks
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"--model {name} on images of {shape[0]}x{shape[1]}x{shape[2]}: {reason}") from None

@@ -14,7 +14,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
@@ -59,6 +59,8 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(DataConfig):
     """What every training experiment can be told."""
+
+    LARGEST_CROP: ClassVar[float] = 1.0  # greatest --crop-scale
 
     workers: int = 0
     """Processes that decode images; 0 decodes in threads of this one."""
@@ -167,7 +169,8 @@ class TrainingConfig(DataConfig):
         require(not self.patience or self.eval_every > 0, "patience", self.patience, "0 without --eval-every")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
         low, high = self.crop_scale
-        require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "LOW HIGH with 0 < LOW <= HIGH <= 1")
+        most = self.LARGEST_CROP
+        require(0 < low <= high <= most, "crop_scale", self.crop_scale, f"LOW HIGH with 0 < LOW <= HIGH <= {most:g}")
         for name in ("clip_norm", "clip_each"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "more than 0")

@@ -21,7 +21,7 @@ def confusion_by_example(truth: jax.Array, prediction: jax.Array, num_classes: i
     Raises ValueError for images of more than 2^24 pixels.
     """
     if truth.shape[1] * truth.shape[2] > _EXACT:
-        raise ValueError(f"images of {truth.shape[1]}x{truth.shape[2]} pixels: their confusion is counted up to {_EXACT}")
+        raise ValueError(f"images of {truth.shape[1]}x{truth.shape[2]} pixels: their confusion is exact up to {_EXACT}")
     # A product of one-hot matrices and not a scatter, which accelerators do one by one. Ones are exact in any type, and
     # 255 is no class: its row of the matrix is zeros.
     rows, columns = (jax.nn.one_hot(labels, num_classes, dtype=jnp.float32) for labels in (truth, prediction))
