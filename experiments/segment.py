@@ -1,0 +1,126 @@
+"""Train a network that says of each pixel what it belongs to, and judge it against what needs no network.
+
+The default preset learns scenes of painted digits and needs no network access. CamVid, or your own photos in its folders
+(train, trainannot, val, valannot, test, testannot): `python -m experiments.segment camvid --data folder:PATH`. From
+published weights: `--pretrained FILE`, of the whole network or of a classifier that is its backbone.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from cvjax.experiment.augmentation import ColourConfig
+from cvjax.experiment.config import main, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ColourConfig):
+    """Semantic segmentation."""
+
+    LARGEST_CROP = 16.0
+
+    data: str = "scenes"
+    """scenes | scenes:TRAIN,TEST,SIDE | folder:PATH (CamVid's folders, or images and labels) | voc:PATH | tfds:NAME"""
+    ignore_label: int | None = None
+    """Label of pixels that do not count, besides 255; CamVid's is known."""
+    model: str = "fcn"
+    """A name from list_models() of a network that gives a class for each pixel."""
+    model_fields: tuple[str, ...] = ()
+    """Fields of the model to change, such as backbone=resnet18 maps=3."""
+    crop_size: tuple[int, int] = (96, 96)
+    """Height and width of training crops; evaluation sees whole images."""
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    """Area of a random training crop in areas of its image; beyond 1 what it shows beside the image does not count."""
+    crop_ratio: float = 1.0
+    """Up to how many times too wide or too high a training crop is."""
+    class_weights: Literal["none", "median_frequency"] = "none"
+    """median_frequency: rare classes weigh more in the loss (Eigen and Fergus 2015)."""
+    pretrained: str | None = None
+    """Start from a weight file, hf-hub:OWNER/NAME, or the folder of a supervised run, of the network or its backbone."""
+    backbone_rate: float = 1.0
+    """Learning rate of the backbone relative to the rest's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.ignore_label is None or 0 <= self.ignore_label < 255, "ignore_label", self.ignore_label,
+                "in [0, 255)")
+        require(min(self.crop_size) >= 1, "crop_size", self.crop_size, "HEIGHT WIDTH of at least 1")
+        require(self.crop_ratio >= 1, "crop_ratio", self.crop_ratio, "at least 1")
+        require(self.backbone_rate > 0, "backbone_rate", self.backbone_rate, "more than 0")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A ResNet of one block a stage with a skip from each of its four sizes.
+    "scenes": dict(
+        model_fields=("backbone=resnet18", "backbone_fields={'stem':'cifar','width':16,'depths':(1,1,1,1)}", "maps=4",
+                      "dropout=0.0"),
+        epochs=12, batch_size=32, optimizer="adamw", base_learning_rate=0.024, weight_decay=0.05, schedule="one_cycle",
+        warmup=0.2, crop_scale=(0.5, 1.5), flip=False),
+}
+
+
+def run(config: Config, name: str, stop: Any) -> None:
+    """Train one model and report."""
+    import jax
+    import numpy as np
+    from flax.traverse_util import flatten_dict
+
+    from cvjax.data.segmentation_sources import label_maps
+    from cvjax.evaluate.mean_iou import segmentation_scores
+    from cvjax.experiment.augmentation import colour_operations
+    from cvjax.experiment.config import ConfigError, as_json, config_errors
+    from cvjax.experiment.run import RunFolder, print_metrics
+    from cvjax.experiment.segmenting import (
+        Segmenter,
+        baselines,
+        build_segmenter,
+        make_segmentation_inputs,
+        protocol,
+        report,
+    )
+    from cvjax.experiment.training import ENGINES, enable_compilation_cache, train
+    from cvjax.experiment.transfer import load_pretrained
+    from cvjax.losses.segmentation import median_frequency_weights
+    from cvjax.tasks.segmentation import segmentation_task
+    from cvjax.train.optim import head_scale
+
+    enable_compilation_cache()
+    folder = RunFolder(config, "segment", name)
+    if folder.finished():
+        return
+    inputs = make_segmentation_inputs(config, folder, pixel_operations=colour_operations(config))
+    dataset, described = inputs.dataset, as_json(config)
+    model = build_segmenter(described, channels=dataset.channels, num_classes=dataset.num_classes)
+    axis_name = ENGINES[config.parallel].axis_name  # of the batch under pmap
+    mapped = model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
+    weights = None
+    if config.class_weights == "median_frequency":
+        with config_errors():
+            weights = median_frequency_weights(label_maps(dataset.train), dataset.num_classes).tolist()
+    pretrained = load_pretrained(config.pretrained, model, config.seed) if config.pretrained else None
+    if config.backbone_rate != 1 and not hasattr(model, "make_backbone"):
+        raise ConfigError(f"--backbone-rate {config.backbone_rate}: {config.model} has no backbone")
+    rates = None
+    if config.backbone_rate != 1:
+        rates = head_scale(config.backbone_rate, lambda path: not path.startswith("backbone/"))
+    task = segmentation_task(mapped, augment=inputs.augment, preprocess=inputs.preprocess, class_weights=weights,
+                             scores=lambda confusion: segmentation_scores(confusion, dataset.class_names),
+                             axis_name=axis_name)
+    meta = {"experiment": "segment", "config": described, "channels": dataset.channels,
+            "class_names": list(dataset.class_names), "validated": dataset.validation is not None}
+    trained = train(config, folder, task, inputs, stop, best_metric="miou", best_mode="max", meta=meta,
+                    layer_scale=rates, pretrained=pretrained,
+                    adapt=None if pretrained is None else lambda fresh, pretrained: {**fresh, **pretrained})
+    if trained is None:
+        return
+    segmenter = Segmenter(model, jax.device_get(trained.variables), dataset.class_names, dataset.channels)
+    metrics = dict(trained.metrics) | baselines(inputs)
+    metrics |= {f"test/{name}": value for name, value in report(segmenter, inputs, folder.figures).items()}
+    print_metrics(metrics)
+    parameters = sum(np.size(leaf) for leaf in flatten_dict(trained.variables["params"]).values())
+    said = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
+            "class_weights": weights, "chosen_by": "last step" if dataset.validation is None else "validation/miou"}
+    folder.finish(metrics, protocol(inputs) | said, trained)
+
+
+if __name__ == "__main__":
+    main(run, "segment", Config, PRESETS, __doc__)
