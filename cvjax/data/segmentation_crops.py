@@ -102,7 +102,8 @@ def bucket_sizes(sizes: np.ndarray, most: int = 6) -> np.ndarray:
     """For each image the size that it is padded to, so that there are at most `most` different ones: int64 `(N, 2)`.
 
     Where the images have few sizes, these are their own. Else two sizes that cost the fewest pixels are made one, again
-    and again; sizes too many for that are rounded up first, to multiples of 16, 32, ...
+    and again, and each image takes the smallest that is left; sizes too many for that are rounded up first, to
+    multiples of 16, 32, ...
 
     Args:
         sizes: int `(N, 2)`, height and width of each.
@@ -110,12 +111,10 @@ def bucket_sizes(sizes: np.ndarray, most: int = 6) -> np.ndarray:
     if most < 1:
         raise ValueError(f"most must be at least 1, got {most}")
     sizes, step = np.asarray(sizes, np.int64), 8
-    buckets, which, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    buckets, counts = np.unique(sizes, axis=0, return_counts=True)
     while len(buckets) > 256:
         step *= 2
-        rounded = -(-sizes // step) * step
-        buckets, which, counts = np.unique(rounded, axis=0, return_inverse=True, return_counts=True)
-    which = which.reshape(-1)
+        buckets, counts = np.unique(-(-sizes // step) * step, axis=0, return_counts=True)
     while len(buckets) > most:
         area = buckets.prod(axis=1)
         both = np.maximum(buckets[:, None], buckets).prod(axis=2)
@@ -124,10 +123,9 @@ def bucket_sizes(sizes: np.ndarray, most: int = 6) -> np.ndarray:
         kept, gone = sorted(np.unravel_index(added.argmin(), added.shape))
         buckets[kept] = np.maximum(buckets[kept], buckets[gone])
         counts[kept] += counts[gone]
-        which = np.where(which == gone, kept, which)
-        which -= which > gone
         buckets, counts = np.delete(buckets, gone, axis=0), np.delete(counts, gone)
-    return buckets[which]
+    fits = (buckets >= sizes[:, None]).all(axis=2)
+    return buckets[np.where(fits, buckets.prod(axis=1), np.iinfo(np.int64).max).argmin(axis=1)]
 
 
 def _pair(image, label_map, channels):

@@ -283,7 +283,7 @@ def _count_classes(source, what):
             labels = source[index]["label_map"]
         except (DecodeError, OSError):
             return -1
-        return int(labels[labels != IGNORE].max(initial=-1))
+        return int(labels[labels != IGNORE].max(initial=0)) if (labels != IGNORE).any() else -1
 
     classes = max(_for_each(source, greatest, "classes")) + 1
     if classes < 2:

@@ -102,7 +102,7 @@ def open_tfds_label_maps(name: str) -> tuple[TfdsSource, TfdsSource]:
     builder, features = _prepared(name)
     import tensorflow_datasets as tfds
 
-    maps = [each for each in _LABEL_MAPS if isinstance(features.get(each), tfds.features.Image)]
+    maps = [each for each in _LABEL_MAPS if each in features and isinstance(features[each], tfds.features.Image)]
     if not maps:
         raise DataError(f"tfds:{name} has no label maps: one of the features {', '.join(_LABEL_MAPS)} must be an "
                         f"image; it has {', '.join(features)}")
