@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from os import PathLike
 
-import jax
 import numpy as np
 
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet, check_images, class_labels, enlarge
@@ -110,10 +109,12 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
 
 def _fitted(picture):
     """Crisp pixels where a picture is small; a smooth, smaller one where it is large."""
-    picture = np.asarray(picture, np.float32)
+    from PIL import Image
+
     height, width = picture.shape[:2]
     if max(height, width) <= _LARGE:
         return enlarge(picture, max(1, -(-_SMALL // max(height, width))))
     share = _LARGE / max(height, width)
-    size = max(1, round(height * share)), max(1, round(width * share))
-    return np.clip(np.asarray(jax.image.resize(picture, (*size, 3), "linear")), 0, 1)
+    size = max(1, round(width * share)), max(1, round(height * share))
+    whole = Image.fromarray(np.rint(255 * picture).astype(np.uint8))
+    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC)) / np.float32(255)

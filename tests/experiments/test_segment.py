@@ -1,0 +1,315 @@
+"""Segmentation runs of a few steps: what is fed, what is judged and written, what is refused; and a real one."""
+
+import json
+import os
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from cvjax.data import ArraySource, BadFiles, Dataset
+from cvjax.data.segmentation_sources import open_segmentation
+from cvjax.evaluate.mean_iou import pixel_confusion, segmentation_scores
+from cvjax.experiment.config import ConfigError
+from cvjax.experiment.segmenting import SegmentationInputs, Segmenter, baselines, load_segmenter, predictions
+from cvjax.tasks.segmentation import segmentation_task
+from cvjax.train.checkpoint import Checkpointer, restore_weights
+from cvjax.train.loop import evaluate
+from cvjax.train.mesh import MeshEngine
+from tests.data.pictures import encode, photo
+
+FCN = ("--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "maps=2", "dropout=0.0")
+BASE = ("--data", "scenes:40,9,32", "--crop-size", 32, 32, "--batch-size", 8, "--steps", 4, "--schedule", "cosine",
+        "--log-every", 2, *FCN)
+
+
+class Mixture(nn.Module):
+    """A 1x1 convolution: each pixel is judged by itself."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.Conv(self.num_classes, (1, 1))(images)
+
+
+class Photos(ArraySource):
+    """Photos of many sizes with label maps of two classes and void; one is no picture."""
+
+    def __init__(self, count=14):
+        super().__init__(np.arange(count), np.full(count, -1, np.int32))
+
+    def __getitem__(self, index):
+        number = int(self.images[index])
+        height, width = 20 + 3 * (number % 5), 31 - number
+        labels = np.random.default_rng(number).choice([0, 1, 255], (height, width)).astype(np.uint8)
+        image = b"no picture" if number == 6 else photo(height, width, seed=number)
+        return {"image": image, "label": -1, "index": int(index), "label_map": labels}
+
+    channels, fingerprint = 3, "photos"
+
+    def name(self, index):
+        return f"photo {self.images[index]}"
+
+    def take(self, positions):
+        taken = Photos(len(positions))
+        object.__setattr__(taken, "images", self.images[positions])
+        return taken
+
+
+@pytest.fixture
+def inputs() -> SegmentationInputs:
+    dataset = Dataset(Photos(), Photos(), ("a", "b", "c"), 3)
+    return SegmentationInputs(dataset, (16, 24), 4, BadFiles(28, 0.5))
+
+
+# --- evaluation of images of any size
+
+
+def test_every_image_is_evaluated_whole_by_a_handful_of_programs(inputs):
+    """Thirteen sizes, six programs; the numbers are those of one image at a time, counted slowly."""
+    traced, model = [], Mixture()
+    task = segmentation_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
+                             scores=lambda confusion: segmentation_scores(confusion, "abc"))
+    variables = jax.device_get(task.init(jax.random.key(0), {"image": np.zeros((1, 4, 4, 3), np.uint8)}))
+    noting = task.evaluate
+    task = type(task)(task.init, task.loss, lambda v, b: (traced.append(b["image"].shape), noting(v, b))[1],
+                      summarize=task.summarize)
+    batches = list(inputs.eval_batches("test"))
+    shapes = {batch["image"].shape for batch in batches}
+    assert len(shapes) == 6 and all(shape[0] == 4 for shape in shapes)
+    seen = sorted(int(i) for batch in batches for i in batch["index"][batch["mask"]])
+    assert seen == [i for i in range(14) if i != 6] and list(inputs.bad.reasons) == ["photo 6"]
+    kernel, bias = variables["params"]["Conv_0"]["kernel"][0, 0], variables["params"]["Conv_0"]["bias"]
+    found = evaluate(task, MeshEngine())(variables, batches)
+    assert sorted(traced) == sorted(shapes)
+    confusion = 0
+    for i in seen:
+        record = inputs.dataset.test[i]
+        logits = np.asarray(inputs.preprocess(record["image"])) @ kernel + bias
+        confusion += pixel_confusion(record["label_map"], logits.argmax(axis=-1), 3)
+    expected = segmentation_scores(confusion, "abc")
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3)
+    for index, truth, prediction in predictions(segmenter, inputs, "test"):
+        record = inputs.dataset.test[index]
+        np.testing.assert_array_equal(truth, record["label_map"])
+        logits = np.asarray(inputs.preprocess(record["image"])) @ kernel + bias
+        np.testing.assert_array_equal(prediction, logits.argmax(axis=-1))
+
+
+def test_processes_share_every_bucket(inputs):
+    parts = [list(inputs.eval_batches("test", (p, 2))) for p in (0, 1)]
+    assert [b["image"].shape for b in parts[0]] == [b["image"].shape for b in parts[1]]
+    seen = sorted(int(i) for part in parts for batch in part for i in batch["index"][batch["mask"]])
+    assert seen == [i for i in range(14) if i != 6]
+
+
+def test_training_batches_have_the_stated_shapes(inputs):
+    batches = inputs.train_batches(seed=0, workers=0)
+    batch = next(batches)
+    batches.close()
+    shapes = inputs.batch_shapes()
+    assert {name: array.shape for name, array in batch.items()} == {name: x.shape for name, x in shapes.items()}
+    assert batch["label_map"].dtype == np.int32 and inputs.seen_shape == (16, 24, 3)
+    with pytest.raises(ConfigError, match="--resident with --data x"):
+        inputs.resident_arrays("x")
+
+
+def test_a_photo_of_any_size_is_answered():
+    model = Mixture()
+    variables = model.init(jax.random.key(0), np.zeros((1, 4, 4, 3)))
+    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3)
+    pixels = photo(37, 70)
+    answer = segmenter.predict(encode(pixels))
+    assert answer.shape == (37, 70) and answer.dtype == np.uint8
+    np.testing.assert_array_equal(answer, segmenter.labels(variables, pixels[None])[0])
+    assert segmenter.predict(pixels[:1, :1, 0]).shape == (1, 1), "grey arrays too"
+
+
+# --- whole runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def train(command, runs):
+    """`train("name", ...)`: the folder of a run to its end; asked again, the finished one."""
+    def run(name: str, *arguments) -> Path:
+        done = command("segment", "--run-dir", runs / name, *arguments)
+        assert done.status == 0, done.err
+        return runs / name
+
+    return run
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_writes_numbers_pictures_and_a_model_that_answers(train):
+    folder = train("whole", *BASE)
+    metrics = summary(folder)["metrics"]
+    names = ["background", *"0123456789"]
+    assert {"test/loss", "test/miou", "test/pixel_accuracy", "test/mean_accuracy", "test/boundary_f"} <= set(metrics)
+    assert {f"{kind}/{name}" for kind in ("majority", "colour", "colour_position")
+            for name in ("miou", "pixel_accuracy")} <= set(metrics)
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "classes.txt", "confusion.png", "segmentation.png", "curves.png"}
+    assert "mean" in (folder / "figures" / "classes.txt").read_text()
+    segmenter, data = load_segmenter(folder), open_segmentation("scenes:40,9,32")
+    assert segmenter.class_names == tuple(names)
+    confusion = sum(pixel_confusion(data.test[i]["label_map"], segmenter.predict(data.test[i]["image"]), 11)
+                    for i in range(9))
+    for name, value in segmentation_scores(confusion, names).items():
+        assert metrics[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
+    share = np.mean([(data.test[i]["label_map"] == 0).mean() for i in range(9)])
+    assert metrics["majority/pixel_accuracy"] == pytest.approx(share)
+    assert metrics["majority/miou"] == pytest.approx(
+        share / len(np.unique([np.unique(data.test[i]["label_map"]).sum() * 0 + c for i in range(9)
+                               for c in np.unique(data.test[i]["label_map"])])))
+    assert summary(folder)["protocol"]["chosen_by"] == "last step"
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL."""
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, monkeypatch):
+    import cvjax.experiment.segmenting as segmenting
+    import cvjax.visualize.curves as curves
+
+    monkeypatch.setattr(segmenting, "segmentation_panel", lambda *_, **__: None)
+    monkeypatch.setattr(segmenting, "plot_confusion", lambda *_, **__: None)
+    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    arguments = (*BASE, "--checkpoint-every", 2, "--class-weights", "median_frequency", "--color-jitter", 0.2, 0, 0, 0,
+                 "--backbone-rate", 0.5)
+    save = Checkpointer.save
+
+    def save_and_die(self, state, meta, metrics=None):
+        save(self, state, meta, metrics)
+        self.wait()
+        raise Killed
+
+    monkeypatch.setattr(Checkpointer, "save", save_and_die)
+    with pytest.raises(Killed):
+        command("segment", "--run-dir", runs / "killed", *arguments)
+    monkeypatch.setattr(Checkpointer, "save", save)
+    killed, other = train("killed", *arguments), train("uninterrupted", *arguments)
+    assert summary(killed)["params_sha256"] == summary(other)["params_sha256"]
+    assert summary(killed)["metrics"] == summary(other)["metrics"]
+    weights = summary(other)["protocol"]["class_weights"]
+    assert len(weights) == 11 and 0 < weights[0] < 0.5, "there is much background"
+
+
+def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("segment", "--dry-run")
+    assert done.status == 0 and "2,000 training and 500 test images, 11 classes, seen at 96x96x3" in done.out, done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("nope", "unknown preset 'nope': it must be one of scenes, camvid"),
+    ("--data digits", "unknown data set 'digits' with label maps; allowed: scenes"),
+    ("--data folder:/missing", "no such folder: /missing"),
+    ("--ignore-label 255", "--ignore-label 255: it must be in [0, 255)"),
+    ("--ignore-label 3", "all pixels of scenes count"),
+    ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
+    ("--crop-size 0 9", "--crop-size (0, 9): it must be HEIGHT WIDTH of at least 1"),
+    ("--crop-ratio 0.5", "--crop-ratio 0.5: it must be at least 1"),
+    ("--crop-scale 1 17", "LOW HIGH with 0 < LOW <= HIGH <= 16"),
+    ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0"),
+    ("--data-cache", "--data-cache is for images without label maps"),
+    ("--resident", "--resident with --data scenes:40,9,32"),
+    ("--model resnet18 --model-fields", "it must be a class for each pixel, such as fcn"),
+    ("--model fcn9", "unknown model 'fcn9'"), ("--scan", "--scan True: fcn has no scan"),
+    ("--model-fields num_classes=3", "--model-fields num_classes=3: this field follows from the data"),
+    ("--pretrained /missing.pth", "--pretrained /missing.pth"), ("--grayscale 2", "--grayscale 2.0: it must be in [0, 1]"),
+    ("--patience 3", "--patience 3: it must be 0 without --eval-every")])
+def test_an_impossible_configuration_is_one_line(command, tmp_path, arguments, message):
+    done = command("segment", *arguments.split()[:arguments == "nope"], "--data", "scenes:40,9,32", *FCN,
+                   "--batch-size", 8, *arguments.split()[arguments == "nope":], "--run-dir", tmp_path / "run", "--dry-run")
+    assert message in done.complaint
+    assert not (tmp_path / "run").exists()
+
+
+def camvid_like(root: Path) -> None:
+    """Three parts of pictures of two sizes; one training label map is of another size."""
+    for part, count in (("train", 12), ("val", 4), ("test", 5)):
+        for place in (part, f"{part}annot"):
+            (root / place).mkdir(parents=True)
+        for i in range(count):
+            height, width = (24, 32) if i % 2 else (32, 24)
+            pixels = photo(height, width, seed=i)
+            labels = (pixels.mean(axis=2) > 128).astype(np.uint8)
+            labels[:2] = 255
+            if part == "train" and i == 3:
+                labels = labels[1:]
+            (root / part / f"{i}.png").write_bytes(encode(pixels))
+            (root / f"{part}annot" / f"{i}.png").write_bytes(encode(labels))
+
+
+@pytest.mark.slow
+def test_photos_in_folders_are_learnt_and_the_best_on_their_validation_part_is_judged(train, command, tmp_path):
+    camvid_like(tmp_path)
+    arguments = ("--data", f"folder:{tmp_path}", "--crop-size", 16, 24, "--crop-scale", 0.5, 2, "--batch-size", 4,
+                 "--steps", 30, "--schedule", "cosine", "--eval-every", 10, "--data-max-bad", 0.1, *FCN)
+    folder = train("folder", *arguments)
+    metrics = summary(folder)["metrics"]
+    assert metrics["test/miou"] > metrics["majority/miou"] and "validation/miou" in metrics
+    assert summary(folder)["protocol"]["chosen_by"] == "validation/miou"
+    assert "the label map is 23 x 32, its image 24 x 32" in (folder / "bad_files.txt").read_text()
+    done = command("segment", *arguments, "--validation", 0.2, "--run-dir", tmp_path / "other")
+    assert "brings a validation part of 4 images" in done.complaint
+
+
+@pytest.mark.slow
+def test_pmap_gives_the_numbers_of_jit(train):
+    """Batch normalisation and ignored pixels included: crops reach beyond the pictures."""
+    arguments = (*BASE, "--crop-scale", 1, 3)
+    jit, pmap = train("jit", *arguments), train("pmap", *arguments, "--parallel", "pmap")
+    compare(jit, pmap)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_eight_devices_give_the_numbers_of_one(process, train, runs, parallel):
+    arguments = (*BASE, "--crop-scale", 1, 3)
+    done = process("segment", "--run-dir", runs / f"eight-{parallel}", *arguments, "--parallel", parallel, devices=8)
+    assert done.status == 0, done.err
+    compare(train("jit", *arguments), runs / f"eight-{parallel}")
+
+
+def compare(first: Path, second: Path) -> None:
+    a, b = (jax.tree.leaves(restore_weights(folder / "checkpoints", "latest")[0]) for folder in (first, second))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+    for name, value in summary(first)["metrics"].items():
+        assert summary(second)["metrics"][name] == pytest.approx(value, abs=2e-3), name
+
+
+@pytest.mark.slow
+def test_scenes_are_learnt(process, tmp_path):
+    """The default command, without network access; minutes on two cores."""
+    done = process("segment", "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    metrics = summary(tmp_path / "run")["metrics"]
+    assert metrics["test/miou"] >= 0.8 > 0.2 > metrics["colour/miou"]
+
+
+@pytest.mark.slow
+def test_camvid_opens_and_its_baselines_are_what_they_are():
+    """CVJAX_DATA names the folder above `camvid`."""
+    root = Path(os.environ.get("CVJAX_DATA", "none")) / "camvid"
+    if not root.is_dir():
+        pytest.skip("no camvid: set CVJAX_DATA to the folder above it")
+    data = open_segmentation(f"folder:{root}")
+    assert (len(data.train), len(data.validation), len(data.test), data.num_classes) == (367, 101, 233, 11)
+    found = baselines(SegmentationInputs(data, (360, 480), 4, BadFiles(701)))
+    assert found["majority/miou"] < 0.05 < 0.1 < found["colour/miou"] < found["colour_position/miou"] < 0.35
