@@ -49,12 +49,12 @@ class Config(ColourConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A ResNet of one block a stage with a skip from each of its four sizes.
+    # A ResNet of one block a stage that does not stride before its second, with a skip from each of its four sizes.
     "scenes": dict(
         model_fields=("backbone=resnet18", "backbone_fields={'stem':'cifar','width':16,'depths':(1,1,1,1)}", "maps=4",
                       "dropout=0.0"),
-        epochs=12, batch_size=32, optimizer="adamw", base_learning_rate=0.024, weight_decay=0.05, schedule="one_cycle",
-        warmup=0.2, crop_scale=(0.5, 1.5), flip=False),
+        epochs=5, batch_size=16, optimizer="muon", base_learning_rate=0.16, weight_decay=0.02, schedule="one_cycle",
+        warmup=0.2, crop_scale=(1.0, 1.0), flip=False),
 }
 
 
