@@ -48,6 +48,14 @@ class Config(ColourConfig):
         require(self.backbone_rate > 0, "backbone_rate", self.backbone_rate, "more than 0")
 
 
+# For a GPU: "heavy" learning of Shelhamer et al. 2017 (https://arxiv.org/abs/1605.06211), sec. 4.3, all streams at once
+# from a VGG-16 that was trained before (--pretrained). Their loss is the sum over an image's pixels, here it is the mean:
+# their rate of 1e-10 times the 187,500 pixels of a VOC image, and by as much less decay. Their pixels go to 255, here
+# they have a deviation of 1, 57 times less: skips are scaled by as much more. Whole images come in one shape here.
+FCN8S = dict(model="fcn8s_vgg16", model_fields=("skip_scales=(0.57,0.0057)",), crop_scale=(1.0, 1.0), batch_size=1,
+             steps=100_000, optimizer="momentum", momentum=0.99, base_learning_rate=0.0048, weight_decay=0.0,
+             schedule="constant", warmup=0.0, checkpoint_every=4000, eval_every=4000)
+
 PRESETS: dict[str, dict[str, Any]] = {
     # A ResNet of one block a stage that does not stride before its second, with a skip from each of its four sizes.
     "scenes": dict(
@@ -55,6 +63,23 @@ PRESETS: dict[str, dict[str, Any]] = {
                       "dropout=0.0"),
         epochs=5, batch_size=16, optimizer="muon", base_learning_rate=0.16, weight_decay=0.02, schedule="one_cycle",
         warmup=0.2, crop_scale=(1.0, 1.0), flip=False),
+    # CamVid (367 street scenes of 360x480 pixels) from scratch in about an hour on two cores. Crops have the scale of
+    # the whole images that evaluation sees, between 0.7 and 1.5 times.
+    "camvid": dict(
+        data="folder:camvid", model_fields=("backbone=resnet18", "backbone_fields={'width':32}", "maps=5"),
+        crop_size=(240, 320), crop_scale=(0.2, 0.9), crop_ratio=1.2, color_jitter=(0.3, 0.3, 0.3, 0.0), steps=7000,
+        batch_size=8, optimizer="muon", base_learning_rate=0.32, weight_decay=0.05, schedule="one_cycle", warmup=0.2,
+        ema_decay=0.998, eval_every=1000, checkpoint_every=1000),
+    "voc_fcn8s": dict(FCN8S, data="voc:VOC2012", crop_size=(384, 512)),
+    # Weighted as SegNet's authors do.
+    "camvid_fcn8s": dict(FCN8S, data="folder:camvid", crop_size=(360, 480), class_weights="median_frequency"),
+    # torchvision's references/segmentation, for GPUs. There the short side becomes 260 to 1040 pixels before a crop of
+    # 480x480, here windows have these scales; the auxiliary head learns ten times as fast there. From a trained
+    # ResNet-50: --pretrained.
+    "fcn_resnet50": dict(
+        data="voc:VOC2012", model="fcn_resnet50", crop_size=(480, 480), crop_scale=(0.16, 2.6), epochs=30,
+        batch_size=32, optimizer="momentum", base_learning_rate=0.16, weight_decay=1e-4, decay="all",
+        schedule="polynomial", power=0.9, warmup=0.0, workers=16, dtype="bfloat16"),
 }
 
 

@@ -32,7 +32,9 @@ def lower(experiment, *arguments, tmp_path):
     ("supervised", ("deit_small", *SMALL, "--model", "vit_tiny_patch16_224", "--model-fields", "depth=1",
                     "--layer-decay", 0.75, "--clip-norm", 1), "xbf16>"),
     ("dino_pretrain", ("vit_small_patch16", *SMALL, "--model", "vit_tiny_patch16_224", "--model-fields", "depth=1",
-                       "--local-size", 16, "--out-dim", 64), "x16x16x3xf32>")], ids=lambda x: str(x)[:12])
+                       "--local-size", 16, "--out-dim", 64), "x16x16x3xf32>"),
+    ("segment", ("--data", "scenes:16,4,32", "--crop-size", 32, 32, "--color-jitter", 0.2, 0, 0, 0), "x32x32x11xf32>"),
+], ids=lambda x: str(x)[:12])
 def test_a_small_step_lowers(experiment, arguments, inside, tmp_path):
     _, program = lower(experiment, *arguments, tmp_path=tmp_path)
     assert inside in program
@@ -53,6 +55,14 @@ def test_a_papers_step_lowers_at_full_size(experiment, preset, tmp_path):
     rows, height, width, channels = prepared.batch["image"].shape
     assert rows == prepared.config.batch_size >= 128 and min(height, width) >= 160
     assert f"tensor<{rows}x{height}x{width}x{channels}xui8>" in program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset, size", [("voc_fcn8s", "1x384x512"), ("camvid_fcn8s", "1x360x480"),
+                                          ("fcn_resnet50", "32x480x480"), ("camvid", "8x240x320")])
+def test_a_papers_segmentation_step_lowers_at_full_size(preset, size, tmp_path):
+    _, program = lower("segment", preset, "--data", "scenes:40,2,32", tmp_path=tmp_path)
+    assert f"tensor<{size}x3xui8>" in program and f"tensor<{size}x11xf32>" in program
 
 
 def test_the_papers_mae_step_lowers_at_full_size(tmp_path):

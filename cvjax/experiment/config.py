@@ -132,6 +132,8 @@ class TrainingConfig(DataConfig):
     """When schedule step takes its steps, as shares of the run."""
     factor: float | None = None
     """What schedule step multiplies the rate by at each milestone."""
+    power: float | None = None
+    """Exponent of schedule polynomial; 2 by default."""
     ema_decay: float | None = None
     """Also keep a running average of the parameters with this decay, and evaluate that."""
     lookahead: int = 0

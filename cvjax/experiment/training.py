@@ -119,7 +119,7 @@ def build_optimizer(config: Any, total_steps: int, **options: Any) -> tuple[opta
     start = None if config.start_rate is None else config.start_rate * peak
     schedule = make_schedule(config.schedule, peak, warmup_steps=int(config.warmup * total_steps),
                              total_steps=total_steps, start=start, final=final, milestones=config.milestones,
-                             factor=config.factor)
+                             factor=config.factor, power=config.power)
     said = dict(weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum, b1=config.b1,
                 b2=config.b2, eps=config.eps, clip_norm=config.clip_norm, clip_each=config.clip_each)
     return make_optimizer(config.optimizer, schedule, **said | options), schedule

@@ -10,19 +10,30 @@ import numpy as np
 import pytest
 
 from cvjax.data import ArraySource, BadFiles, Dataset
+from cvjax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from cvjax.data.segmentation_sources import open_segmentation
 from cvjax.evaluate.mean_iou import pixel_confusion, segmentation_scores
-from cvjax.experiment.config import ConfigError
-from cvjax.experiment.segmenting import SegmentationInputs, Segmenter, baselines, load_segmenter, predictions
+from cvjax.experiment.config import ConfigError, as_json
+from cvjax.experiment.segmenting import (
+    SegmentationInputs,
+    Segmenter,
+    baselines,
+    build_segmenter,
+    load_segmenter,
+    predictions,
+)
+from cvjax.experiment.training import build_optimizer
 from cvjax.tasks.segmentation import segmentation_task
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.loop import evaluate
 from cvjax.train.mesh import MeshEngine
+from experiments.segment import PRESETS, Config
 from tests.data.pictures import encode, photo
 
 FCN = ("--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "maps=2", "dropout=0.0")
 BASE = ("--data", "scenes:40,9,32", "--crop-size", 32, 32, "--batch-size", 8, "--steps", 4, "--schedule", "cosine",
-        "--log-every", 2, *FCN)
+        "--log-every", 2, "--checkpoint-every", 2, "--class-weights", "median_frequency", "--grayscale", 0.3,
+        "--backbone-rate", 0.5, "--optimizer", "momentum", *FCN)
 
 
 class Mixture(nn.Module):
@@ -68,6 +79,10 @@ def inputs() -> SegmentationInputs:
 # --- evaluation of images of any size
 
 
+def normalized(pixels: np.ndarray) -> np.ndarray:
+    return (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+
+
 def test_every_image_is_evaluated_whole_by_a_handful_of_programs(inputs):
     """Thirteen sizes, six programs; the numbers are those of one image at a time, counted slowly."""
     traced, model = [], Mixture()
@@ -88,7 +103,7 @@ def test_every_image_is_evaluated_whole_by_a_handful_of_programs(inputs):
     confusion = 0
     for i in seen:
         record = inputs.dataset.test[i]
-        logits = np.asarray(inputs.preprocess(record["image"])) @ kernel + bias
+        logits = normalized(record["image"]) @ kernel + bias
         confusion += pixel_confusion(record["label_map"], logits.argmax(axis=-1), 3)
     expected = segmentation_scores(confusion, "abc")
     assert {name: found[name] for name in expected} == pytest.approx(expected)
@@ -96,7 +111,7 @@ def test_every_image_is_evaluated_whole_by_a_handful_of_programs(inputs):
     for index, truth, prediction in predictions(segmenter, inputs, "test"):
         record = inputs.dataset.test[index]
         np.testing.assert_array_equal(truth, record["label_map"])
-        logits = np.asarray(inputs.preprocess(record["image"])) @ kernel + bias
+        logits = normalized(record["image"]) @ kernel + bias
         np.testing.assert_array_equal(prediction, logits.argmax(axis=-1))
 
 
@@ -154,26 +169,26 @@ def summary(folder: Path) -> dict:
 
 def test_a_run_writes_numbers_pictures_and_a_model_that_answers(train):
     folder = train("whole", *BASE)
-    metrics = summary(folder)["metrics"]
-    names = ["background", *"0123456789"]
+    metrics, names = summary(folder)["metrics"], ["background", *"0123456789"]
     assert {"test/loss", "test/miou", "test/pixel_accuracy", "test/mean_accuracy", "test/boundary_f"} <= set(metrics)
     assert {f"{kind}/{name}" for kind in ("majority", "colour", "colour_position")
             for name in ("miou", "pixel_accuracy")} <= set(metrics)
     assert {path.name for path in (folder / "figures").iterdir()} == {
         "classes.txt", "confusion.png", "segmentation.png", "curves.png"}
-    assert "mean" in (folder / "figures" / "classes.txt").read_text()
     segmenter, data = load_segmenter(folder), open_segmentation("scenes:40,9,32")
-    assert segmenter.class_names == tuple(names)
+    assert segmenter.class_names == tuple(names) and segmenter.channels == 3
     confusion = sum(pixel_confusion(data.test[i]["label_map"], segmenter.predict(data.test[i]["image"]), 11)
                     for i in range(9))
     for name, value in segmentation_scores(confusion, names).items():
         assert metrics[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
-    share = np.mean([(data.test[i]["label_map"] == 0).mean() for i in range(9)])
+    truth = np.concatenate([data.test[i]["label_map"] for i in range(9)])
+    share = (truth == 0).mean()
     assert metrics["majority/pixel_accuracy"] == pytest.approx(share)
-    assert metrics["majority/miou"] == pytest.approx(
-        share / len(np.unique([np.unique(data.test[i]["label_map"]).sum() * 0 + c for i in range(9)
-                               for c in np.unique(data.test[i]["label_map"])])))
-    assert summary(folder)["protocol"]["chosen_by"] == "last step"
+    assert metrics["majority/miou"] == pytest.approx(share / len(np.unique(truth)))
+    protocol = summary(folder)["protocol"]
+    assert protocol["chosen_by"] == "last step" and protocol["data"]["test_images"] == 9
+    weights = protocol["class_weights"]
+    assert len(weights) == 11 and 0 < weights[0] < 0.5, "there is much background"
 
 
 class Killed(BaseException):
@@ -187,8 +202,6 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, mo
     monkeypatch.setattr(segmenting, "segmentation_panel", lambda *_, **__: None)
     monkeypatch.setattr(segmenting, "plot_confusion", lambda *_, **__: None)
     monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
-    arguments = (*BASE, "--checkpoint-every", 2, "--class-weights", "median_frequency", "--color-jitter", 0.2, 0, 0, 0,
-                 "--backbone-rate", 0.5)
     save = Checkpointer.save
 
     def save_and_die(self, state, meta, metrics=None):
@@ -198,13 +211,27 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, mo
 
     monkeypatch.setattr(Checkpointer, "save", save_and_die)
     with pytest.raises(Killed):
-        command("segment", "--run-dir", runs / "killed", *arguments)
+        command("segment", "--run-dir", runs / "killed", *BASE)
     monkeypatch.setattr(Checkpointer, "save", save)
-    killed, other = train("killed", *arguments), train("uninterrupted", *arguments)
+    killed, other = train("killed", *BASE), train("whole", *BASE)
     assert summary(killed)["params_sha256"] == summary(other)["params_sha256"]
     assert summary(killed)["metrics"] == summary(other)["metrics"]
-    weights = summary(other)["protocol"]["class_weights"]
-    assert len(weights) == 11 and 0 < weights[0] < 0.5, "there is much background"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_fits_together(name):
+    config = Config(**PRESETS[name])
+    model = build_segmenter(as_json(config), channels=3, num_classes=21)
+    assert model.num_classes == 21
+    _, schedule = build_optimizer(config, 1000)
+    peak = config.base_learning_rate * config.batch_size / 256
+    assert max(float(schedule(step)) for step in range(0, 1000, 10)) == pytest.approx(peak, rel=0.02)
+
+
+def test_torchvisions_rate_falls_by_its_power():
+    config = Config(**PRESETS["fcn_resnet50"])
+    _, schedule = build_optimizer(config, 1000)
+    assert float(schedule(0)) == pytest.approx(0.02) and float(schedule(500)) == pytest.approx(0.02 * 0.5**0.9)
 
 
 def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
@@ -230,11 +257,13 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--model resnet18 --model-fields", "it must be a class for each pixel, such as fcn"),
     ("--model fcn9", "unknown model 'fcn9'"), ("--scan", "--scan True: fcn has no scan"),
     ("--model-fields num_classes=3", "--model-fields num_classes=3: this field follows from the data"),
-    ("--pretrained /missing.pth", "--pretrained /missing.pth"), ("--grayscale 2", "--grayscale 2.0: it must be in [0, 1]"),
+    ("--pretrained /missing.pth", "--pretrained /missing.pth"), ("--power 2", "power"),
+    ("--grayscale 2", "--grayscale 2.0: it must be in [0, 1]"),
     ("--patience 3", "--patience 3: it must be 0 without --eval-every")])
 def test_an_impossible_configuration_is_one_line(command, tmp_path, arguments, message):
-    done = command("segment", *arguments.split()[:arguments == "nope"], "--data", "scenes:40,9,32", *FCN,
-                   "--batch-size", 8, *arguments.split()[arguments == "nope":], "--run-dir", tmp_path / "run", "--dry-run")
+    preset = ["nope"] if arguments == "nope" else []
+    done = command("segment", *preset, "--data", "scenes:40,9,32", *FCN, "--batch-size", 8,
+                   *arguments.split()[len(preset):], "--run-dir", tmp_path / "run", "--dry-run")
     assert message in done.complaint
     assert not (tmp_path / "run").exists()
 

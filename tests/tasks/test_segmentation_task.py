@@ -35,8 +35,8 @@ def task_of(model=None, **options):
 
 def batch_of(values, labels):
     images = np.array(values, np.uint8)[..., None]
-    return {"image": jnp.asarray(images), "label_map": jnp.array(labels, jnp.int32), "mask": jnp.ones(len(images), bool),
-            "index": jnp.arange(len(images))}
+    return {"image": jnp.asarray(images), "label_map": jnp.array(labels, jnp.int32), "index": jnp.arange(len(images)),
+            "mask": jnp.ones(len(images), bool)}
 
 
 # Two pictures of three pixels, bright (logit 4) or dark (-4).
@@ -98,10 +98,11 @@ def test_the_loss_of_a_batch_is_the_same_however_it_is_spread():
     params, state = start(task)
     batch = {name: array[:2] for name, array in BATCH.items()}
     batch["label_map"] = jnp.array([[[1, 0, 0]], [[255, 255, 255]]])
-    whole, gradient = jax.value_and_grad(lambda p: task.loss(p, state, batch, jax.random.key(0))[0])(params)
+    key = jax.random.key(0)
+    whole, gradient = jax.jit(jax.value_and_grad(lambda p: task.loss(p, state, batch, key)[0]))(params)
     shards = jax.tree.map(lambda x: x[:, None], batch)
-    parts, gradients = jax.vmap(jax.value_and_grad(lambda p, b: mapped.loss(p, state, b, jax.random.key(0))[0]),
-                                in_axes=(None, 0), axis_name="data")(params, shards)
+    parts, gradients = jax.jit(jax.vmap(jax.value_and_grad(lambda p, b: mapped.loss(p, state, b, key)[0]),
+                                        in_axes=(None, 0), axis_name="data"))(params, shards)
     assert float(parts.mean()) == pytest.approx(float(whole), rel=1e-6)
     np.testing.assert_allclose(gradients["bias"].mean(), gradient["bias"], rtol=1e-5)
 
