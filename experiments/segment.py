@@ -1,8 +1,8 @@
 """Train a network that says of each pixel what it belongs to, and judge it against what needs no network.
 
-The default preset learns scenes of painted digits and needs no network access. CamVid, or your own photos in its folders
-(train, trainannot, val, valannot, test, testannot): `python -m experiments.segment camvid --data folder:PATH`. From
-published weights: `--pretrained FILE`, of the whole network or of a classifier that is its backbone.
+The default preset learns scenes of painted digits and needs no network access. CamVid, or your own photos in its
+folders (train, trainannot, val, valannot, test, testannot): `python -m experiments.segment camvid --data folder:PATH`.
+From published weights: `--pretrained FILE`, of the whole network or of a classifier that is its backbone.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Config(ColourConfig):
     class_weights: Literal["none", "median_frequency"] = "none"
     """median_frequency: rare classes weigh more in the loss (Eigen and Fergus 2015)."""
     pretrained: str | None = None
-    """Start from a weight file, hf-hub:OWNER/NAME, or the folder of a supervised run, of the network or its backbone."""
+    """Start from a weight file, hf-hub:OWNER/NAME, or a supervised run's folder: of the network or its backbone."""
     backbone_rate: float = 1.0
     """Learning rate of the backbone relative to the rest's."""
 
@@ -49,9 +49,9 @@ class Config(ColourConfig):
 
 
 # For a GPU: "heavy" learning of Shelhamer et al. 2017 (https://arxiv.org/abs/1605.06211), sec. 4.3, all streams at once
-# from a VGG-16 that was trained before (--pretrained). Their loss is the sum over an image's pixels, here it is the mean:
-# their rate of 1e-10 times the 187,500 pixels of a VOC image, and by as much less decay. Their pixels go to 255, here
-# they have a deviation of 1, 57 times less: skips are scaled by as much more. Whole images come in one shape here.
+# from a VGG-16 that was trained before (--pretrained). Their loss is the sum over an image's pixels, here it is the
+# mean: their rate of 1e-10 times the 187,500 pixels of a VOC image, and by as much less decay. Their pixels go to 255,
+# here they have a deviation of 1, 57 times less: skips are scaled by as much more. Whole images come in one shape here.
 FCN8S = dict(model="fcn8s_vgg16", model_fields=("skip_scales=(0.57,0.0057)",), crop_scale=(1.0, 1.0), batch_size=1,
              steps=100_000, optimizer="momentum", momentum=0.99, base_learning_rate=0.0048, weight_decay=0.0,
              schedule="constant", warmup=0.0, checkpoint_every=4000, eval_every=4000)
@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the whole images that evaluation sees, between 0.7 and 1.5 times.
     "camvid": dict(
         data="folder:camvid", model_fields=("backbone=resnet18", "backbone_fields={'width':32}", "maps=5"),
-        crop_size=(240, 320), crop_scale=(0.2, 0.9), crop_ratio=1.2, color_jitter=(0.3, 0.3, 0.3, 0.0), steps=7000,
+        crop_size=(240, 320), crop_scale=(0.2, 0.9), crop_ratio=1.2, color_jitter=(0.3, 0.3, 0.3, 0.0), steps=6000,
         batch_size=8, optimizer="muon", base_learning_rate=0.32, weight_decay=0.05, schedule="one_cycle", warmup=0.2,
         ema_decay=0.998, eval_every=1000, checkpoint_every=1000),
     "voc_fcn8s": dict(FCN8S, data="voc:VOC2012", crop_size=(384, 512)),

@@ -1,5 +1,6 @@
 """Label maps in colours over their photos: what a network says beside the truth, and where it is wrong."""
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 
@@ -16,13 +17,14 @@ _NAME = 128  # width of a name in the legend, in pixels
 
 
 def class_colours(count: int) -> np.ndarray:
-    """Colours float32 `(count, 3)` in [0, 1] that are told apart: hues a golden angle apart, in three brightnesses."""
+    """Colours float32 `(count, 3)` in [0, 1]: hues evenly spaced, neighbours in number far apart, in two tones."""
     from matplotlib.colors import hsv_to_rgb
 
+    stride = next(step for step in range(max(1, round(0.382 * count)), count + 2) if math.gcd(step, count) == 1)
     number = np.arange(count)
-    hues = (0.6 + number * 0.61803399) % 1  # starts with blue
-    return hsv_to_rgb(np.stack([hues, np.where(number % 2, 0.65, 0.95), np.choose(number % 3, [0.95, 0.7, 0.8])],
-                               axis=1)).astype(np.float32)
+    hues = (0.6 + number * stride % count / max(count, 1)) % 1  # starts with blue
+    odd = (number * stride % count) % 2 == 1  # hues side by side differ in brightness
+    return hsv_to_rgb(np.stack([hues, np.where(odd, 0.75, 1.0), np.where(odd, 1.0, 0.7)], axis=1)).astype(np.float32)
 
 
 def paint_labels(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -73,7 +75,7 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
             truth = np.asarray(truths[number])
             pictures.append(paint_labels(image, truth, names))
             counted = truth != _VOID
-            seen |= set(np.unique(truth[counted]).tolist())
+            seen |= set(np.unique(truth).tolist())
             grey = np.broadcast_to(0.3 + 0.7 * image.mean(axis=-1, keepdims=True), pictures[0].shape)
             pictures.append(np.where((counted & (truth != prediction))[..., None], np.float32(_WRONG), grey))
             right = (truth == prediction)[counted].mean() if counted.any() else np.nan
@@ -83,7 +85,10 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
     headings = ["photo", "prediction", "truth", "wrong"][:len(rows[0][0])]
     widest = max(pictures[0].shape[1] for pictures, _ in rows)
     inner = len(headings) * (widest + GAP) - GAP
-    words = [(label, name) for label, name in enumerate(class_labels(names)) if label in seen]
+    colours = [np.ones(3) * 0.9 if name == _BACKGROUND else colour
+               for name, colour in zip(names, class_colours(len(names)))]
+    words = [(colours[label], name) for label, name in enumerate(class_labels(names)) if label in seen]
+    words += [(np.ones(3) * 0.2, "does not count")] * (_VOID in seen)
     columns = max(1, inner // _NAME)
     legend = -(-len(words) // columns) * LINE
     heights = [pictures[0].shape[0] + (LINE if said else 0) + GAP for pictures, said in rows]
@@ -97,12 +102,10 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
         if said:
             sheet.write(said, MARGIN + 3 * (widest + GAP), top + pictures[0].shape[0], widest, size=7, colour="dimgrey")
         top += height
-    colours = class_colours(len(names))
-    for number, (label, name) in enumerate(words):
+    for number, (colour, name) in enumerate(words):
         row, column = divmod(number, columns)
         left, down = MARGIN + column * _NAME, top + GAP + row * LINE
-        swatch = np.broadcast_to(colours[label], (LINE - 5, LINE - 5, 3))
-        sheet.paste(np.ones_like(swatch) * 0.9 if names[label] == _BACKGROUND else swatch, left, down + 2)
+        sheet.paste(np.broadcast_to(colour, (LINE - 5, LINE - 5, 3)), left, down + 2)
         sheet.write(name, left + LINE, down, _NAME - LINE - GAP)
     sheet.save(path)
 
