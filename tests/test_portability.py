@@ -33,7 +33,8 @@ def lower(experiment, *arguments, tmp_path):
                     "--layer-decay", 0.75, "--clip-norm", 1), "xbf16>"),
     ("dino_pretrain", ("vit_small_patch16", *SMALL, "--model", "vit_tiny_patch16_224", "--model-fields", "depth=1",
                        "--local-size", 16, "--out-dim", 64), "x16x16x3xf32>"),
-    ("segment", ("--data", "scenes:16,4,32", "--crop-size", 32, 32, "--color-jitter", 0.2, 0, 0, 0), "x32x32x11xf32>"),
+    ("segment", ("--data", "scenes:40,4,32", "--crop-size", 32, 32, "--color-jitter", 0.2, 0, 0, 0,
+                 "--batch-size", 8), "x32x32x11xf32>"),
 ], ids=lambda x: str(x)[:12])
 def test_a_small_step_lowers(experiment, arguments, inside, tmp_path):
     _, program = lower(experiment, *arguments, tmp_path=tmp_path)

@@ -60,7 +60,8 @@ class DataConfig:
 class TrainingConfig(DataConfig):
     """What every training experiment can be told."""
 
-    LARGEST_CROP: ClassVar[float] = 1.0  # greatest --crop-scale
+    LARGEST_CROP: ClassVar[float] = 1.0
+    """The greatest --crop-scale of an experiment: no field, nothing to choose."""
 
     workers: int = 0
     """Processes that decode images; 0 decodes in threads of this one."""
