@@ -5,6 +5,7 @@ from os import PathLike
 
 import numpy as np
 
+from cvjax.visualize.colours import class_colours
 from cvjax.visualize.sheet import (
     GAP,
     LINE,
@@ -98,17 +99,6 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
             said = f"true: {objects}" if score is None else f"found: {objects} of score {least_score:g} or more"
             sheet.write(said, left, top + tile[1], tile[0])
     sheet.save(path)
-
-
-def class_colours(count: int) -> np.ndarray:
-    """Colours that tell so many classes apart, as far as there are, float32 `(count, 3)` in [0, 1]."""
-    from matplotlib import colormaps
-    from matplotlib.colors import hsv_to_rgb
-
-    if count <= 20:
-        return np.float32(colormaps["tab10" if count <= 10 else "tab20"].colors[:count]).reshape(-1, 3)
-    hues = np.arange(count) * 0.6180339887 % 1  # neighbours are far apart
-    return np.float32(hsv_to_rgb(np.stack([hues, np.full(count, 0.85), 0.6 + 0.35 * (np.arange(count) % 2)], 1)))
 
 
 def draw_box(picture: np.ndarray, box, colour, *, dashed: bool = False) -> None:

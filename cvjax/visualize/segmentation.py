@@ -1,11 +1,11 @@
 """Label maps in colours over their photos: what a network says beside the truth, and where it is wrong."""
 
-import math
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
 
+from cvjax.visualize.colours import class_colours
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet, check_images, class_labels, enlarge
 
 _SMALL, _LARGE = 160, 360  # sides of a picture in pixels, at least and at most
@@ -14,17 +14,6 @@ _VOID = 255
 _BACKGROUND = "background"  # a class of this name is not painted: the photo shows
 _WRONG = (0.9, 0.1, 0.1)
 _NAME = 128  # width of a name in the legend, in pixels
-
-
-def class_colours(count: int) -> np.ndarray:
-    """Colours float32 `(count, 3)` in [0, 1]: hues evenly spaced, neighbours in number far apart, in two tones."""
-    from matplotlib.colors import hsv_to_rgb
-
-    stride = next(step for step in range(max(1, round(0.382 * count)), count + 2) if math.gcd(step, count) == 1)
-    number = np.arange(count)
-    hues = (0.6 + number * stride % count / max(count, 1)) % 1  # starts with blue
-    odd = (number * stride % count) % 2 == 1  # hues side by side differ in brightness
-    return hsv_to_rgb(np.stack([hues, np.where(odd, 0.75, 1.0), np.where(odd, 1.0, 0.7)], axis=1)).astype(np.float32)
 
 
 def paint_labels(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:

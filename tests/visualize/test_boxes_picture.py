@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from cvjax.visualize import detection_panel
-from cvjax.visualize.boxes import class_colours, draw_box
+from cvjax.visualize.boxes import draw_box
+from cvjax.visualize.colours import class_colours
 from tests.visualize.figures import NAMES, misplaced, read, texts
 
 IMAGES = np.full((3, 60, 80, 1), 0.9, np.float32)

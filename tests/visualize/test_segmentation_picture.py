@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cvjax.visualize.segmentation import class_colours, paint_labels, segmentation_panel
+from cvjax.visualize.colours import class_colours
+from cvjax.visualize.segmentation import paint_labels, segmentation_panel
 from tests.visualize.figures import NAMES, misplaced, read, texts
 
 RNG = np.random.default_rng(0)
