@@ -2,7 +2,8 @@
 
 `python -m experiments.plan --device h100 --devices 64 supervised deit_small --shard fsdp`: the plan's own options come
 first, then an experiment with its preset and options. Nothing is computed or written; data sets that a preset names are
-taken for as many blank pictures as ImageNet has, unless --data is given. `--lower tpu cuda rocm` also lowers the step.
+taken for as many blank pictures as ImageNet has (label maps: for scenes of digits), unless --data is given. `--lower
+tpu cuda rocm` also lowers the step.
 """
 
 import dataclasses
@@ -13,8 +14,9 @@ from typing import Any, Literal
 
 from cvjax.experiment.config import ConfigError, command, parse, require
 
-EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "finetune", "linear_probe")
-BLANK = "blank:1281167,256,1000"
+EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "finetune", "linear_probe", "segment")
+BLANK = {"segment": "scenes:256,1,32"}  # what stands for a preset's data set; for others as many as ImageNet has
+IMAGENET = "blank:1281167,256,1000"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,8 @@ def prepare(experiment: str, arguments: Sequence[str]) -> Any:
 
     module = importlib.import_module(f"experiments.{experiment}")
     config, name = parse(experiment, module.Config, module.PRESETS, module.__doc__, arguments)
-    if config.data.partition(":")[0] in ("tfds", "folder") and "--data" not in arguments:
-        config = dataclasses.replace(config, data=BLANK, data_cache=False)
+    if config.data.partition(":")[0] in ("tfds", "folder", "voc", "coco") and "--data" not in arguments:
+        config = dataclasses.replace(config, data=BLANK.get(experiment, IMAGENET), data_cache=False)
     found: list[Any] = []
     token = dry_run.set(found.append)
     try:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvjax.data import BadFiles, DataError, Dataset, DecodeError
+from cvjax.data import BadFiles, Dataset, DecodeError
 from cvjax.data.augment import normalize
 from cvjax.data.decode import decode
 from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
@@ -24,13 +24,12 @@ from cvjax.evaluate.mean_iou import class_boundary_f, iou_table, pixel_confusion
 from cvjax.evaluate.pixel_baselines import PixelBaseline
 from cvjax.experiment.classifier import asked, check_model, create_model_or_fail, create_with_fields
 from cvjax.experiment.config import ConfigError
-from cvjax.experiment.inputs import held_out, statistics
+from cvjax.experiment.inputs import count_bad_files, held_out, statistics
 from cvjax.experiment.run import RunFolder
 from cvjax.experiment.training import evaluated_variables
 from cvjax.train.checkpoint import read_meta, restore_weights
 from cvjax.train.dispatch import Feed
 from cvjax.train.mesh import MeshEngine
-from cvjax.train.processes import is_first
 from cvjax.visualize.confusion import plot_confusion
 from cvjax.visualize.segmentation import segmentation_panel
 
@@ -158,14 +157,8 @@ def make_segmentation_inputs(config: Any, folder: RunFolder, **augmentation: Any
         raise ConfigError(f"--validation {config.validation}: {config.data} brings a validation part of "
                           f"{len(dataset.validation)} images; leave it out")
     dataset = held_out(config, dataset)
-    if config.batch_size > len(dataset.train):
-        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
-                        f"{len(dataset.train)} images")
-    parts = [part for part in (dataset.train, dataset.test, dataset.validation) if part is not None]
-    name = "bad_files.txt" if is_first() else f"bad_files_{jax.process_index()}.txt"
-    bad = BadFiles(sum(map(len, parts)), config.data_max_bad, None if config.dry_run else folder.path / name)
-    return SegmentationInputs(dataset, config.crop_size, config.batch_size, bad, config.crop_scale, config.crop_ratio,
-                              config.flip, **augmentation)
+    return SegmentationInputs(dataset, config.crop_size, config.batch_size, count_bad_files(config, dataset, folder),
+                              config.crop_scale, config.crop_ratio, config.flip, **augmentation)
 
 
 def build_segmenter(config: Mapping[str, Any], *, channels: int, num_classes: int) -> nn.Module:
