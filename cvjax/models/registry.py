@@ -12,6 +12,7 @@ from cvjax.models import (
     alexnet,
     baselines,
     densenet,
+    faster_rcnn,
     fcn,
     googlenet,
     lenet,
@@ -27,6 +28,7 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
     **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
     **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS, **fcn.VARIANTS,
+    **faster_rcnn.VARIANTS,
 }
 
 

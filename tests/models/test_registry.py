@@ -29,6 +29,10 @@ COUNTS = {
     "densenet201": 20_013_928,
     "densenet40_k12": 1_019_722,
     "densenet_bc100_k12": 769_162,
+    "faster_rcnn": 17_387_734,
+    "faster_rcnn_resnet50": 28_465_366,
+    "faster_rcnn_resnet50_fpn": 41_808_406,  # torchvision's 41,755,286 and the 53,120 of its frozen norms
+    "faster_rcnn_vgg16": 137_073_622,
     "fcn": 11_769_301,
     "fcn16s_vgg16": 134_364_410,
     "fcn32s_vgg16": 134_346_581,  # VGG's 14,714,688 and its fc6 and fc7, and 21 * 4,097 of the score layer

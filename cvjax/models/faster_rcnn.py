@@ -1,0 +1,293 @@
+"""Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks (Ren et al. 2015,
+https://arxiv.org/abs/1506.01497), and on a feature pyramid (Lin et al. 2017, https://arxiv.org/abs/1612.03144).
+
+A region proposal network says at each pixel of a feature map which of its anchors hold an object and how they must move
+to fit it; a second head classifies the regions and moves their boxes again. The network alone is here: matching,
+sampling, decoding and suppression, which join the two, are in `cvjax.tasks.faster_rcnn`.
+
+`faster_rcnn_vgg16` is the paper's, with fc6 and fc7 as the second head on regions pooled from conv5_3.
+`faster_rcnn_resnet50` has stages 1 to 4 of a ResNet as the backbone and stage 5 as the second head (He et al. 2016,
+app. A). `faster_rcnn_resnet50_fpn` is torchvision's, with its names and anchors. `faster_rcnn` takes any model that
+names its maps.
+
+Deviations: anchors are torchvision's (see `cvjax.ops.anchors`), an anchor has one logit where the paper has two, and
+regions of ResNets are aligned (He et al. 2017, https://arxiv.org/abs/1703.06870) where the paper pools. Stage 5 has
+regions of 14x14, and strides.
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from cvjax.layers.conv import Conv
+from cvjax.layers.feature_maps import named_maps
+from cvjax.layers.initializers import linear_uniform, small_normal
+from cvjax.layers.norm import frozen_statistics
+from cvjax.models.images import check_images
+from cvjax.models.resnet import ResNet
+from cvjax.models.vgg import VGG
+from cvjax.ops.anchors import ASPECT_RATIOS, SIZES, pyramid_anchors
+from cvjax.ops.boxes import area
+from cvjax.ops.roi import roi_align, roi_pool
+
+_UNIT_FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # torchvision's pyramids start from it
+_BOX_NORMAL = nn.initializers.normal(stddev=0.001)  # layers that give boxes (Girshick 2015, sec. 2.3)
+
+
+def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Maps `(B, h, w, C)` to `(B, *size, C)`: pixel i is the old floor(i h / size), as torch's `interpolate` has it."""
+    for axis, length in zip((1, 2), size):
+        own = x.shape[axis]
+        if length in (2 * own, 2 * own - 1):  # what it is in a pyramid: its gradient is a sum, and not a scatter
+            x = jax.lax.slice_in_dim(jnp.repeat(x, 2, axis), 0, length, axis=axis)
+        else:
+            x = jnp.take(x, np.arange(length) * own // length, axis)
+    return x
+
+
+class FeaturePyramid(nn.Module):
+    """Maps, the finest first, to as many of `width` channels, and one more of every other pixel of the last.
+
+    Lin et al. 2017: the coarser result, resized, is added to a 1x1 convolution of each map, and a 3x3 convolution makes
+    the result. Its maps are P2 to P5, and P6.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+        conv = partial(Conv, self.width, kernel_init=_UNIT_FAN_IN, dtype=self.dtype)
+        results, above = [], None
+        for i in reversed(range(len(maps))):
+            x = conv(1, name=f"inner_blocks_{i}")(maps[i])
+            above = x if above is None else x + resize_nearest(above, x.shape[1:3])
+            results.insert(0, conv(3, padding=1, name=f"layer_blocks_{i}")(above))
+        return [*results, results[-1][:, ::2, ::2]]
+
+
+class ProposalHead(nn.Module):
+    """The region proposal network: a 3x3 convolution, and two 1x1 ones for what each of A anchors holds and where.
+
+    A map `(B, h, w, C)` -> logits `(B, h w A)` and codes `(B, h w A, 4)`, float32, in the order of `grid_anchors`.
+    """
+
+    width: int
+    anchors: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        conv = partial(Conv, kernel_init=small_normal, dtype=self.dtype)
+        x = nn.relu(conv(self.width, 3, padding=1, name="conv")(x))
+        logits = conv(self.anchors, 1, name="cls_logits")(x).astype(jnp.float32)
+        codes = conv(4 * self.anchors, 1, name="bbox_pred")(x).astype(jnp.float32)
+        return logits.reshape(len(x), -1), codes.reshape(len(x), -1, 4)
+
+
+class RegionMLP(nn.Module):
+    """Features of regions `(N, h, w, C)`, flattened, through two fully connected layers: `(N, width)`."""
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), -1)
+        for name in ("fc6", "fc7"):
+            x = nn.relu(nn.Dense(self.width, kernel_init=linear_uniform, dtype=self.dtype, name=name)(x))
+        return x
+
+
+class RegionPredictor(nn.Module):
+    """Features `(N, D)` -> logits `(N, K + 1)`, background first, and codes `(N, K + 1, 4)` for each class; float32."""
+
+    num_classes: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs = self.num_classes + 1
+        logits = nn.Dense(outputs, kernel_init=small_normal, dtype=self.dtype, name="cls_score")(x)
+        codes = nn.Dense(4 * outputs, kernel_init=_BOX_NORMAL, dtype=self.dtype, name="bbox_pred")(x)
+        return logits.astype(jnp.float32), codes.reshape(-1, outputs, 4).astype(jnp.float32)
+
+
+class FasterRCNN(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, of any size that the backbone takes, to what both heads say.
+
+    Boxes are x1, y1, x2, y2 in pixels of these images. A detector calls the parts: `features`, `propose`, `anchors` and
+    `classify`; the call as a whole does so for given regions.
+
+    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
+    this model's, too. Nothing of it after the last map is computed there.
+    maps: names of the backbone's maps, the finest first; more than one needs a pyramid.
+    pyramid_width: channels of a feature pyramid on the maps, 0 for none.
+    anchor_sizes: the anchors' sizes in pixels for each map, and for the one that a pyramid adds; each has all
+    aspect_ratios. rpn_width: channels of the proposal network.
+    region_size: side of the features of a region. region_pooling: "pool" (Girshick 2015) or torchvision's "align".
+    With a pyramid, a region is seen in the map with a stride of 16 if it has sides of `canonical_size` (the root of its
+    area), and in the one before or after for half or twice as much (Lin et al. 2017, eq. 1).
+    head: "mlp" has two fully connected layers of `head_width`; "backbone" those parts of a VGG or a ResNet that come
+    after the map.
+    batch_statistics: whether the backbone's batch norms see the batch in training. False: they keep their statistics,
+    as where the batch is small and the backbone trained before.
+    image_size: the size the variant was made for. axis_name: see `BatchNorm`. Named maps: the backbone's.
+    """
+
+    backbone: str = "resnet18"
+    backbone_fields: Mapping[str, Any] = FrozenDict()
+    maps: tuple[str, ...] = ("layer3",)
+    pyramid_width: int = 0
+    anchor_sizes: tuple[tuple[float, ...], ...] = (SIZES,)
+    aspect_ratios: tuple[float, ...] = ASPECT_RATIOS
+    rpn_width: int = 256
+    region_size: int = 7
+    region_pooling: Literal["align", "pool"] = "align"
+    canonical_size: float = 224.0
+    head: Literal["mlp", "backbone"] = "mlp"
+    head_width: int = 1024
+    batch_statistics: bool = True
+    image_size: int | tuple[int, int] = 600
+    in_channels: int = 3
+    num_classes: int = 20
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
+        super().__post_init__()
+
+    @nn.nowrap
+    def make_backbone(self) -> nn.Module:
+        """The backbone by itself, without a head; ValueError for one that cannot be."""
+        from cvjax.models.registry import create_model  # which knows this file
+
+        own = dict(num_classes=0, image_size=self.image_size, in_channels=self.in_channels, dtype=self.dtype)
+        if taken := sorted(self.backbone_fields.keys() & {*own, "axis_name"}):
+            raise ValueError(f"backbone_fields {', '.join(taken)}: the backbone has this model's")
+        backbone = create_model(self.backbone, **own, **self.backbone_fields)
+        return backbone.clone(axis_name=self.axis_name) if hasattr(backbone, "axis_name") else backbone
+
+    def setup(self) -> None:
+        if not self.maps or (len(self.maps) > 1 and not self.pyramid_width):
+            raise ValueError(f"maps {self.maps}: it must be one, or more with a pyramid_width")
+        levels = len(self.maps) + bool(self.pyramid_width)
+        counts = {len(sizes) for sizes in self.anchor_sizes}
+        if len(self.anchor_sizes) != levels or len(counts) != 1:
+            raise ValueError(f"anchor_sizes {self.anchor_sizes}: there must be as many for each of {levels} maps")
+        self.network = self.make_backbone().clone(parent=self, name="backbone")
+        if self.head == "backbone" and (self.pyramid_width or not isinstance(self.network, VGG | ResNet)):
+            raise ValueError(f"head 'backbone': it takes a VGG or a ResNet without a pyramid, received {self.backbone} "
+                             f"with pyramid_width={self.pyramid_width}")
+        if self.pyramid_width:
+            self.fpn = FeaturePyramid(self.pyramid_width, self.dtype)
+        self.rpn = ProposalHead(self.rpn_width, counts.pop() * len(self.aspect_ratios), self.dtype)
+        if self.head == "mlp":
+            self.box_head = RegionMLP(self.head_width, self.dtype)
+        self.box_predictor = RegionPredictor(self.num_classes, self.dtype)
+
+    def __call__(self, images: jax.Array, boxes: jax.Array | None = None, *, train: bool = False
+                 ) -> dict[str, jax.Array]:
+        """What is said of all anchors, and of regions `boxes` `(B, R, 4)`; None: one, the whole image.
+
+        Returns `objectness` (B, N), `anchor_codes` (B, N, 4), `logits` (B, R, K + 1) and `codes` (B, R, K + 1, 4).
+        """
+        size = images.shape[1:3]
+        if boxes is None:
+            boxes = jnp.broadcast_to(jnp.array([0.0, 0.0, *size[::-1]]), (len(images), 1, 4))
+        maps = self.features(images, train=train)
+        objectness, anchor_codes = self.propose(maps)
+        logits, codes = self.classify(maps, boxes, size, train=train)
+        return {"objectness": objectness, "anchor_codes": anchor_codes, "logits": logits, "codes": codes}
+
+    def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
+        """The maps `(B, h, w, C)` that both heads see, the finest first; a pyramid's last one only the first sees."""
+        check_images(images, self.in_channels)
+        with self._norms():
+            maps = named_maps(lambda: self.network(images, train=train), self.maps)
+        maps = [maps[name] for name in self.maps]
+        return self.fpn(maps) if self.pyramid_width else maps
+
+    def propose(self, maps: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """What the proposal network says of `features`: logits `(B, N)` and codes `(B, N, 4)` of all anchors."""
+        logits, codes = zip(*(self.rpn(x) for x in maps))
+        return jnp.concatenate(logits, axis=1), jnp.concatenate(codes, axis=1)
+
+    @nn.nowrap
+    def anchors(self, maps: Sequence[jax.Array], image_size: tuple[int, int]) -> tuple[jax.Array, tuple[int, ...]]:
+        """The anchors float32 `(N, 4)` of `features` of images of this height and width, and how many each map has.
+
+        A map's stride is the whole number of pixels that go into the image's side, as in torchvision.
+        """
+        grids = [x.shape[1:3] for x in maps]
+        strides = [tuple(side // length for side, length in zip(image_size, grid)) for grid in grids]
+        per_pixel = len(self.anchor_sizes[0]) * len(self.aspect_ratios)
+        return (pyramid_anchors(grids, strides, self.anchor_sizes, self.aspect_ratios),
+                tuple(math.prod(grid) * per_pixel for grid in grids))
+
+    def classify(self, maps: Sequence[jax.Array], boxes: jax.Array, image_size: tuple[int, int], *, train: bool = False
+                 ) -> tuple[jax.Array, jax.Array]:
+        """Logits `(B, R, K + 1)`, background first, and codes `(B, R, K + 1, 4)` of regions `(B, R, 4)`."""
+        x = self.region_features(maps, boxes, image_size)
+        x = self._describe(x.reshape(-1, *x.shape[2:]), train)
+        return tuple(x.reshape(*boxes.shape[:2], *x.shape[1:]) for x in self.box_predictor(x))
+
+    @nn.nowrap
+    def region_features(self, maps: Sequence[jax.Array], boxes: jax.Array, image_size: tuple[int, int]) -> jax.Array:
+        """Features of regions `(B, R, 4)`: `(B, R, region_size, region_size, C)`."""
+        maps = maps[:len(self.maps)]
+        # What goes from the image to a map is a power of two, whatever was lost at the borders.
+        levels = [round(math.log2(image_size[0] / x.shape[1])) for x in maps]
+        look = roi_pool if self.region_pooling == "pool" else partial(roi_align, sampling_ratio=2, aligned=False)
+        wanted = region_levels(boxes, levels, self.canonical_size)
+        features = jnp.zeros(())
+        for x, level in zip(maps, levels):
+            regions = look(x, boxes, (self.region_size,) * 2, 2.0**-level)
+            features = jnp.where((wanted == level)[..., None, None, None], regions, features)
+        return features
+
+    def _describe(self, x: jax.Array, train: bool) -> jax.Array:
+        """Features of regions `(N, h, w, C)` -> `(N, D)`."""
+        if self.head == "mlp":
+            return self.box_head(x)
+        if isinstance(self.network, VGG):
+            return self.network.fully_connected(x, train=train)
+        with self._norms():
+            for i in range(int(self.maps[0].removeprefix("layer")) + 1, len(self.network.depths) + 1):
+                x = getattr(self.network, f"layer{i}")(x, train)
+        return x.mean(axis=(1, 2))
+
+    @nn.nowrap
+    def _norms(self) -> Any:
+        return contextlib.nullcontext() if self.batch_statistics else frozen_statistics(lambda path: True)
+
+
+def region_levels(boxes: jax.Array, levels: Sequence[int], canonical_size: float) -> jax.Array:
+    """Which of the maps with strides 2**level sees each region `(..., 4)`: its level, int32 `(...)`.
+
+    4 + log2(side / canonical_size), rounded down, and the nearest of consecutive `levels`; 1e-6 is torchvision's.
+    """
+    sides = jnp.sqrt(area(boxes))
+    level = jnp.floor(4 + jnp.log2(sides / canonical_size) + 1e-6)  # without area: -inf, the finest
+    return jnp.clip(level, min(levels), max(levels)).astype(jnp.int32)
+
+
+VARIANTS = {
+    "faster_rcnn": (FasterRCNN, {}),
+    "faster_rcnn_vgg16": (FasterRCNN, dict(backbone="vgg16", maps=("conv5_3",), rpn_width=512, region_pooling="pool",
+                                           head="backbone")),
+    "faster_rcnn_resnet50": (FasterRCNN, dict(backbone="resnet50", rpn_width=512, region_size=14, head="backbone",
+                                              batch_statistics=False)),
+    "faster_rcnn_resnet50_fpn": (FasterRCNN, dict(
+        backbone="resnet50", maps=("layer1", "layer2", "layer3", "layer4"), pyramid_width=256,
+        anchor_sizes=((32,), (64,), (128,), (256,), (512,)), batch_statistics=False, image_size=800, num_classes=90)),
+}
