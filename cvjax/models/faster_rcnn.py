@@ -140,6 +140,9 @@ class FasterRCNN(nn.Module):
     after the map.
     batch_statistics: whether the backbone's batch norms see the batch in training. False: they keep their statistics,
     as where the batch is small and the backbone trained before.
+    candidates, proposals: how many boxes of each map's anchors, before suppression, and of an image, after it, become
+    regions: in training and for detection. sampled_anchors, sampled_regions: what each head learns from in an image.
+    crossing_anchors: whether the first one learns from anchors that cross the picture's border, too.
     image_size: the size the variant was made for. axis_name: see `BatchNorm`. Named maps: the backbone's.
     """
 
@@ -156,6 +159,11 @@ class FasterRCNN(nn.Module):
     head: Literal["mlp", "backbone"] = "mlp"
     head_width: int = 1024
     batch_statistics: bool = True
+    candidates: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (2000, 1000)
+    sampled_anchors: int = 256
+    sampled_regions: int = 512
+    crossing_anchors: bool = True
     image_size: int | tuple[int, int] = 600
     in_channels: int = 3
     num_classes: int = 20
@@ -281,12 +289,14 @@ def region_levels(boxes: jax.Array, levels: Sequence[int], canonical_size: float
     return jnp.clip(level, min(levels), max(levels)).astype(jnp.int32)
 
 
+# The numbers of sec. 3.3 and 4.1, and of the authors' code.
+PAPER = dict(candidates=(12000, 6000), proposals=(2000, 300), sampled_regions=128, crossing_anchors=False,
+             rpn_width=512, head="backbone")
+
 VARIANTS = {
     "faster_rcnn": (FasterRCNN, {}),
-    "faster_rcnn_vgg16": (FasterRCNN, dict(backbone="vgg16", maps=("conv5_3",), rpn_width=512, region_pooling="pool",
-                                           head="backbone")),
-    "faster_rcnn_resnet50": (FasterRCNN, dict(backbone="resnet50", rpn_width=512, region_size=14, head="backbone",
-                                              batch_statistics=False)),
+    "faster_rcnn_vgg16": (FasterRCNN, dict(PAPER, backbone="vgg16", maps=("conv5_3",), region_pooling="pool")),
+    "faster_rcnn_resnet50": (FasterRCNN, dict(PAPER, backbone="resnet50", region_size=14, batch_statistics=False)),
     "faster_rcnn_resnet50_fpn": (FasterRCNN, dict(
         backbone="resnet50", maps=("layer1", "layer2", "layer3", "layer4"), pyramid_width=256,
         anchor_sizes=((32,), (64,), (128,), (256,), (512,)), batch_statistics=False, image_size=800, num_classes=90)),

@@ -86,24 +86,18 @@ def detections(logits: jax.Array, codes: jax.Array, boxes: jax.Array, valid: jax
         "valid": found}
 
 
-def faster_rcnn_detector(model: FasterRCNN, *, candidates: tuple[int, int] = (2000, 1000),
-                         proposals: tuple[int, int] = (2000, 1000), sampled_anchors: int = 256,
-                         sampled_regions: int = 512, crossing_anchors: bool = True, beta: float = 1 / 9,
-                         score_threshold: float = 0.05, nms_threshold: float = 0.5, limit: int = 100) -> Detector:
-    """The detector of a model; the defaults are torchvision's.
+def faster_rcnn_detector(model: FasterRCNN, *, beta: float = 1 / 9, score_threshold: float = 0.05,
+                         nms_threshold: float = 0.5, max_detections: int = 100) -> Detector:
+    """The detector of a model, whose fields say how many boxes there are of each kind; the defaults are torchvision's.
 
-    The losses are `rpn_objectness`, `rpn_boxes`, `roi_classes` and `roi_boxes` (see `cvjax.losses.detection`).
+    The losses are `rpn_objectness`, `rpn_boxes`, `roi_classes` and `roi_boxes` (see `cvjax.losses.detection`). Of the
+    anchors sampled up to half are positive, of the regions up to a quarter; ground truth is among the regions.
 
     Args:
-        candidates: of each map, before suppression, in training and for detection; (12000, 6000) in the paper.
-        proposals: of an image, after it; (2000, 300) in the paper. In training the ground truth joins them.
-        sampled_anchors: that the proposal network learns from in an image, up to half of them positive.
-        sampled_regions: that the second head learns from, up to a quarter of them positive; 128 in the paper's code.
-        crossing_anchors: whether those that cross the picture's border are learnt from; not in the paper.
         beta: of smooth L1 in both heads; the paper's code has 1 in the second.
         score_threshold: what is found has a score above it.
-        nms_threshold: IoU from which the better of two boxes of a class remains.
-        limit: on what is found in an image.
+        nms_threshold: the largest IoU that two boxes of one class have.
+        max_detections: of an image.
     """
 
     def init(rng: jax.Array, images: jax.Array) -> Any:
@@ -111,10 +105,10 @@ def faster_rcnn_detector(model: FasterRCNN, *, candidates: tuple[int, int] = (20
 
     def anchor_targets(key: jax.Array, anchors: jax.Array, batch: Batch) -> tuple[Sample, jax.Array]:
         usable = _centred_inside(anchors, batch["extent"])
-        if not crossing_anchors:
+        if not model.crossing_anchors:
             usable &= (clip_boxes(anchors, *batch["extent"]) == anchors).all(axis=1)
         matches = match_anchors(anchors, batch["boxes"], batch["box_mask"], usable=usable)
-        sample = balanced_sample(key, matches.positive, matches.negative, sampled_anchors, 0.5)
+        sample = balanced_sample(key, matches.positive, matches.negative, model.sampled_anchors, 0.5)
         return sample, encode_boxes(batch["boxes"][matches.index[sample.index]], anchors[sample.index])
 
     def region_targets(key: jax.Array, regions: jax.Array, found: jax.Array, batch: Batch
@@ -122,7 +116,7 @@ def faster_rcnn_detector(model: FasterRCNN, *, candidates: tuple[int, int] = (20
         regions = jnp.concatenate([regions, batch["boxes"]])
         matches = match_proposals(regions, batch["boxes"], batch["box_mask"],
                                   usable=jnp.concatenate([found, batch["box_mask"]]))
-        sample = balanced_sample(key, matches.positive, matches.negative, sampled_regions, 0.25)
+        sample = balanced_sample(key, matches.positive, matches.negative, model.sampled_regions, 0.25)
         row = matches.index[sample.index]
         regions = regions[sample.index]
         return sample, regions, batch["box_label"][row], encode_boxes(batch["boxes"][row], regions, WEIGHTS)
@@ -141,7 +135,7 @@ def faster_rcnn_detector(model: FasterRCNN, *, candidates: tuple[int, int] = (20
             first = proposal_losses(_rows(objectness, sample.index), _rows(codes, sample.index), targets, sample.valid,
                                     sample.positive, beta=beta)
             regions, found = jax.vmap(lambda *each: propose(
-                *each[:2], anchors, counts, each[2], candidates=candidates[0], proposals=proposals[0]))(
+                *each[:2], anchors, counts, each[2], candidates=model.candidates[0], proposals=model.proposals[0]))(
                     objectness, codes, truth["extent"])
             sample, regions, labels, targets = jax.vmap(region_targets)(keys[1], regions, found, truth)
             logits, codes = module.classify(maps, regions, size, train=True)
@@ -159,11 +153,11 @@ def faster_rcnn_detector(model: FasterRCNN, *, candidates: tuple[int, int] = (20
             objectness, codes = module.propose(maps)
             anchors, counts = module.anchors(maps, size)
             regions, found = jax.vmap(lambda *each: propose(
-                *each[:2], anchors, counts, each[2], candidates=candidates[1], proposals=proposals[1]))(
+                *each[:2], anchors, counts, each[2], candidates=model.candidates[1], proposals=model.proposals[1]))(
                     objectness, codes, extent)
             logits, codes = module.classify(maps, regions, size)
             return jax.vmap(lambda *each: detections(
-                *each, score_threshold=score_threshold, nms_threshold=nms_threshold, limit=limit))(
+                *each, score_threshold=score_threshold, nms_threshold=nms_threshold, limit=max_detections))(
                     logits, codes, regions, found, extent)
 
         return model.apply(variables, method=everything)
