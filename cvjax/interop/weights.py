@@ -18,6 +18,7 @@ from cvjax.interop.hub import HUB, download
 from cvjax.interop.naming import Family, Layout, Naming
 from cvjax.interop.state_dict import read_state_dict
 from cvjax.models.dino import DINO
+from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.fcn import FCN
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     if isinstance(weights, str) and weights.startswith(HUB):
         weights = download(weights)
     content = read_state_dict(weights, part) if isinstance(weights, str | Path) else weights
-    if not isinstance(model, DINO | FCN) and any(name.startswith("backbone.") for name in content):
+    if not isinstance(model, DINO | FasterRCNN | FCN) and any(name.startswith("backbone.") for name in content):
         content = {name.removeprefix("backbone."): array for name, array in content.items()
                    if name.startswith("backbone.")}
     # A counter that torch's batch norm keeps for a mode nobody uses here.

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+import faster_rcnn_reference
 import jax_side
 import numpy as np
 import torch
@@ -62,11 +63,19 @@ def certain_numbers(case: ClassifierCase | DinoCase, numbers_of: Callable[..., d
     return numbers
 
 
+def certain_detector() -> dict[str, np.ndarray]:
+    """Faster R-CNN's numbers: no choice of a box may hang on rounding."""
+    numbers, exact = faster_rcnn_reference.numbers(), faster_rcnn_reference.numbers(torch.float64)
+    jax_side.assert_same(numbers, exact)
+    return numbers
+
+
 def main() -> None:
     numbers = {case.name: torch_side.mae_numbers(case) for case in MAE_CASES}
     numbers |= {case.name: torch_side.vit_numbers(case) for case in VIT_CASES}
     numbers |= {case.name: certain_numbers(case, torch_side.classifier_numbers) for case in CLASSIFIER_CASES}
     numbers |= {case.name: certain_numbers(case, torch_side.dino_numbers) for case in DINO_CASES}
+    numbers["faster_rcnn"] = certain_detector()
     GOLDENS.mkdir(exist_ok=True)
     for name, arrays in numbers.items():
         np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)

@@ -8,6 +8,7 @@ from cvjax.interop.families.airbench import AIRBENCH
 from cvjax.interop.families.alexnet import alexnet
 from cvjax.interop.families.densenet import DENSENET
 from cvjax.interop.families.dino import dino
+from cvjax.interop.families.faster_rcnn import faster_rcnn
 from cvjax.interop.families.fcn import fcn, fcn_vgg
 from cvjax.interop.families.googlenet import GOOGLENET
 from cvjax.interop.families.lenet import LENET
@@ -22,6 +23,7 @@ from cvjax.models.airbench import Airbench
 from cvjax.models.alexnet import AlexNet
 from cvjax.models.densenet import DenseNet
 from cvjax.models.dino import DINO
+from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.fcn import FCN, FCNVGG
 from cvjax.models.googlenet import GoogLeNet
 from cvjax.models.lenet import LeNet
@@ -53,6 +55,8 @@ def family_of(model: nn.Module) -> Family:
     """The table of a model's family; ValueError where there is none."""
     if isinstance(model, DINO):
         return dino(model, family_of)
+    if isinstance(model, FasterRCNN):
+        return faster_rcnn(model, family_of)
     if isinstance(model, FCN):
         return fcn(model, family_of)
     if type(model) not in FAMILIES:

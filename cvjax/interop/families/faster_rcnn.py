@@ -1,0 +1,36 @@
+"""Faster R-CNN's names: torchvision's, those of the files that it publishes, and those of a backbone's own files.
+
+A file of a classifier starts a network that has all of its layers but the last; what else there is starts fresh. The
+weights that torchvision publishes for COCO belong to batch norms without an epsilon; its own loader sets it to 0.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Rule, after_flattening
+from cvjax.models.faster_rcnn import FasterRCNN
+
+
+def faster_rcnn(model: FasterRCNN, family_of: Callable[[nn.Module], Family]) -> Family:
+    """The table for a backbone's own, `family_of(backbone)`, of which it takes every publisher's names."""
+    backbone = model.make_backbone()
+    family = family_of(backbone)
+    first = Rule("box_head/fc6/kernel", "roi_heads/box_head/fc6/weight", after_flattening(*(model.region_size,) * 2))
+    namings = {}
+    for end, prefix, inside in (("", _prefix(model), "/0"), ("_hub", _prefix(model), ""), ("_backbone", "", "/0")):
+        rules = (first, *_convolutions(r"fpn/(inner|layer)_blocks_(\d+)", rf"backbone/fpn/\1_blocks/\2{inside}"),
+                 *_convolutions("rpn/conv", f"rpn/head/conv{2 * inside}"), *TORCH)
+        renames = (("rpn/(?!conv/)", "rpn/head/"), ("(?=box_(?!head/fc6/kernel))", "roi_heads/"))
+        for publisher, naming in family.namings.items():
+            namings[publisher + end] = Composite(rules, renames, backbone=backbone, inner=naming, prefix=prefix)
+    heads = r"(rpn|roi_heads|backbone\.fpn)\..+"
+    return Family(namings=namings, fresh=heads, ignored=rf"({_prefix(model)})?({family.ignored})|(fc|head)\..+")
+
+
+def _prefix(model: FasterRCNN) -> str:
+    return "backbone.body." if model.pyramid_width else "backbone."
+
+
+def _convolutions(path: str, name: str) -> list[Rule]:
+    return [Rule(f"{path}/kernel", f"{name}/weight", KERNEL), Rule(f"{path}/bias", f"{name}/bias")]
