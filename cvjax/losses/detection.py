@@ -33,7 +33,7 @@ def proposal_losses(logits: jax.Array, codes: jax.Array, targets: jax.Array, val
     Returns:
         Both losses, float32 `(B,)`.
     """
-    logits = logits.astype(jnp.float32)
+    logits = jnp.where(valid, logits.astype(jnp.float32), 0.0)  # before the loss: see `_box_error`
     entropy = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
     return _mean(entropy, valid, valid), _mean(_box_error(codes, targets, positive, beta), positive, valid)
 
@@ -51,13 +51,14 @@ def region_losses(logits: jax.Array, codes: jax.Array, labels: jax.Array, target
         beta: 1 is the paper's; torchvision's Faster R-CNN has 1 / 9.
     """
     outputs = jnp.where(positive, labels + 1, 0)[..., None]
-    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), outputs, axis=-1)[..., 0]
+    logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), outputs, axis=-1)[..., 0]
     own = jnp.take_along_axis(codes, outputs[..., None], axis=2)[..., 0, :]
     return _mean(entropy, valid, valid), _mean(_box_error(own, targets, positive, beta), positive, valid)
 
 
 def _box_error(codes: jax.Array, targets: jax.Array, positive: jax.Array, beta: float) -> jax.Array:
-    # Chosen before the loss, so that what is no target gives no nan, nor its gradient one.
+    # Chosen before the loss, not after it: what does not count would give its gradient a nan.
     difference = jnp.where(positive[..., None], codes.astype(jnp.float32) - targets, 0.0)
     return smooth_l1(difference, beta).sum(axis=-1)
 

@@ -62,6 +62,10 @@ def numbers(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
     params, rest = variables.pop("params"), variables
     detector = faster_rcnn_detector(network)
-    losses, _ = jax.jit(detector.losses)(params, rest, x, batch, jax.random.key(0))
-    result = jax.jit(compute)({"params": params, **rest}) | losses
+
+    def both(params: Any, rest: Any) -> dict[str, jax.Array]:
+        return compute({"params": params, **rest}) | detector.losses(params, rest, x, batch, jax.random.key(0))[0]
+
+    # Run once: optimising it would take longer.
+    result = jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(params, rest)
     return {name: sketch(name, np.asarray(value, np.float32)) for name, value in result.items()}
