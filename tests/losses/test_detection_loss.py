@@ -59,6 +59,7 @@ def test_what_does_not_count_has_no_gradient_though_it_is_nan():
 
     classes = np.broadcast_to(logits[..., None], (*logits.shape, 2))
 
+    @jax.jit
     @jax.grad
     def gradient(given):
         logits, codes, classes = given

@@ -25,16 +25,16 @@ def small(**fields):
     return create_model("faster_rcnn", **dict(
         backbone_fields=dict(depths=(1, 1), width=4, zero_init_last=False), maps=("layer1", "layer2"), pyramid_width=8,
         anchor_sizes=((6,), (12,), (24,)), aspect_ratios=(1.0,), canonical_size=40.0, rpn_width=8, head_width=8,
-        num_classes=2, candidates=(30, 30), proposals=(20, 20), sampled_anchors=200, sampled_regions=100, image_size=SIZE)
-        | fields)
+        num_classes=2, candidates=(30, 30), proposals=(20, 20), sampled_anchors=200, sampled_regions=100,
+        image_size=SIZE) | fields)
 
 
 def example_batch(places=3):
     """Two objects in the first picture, none in the second."""
     boxes, labels = np.zeros((2, places, 4), np.float32), np.zeros((2, places), np.int32)
     boxes[0, :2], labels[0, :2] = [[2, 3, 15, 14], [14, 10, 30, 31]], [1, 0]
-    return {"boxes": boxes, "box_label": labels, "box_mask": boxes.any(-1), "box_difficult": np.zeros((2, places), bool),
-            "extent": np.full((2, 2), SIZE, np.float32)}
+    return {"boxes": boxes, "box_label": labels, "box_mask": boxes.any(-1),
+            "box_difficult": np.zeros((2, places), bool), "extent": np.full((2, 2), SIZE, np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_more_rows_that_pad_leave_the_samples_as_they_are(state, images):
 
 
 def test_proposals_are_cut_suppressed_by_level_and_the_best_ones():
-    anchors = jnp.float32([[0, 0, 10, 10], [0, 0, 10, 9], [-6, 0, 4, 8], [20, 0, 40, 8], [24, 20, 30, 26], [2, 0, 12, 10],
-                           [0, 0, 10, 10]])
+    anchors = jnp.float32([[0, 0, 10, 10], [0, 0, 10, 9], [-6, 0, 4, 8], [20, 0, 40, 8], [24, 20, 30, 26],
+                           [2, 0, 12, 10], [0, 0, 10, 10]])
     objectness = jnp.float32([2, 1, 3, 9, 9, 5, 4])
     codes = jnp.zeros((7, 4)).at[5, 0].set(0.1)  # by a tenth of 10 pixels to the right
     run = once(partial(propose, candidates=3, proposals=4), static_argnums=3)
@@ -130,8 +130,8 @@ def test_each_class_moves_a_region_and_suppresses_within_itself():
     codes = jnp.zeros((4, 3, 4)).at[0, 2].set(jnp.float32([0.4, 0, 0, 0]) * WEIGHTS[0])
     result = once(partial(detections, score_threshold=0.03, nms_threshold=0.5, limit=4))(
         logits, codes, regions, jnp.array([True, True, True, False]), jnp.float32([50, 50]))
-    # 0.7 suppresses 0.5 of the same class; the other class is moved by 0.4 widths, too far from 0.1 to suppress it; 0.02
-    # is below the threshold, and the last region is none.
+    # 0.7 suppresses 0.5 of the same class; the other class is moved by 0.4 widths, too far from 0.1 to suppress it;
+    # 0.02 is below the threshold, and the last region is none.
     np.testing.assert_allclose(result["score"], [0.7, 0.3, 0.1, 0], atol=1e-6)
     np.testing.assert_array_equal(result["box_label"], [0, 1, 1, 0])
     np.testing.assert_allclose(result["boxes"], [[0, 0, 10, 9], [4, 0, 14, 10], [0, 0, 10, 9], [0] * 4], atol=1e-5)
@@ -189,3 +189,32 @@ def test_four_scenes_are_learnt_by_heart():
     results = [Detections(*(np.asarray(found[name][i])[np.asarray(found["valid"][i])]
                             for name in ("boxes", "score", "box_label"))) for i in range(4)]
     assert voc_ap(truths, results, [str(i) for i in range(10)]).mean == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, canvas", [("faster_rcnn_vgg16", (600, 1000)), ("faster_rcnn_resnet50", (600, 1000)),
+                                          ("faster_rcnn_resnet50_fpn", (800, 1344))])
+def test_a_full_size_step_and_detection_lower_for_accelerators(name, canvas):
+    """Shapes only, nothing is allocated."""
+    platforms, places, model = ("tpu", "cuda", "rocm"), 100, create_model(name, image_size=canvas)
+    detector = faster_rcnn_detector(model)
+    batch = {"boxes": (2, places, 4), "extent": (2, 2)} | dict.fromkeys(("box_label", "box_mask", "box_difficult"),
+                                                                      (2, places))
+    kinds = {"box_label": jnp.int32, "box_mask": bool, "box_difficult": bool}
+    batch = {key: jax.ShapeDtypeStruct(shape, kinds.get(key, jnp.float32)) for key, shape in batch.items()}
+    images = jax.ShapeDtypeStruct((2, *canvas, 3), jnp.float32)
+    variables = jax.eval_shape(detector.init, jax.random.key(0), images)
+    state = dict(variables)
+    params = state.pop("params")
+
+    def step(params, state, images, batch):
+        def loss(params):
+            losses, new = detector.losses(params, state, images, batch, jax.random.key(0))
+            return sum(losses.values()).mean(), new
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    for function, arguments in ((step, (params, state, images, batch)),
+                                (detector.detect, (variables, images, batch["extent"]))):
+        exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
+        assert exported.platforms == platforms and f"tensor<2x{canvas[0]}x{canvas[1]}x3xf32>" in exported.mlir_module()
