@@ -108,6 +108,14 @@ def open_scenes(annotations: Annotations, *, train: int = 2000, test: int = 500,
     return Dataset(*parts, background + digits.class_names, 3)
 
 
+def scene_numbers(spec: str) -> dict[str, int]:
+    """`train`, `test` and `side` for `open_scenes` from `scenes:TRAIN,TEST,SIDE`; none from `scenes`."""
+    numbers = spec.removeprefix("scenes").removeprefix(":").split(",") if spec != "scenes" else []
+    if len(numbers) not in (0, 3) or not all(number.isdecimal() for number in numbers):
+        raise DataError(f"{spec}: it must be scenes or scenes:TRAIN,TEST,SIDE, three numbers")
+    return dict(zip(("train", "test", "side"), map(int, numbers)))
+
+
 def _paint_all(digits: ArraySource, annotations, count, side, key) -> SceneSource:
     images, label_maps = np.empty((count, side, side, 3), np.uint8), np.empty((count, side, side), np.uint8)
     boxes, labels = np.zeros((count, MOST, 4), np.float32), np.zeros((count, MOST), np.int32)

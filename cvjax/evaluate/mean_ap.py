@@ -74,6 +74,38 @@ def voc_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_name
     return AveragePrecision(_mean(per_class), per_class, _absent(per_class, class_names))
 
 
+def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], label: int,
+                     iou_threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray] | None:
+    """Recall and precision float64 `(D,)` of one class after each of its detections, by falling score, as `voc_ap` has
+    them, without those on difficult objects; None where there is nothing to be found.
+    """
+    objects, total, candidates = [], 0, []
+    for image, (truth, found) in enumerate(zip(truths, detections)):
+        of_class = truth.labels == label
+        difficult = truth.difficult[of_class]
+        objects.append((truth.boxes[of_class], difficult))
+        total += int((~difficult).sum())
+        candidates += [(image, i) for i in np.flatnonzero(found.labels == label)]
+    if not total:
+        return None
+    scores = np.array([detections[image].scores[i] for image, i in candidates])
+    taken = [np.zeros(len(difficult), bool) for _, difficult in objects]
+    right = []
+    for place in np.argsort(-scores, kind="stable"):
+        image, i = candidates[place]
+        boxes, difficult = objects[image]
+        overlaps = _overlaps(detections[image].boxes[i], boxes)
+        best = int(overlaps.argmax()) if len(overlaps) else -1
+        hit = best >= 0 and overlaps[best] >= iou_threshold
+        if hit and difficult[best]:
+            continue
+        right.append(hit and not taken[image][best])
+        if hit:
+            taken[image][best] = True
+    right = np.cumsum(np.array(right, bool))
+    return right / total, right / np.arange(1, len(right) + 1)
+
+
 def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoPrecision:
     """COCO's average precision by pycocotools: means of precision at 101 recalls, at most 100 detections of an image.
 
@@ -124,31 +156,8 @@ def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_nam
 
 
 def _class_ap(truths, detections, label: int, iou_threshold: float, eleven_points: bool) -> float:
-    objects, total, candidates = [], 0, []
-    for image, (truth, found) in enumerate(zip(truths, detections)):
-        of_class = truth.labels == label
-        difficult = truth.difficult[of_class]
-        objects.append((truth.boxes[of_class], difficult))
-        total += int((~difficult).sum())
-        candidates += [(image, i) for i in np.flatnonzero(found.labels == label)]
-    if not total:
-        return float("nan")
-    scores = np.array([detections[image].scores[i] for image, i in candidates])
-    taken = [np.zeros(len(difficult), bool) for _, difficult in objects]
-    right = []
-    for place in np.argsort(-scores, kind="stable"):
-        image, i = candidates[place]
-        boxes, difficult = objects[image]
-        overlaps = _overlaps(detections[image].boxes[i], boxes)
-        best = int(overlaps.argmax()) if len(overlaps) else -1
-        hit = best >= 0 and overlaps[best] >= iou_threshold
-        if hit and difficult[best]:
-            continue
-        right.append(hit and not taken[image][best])
-        if hit:
-            taken[image][best] = True
-    right = np.cumsum(np.array(right, bool))
-    return _under_curve(right / total, right / np.arange(1, len(right) + 1), eleven_points)
+    curve = precision_recall(truths, detections, label, iou_threshold)
+    return float("nan") if curve is None else _under_curve(*curve, eleven_points)
 
 
 def _under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:

@@ -23,6 +23,8 @@ from cvjax.experiment.inputs import count_bad_files, displayable, statistics
 from cvjax.experiment.run import RunFolder
 from cvjax.train.dispatch import Feed
 
+PARTS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class DetectionInputs:
@@ -95,10 +97,12 @@ class DetectionInputs:
     def eval_batches(self, split: str, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
         """Every record of a part ("train", "validation" or "test") once, in order, whole and not augmented.
 
+        `part` int32 (B,), the part's place in `PARTS`, says whose `index` it is.
         share: see `train_batches`, for an evaluation by several processes together.
         """
-        return eval_batches(getattr(self.dataset, split), self._letterbox, batch_size=self.batch_size, bad=self.bad,
-                            process_index=share[0], process_count=share[1])
+        for batch in eval_batches(getattr(self.dataset, split), self._letterbox, batch_size=self.batch_size,
+                                  bad=self.bad, process_index=share[0], process_count=share[1]):
+            yield batch | {"part": np.full(len(batch["index"]), PARTS.index(split), np.int32)}
 
     def ground_truth(self, part: str) -> BoxAnnotations:
         """The objects of a part's records by their `index`, all of them, in pixels of the files; none is decoded."""

@@ -178,6 +178,20 @@ class FCNHead(nn.Module):
         return Conv(self.num_classes, 1, kernel_init=linear_uniform, dtype=self.dtype, name="4")(x)
 
 
+def make_backbone(model: nn.Module) -> nn.Module:
+    """The model of `create_model` that another one's fields `backbone` and `backbone_fields` say, without a head.
+
+    It sees the other one's images. ValueError for one that cannot be.
+    """
+    from cvjax.models.registry import create_model  # which knows this file
+
+    own = dict(num_classes=0, image_size=model.image_size, in_channels=model.in_channels, dtype=model.dtype)
+    if taken := sorted(model.backbone_fields.keys() & {*own, "axis_name"}):
+        raise ValueError(f"backbone_fields {', '.join(taken)}: the backbone has this model's")
+    backbone = create_model(model.backbone, **own, **model.backbone_fields)
+    return backbone.clone(axis_name=model.axis_name) if hasattr(backbone, "axis_name") else backbone
+
+
 @lru_cache
 def coarsest_maps(backbone: nn.Module, count: int) -> tuple[str, ...]:
     """Names of a model's last map of each size, of the `count` smallest sizes, the finest first; nothing is computed.
@@ -232,13 +246,7 @@ class FCN(nn.Module):
     @nn.nowrap
     def make_backbone(self) -> nn.Module:
         """The backbone by itself, without a head; ValueError for one that cannot be."""
-        from cvjax.models.registry import create_model  # which knows this file
-
-        own = dict(num_classes=0, image_size=self.image_size, in_channels=self.in_channels, dtype=self.dtype)
-        if taken := sorted(self.backbone_fields.keys() & {*own, "axis_name"}):
-            raise ValueError(f"backbone_fields {', '.join(taken)}: the backbone has this model's")
-        backbone = create_model(self.backbone, **own, **self.backbone_fields)
-        return backbone.clone(axis_name=self.axis_name) if hasattr(backbone, "axis_name") else backbone
+        return make_backbone(self)
 
     def setup(self) -> None:
         backbone = self.make_backbone()

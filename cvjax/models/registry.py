@@ -22,13 +22,14 @@ from cvjax.models import (
     swin,
     vgg,
     vit,
+    yolo,
 )
 
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
     **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
     **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS, **fcn.VARIANTS,
-    **faster_rcnn.VARIANTS,
+    **faster_rcnn.VARIANTS, **yolo.VARIANTS,
 }
 
 

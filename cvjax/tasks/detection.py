@@ -57,6 +57,6 @@ def detection_task(detector: Detector, *, augment: Callable[[jax.Array, jax.Arra
 
     def evaluate(variables: Any, batch: Batch) -> dict[str, jax.Array]:
         found = detector.detect(variables, preprocess(batch["image"]), batch["extent"])
-        return found | {name: batch[name] for name in ("index", "mask", "scale")}
+        return found | {name: batch[name] for name in ("index", "mask", "scale", "part") if name in batch}
 
     return Task(init, loss, evaluate, summarize=summarize)

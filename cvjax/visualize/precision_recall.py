@@ -1,0 +1,60 @@
+"""Precision over recall of a detector, class by class."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+
+from cvjax.visualize.boxes import class_colours
+from cvjax.visualize.sheet import class_labels, save_figure
+
+
+def plot_precision_recall(path: str | PathLike, curves: Sequence[tuple[np.ndarray, np.ndarray] | None],
+                          names: Sequence[str], *, title: str = "") -> None:
+    """Save a PNG: a line for each class with the area under it, precision made falling, in the legend.
+
+    curves: recall, which rises, and precision, `(D,)` in [0, 1], of each class; None for one without objects, which is
+    left out. names: one per class. Else a ValueError.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if len(curves) != len(names) or not any(curve is not None for curve in curves):
+        raise ValueError(f"there must be a curve or None for each of {len(names)} classes, and one curve at least, "
+                         f"received {sum(c is not None for c in curves)} curves and {len(curves)} entries")
+    lines = []
+    for label, curve in enumerate(curves):
+        if curve is not None:
+            recall, precision = _checked(*curve, names[label])
+            area = float((np.diff(recall, prepend=0) * precision).sum())
+            lines.append((area, label, recall, precision))
+    figure = Figure(figsize=(7.2, 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, words, colours = figure.subplots(), class_labels(names), class_colours(len(names))
+    for area, label, recall, precision in sorted(lines, key=lambda line: -line[0]):
+        # Falls to 0 where no more is found, unless all is.
+        x = np.concatenate([[0], recall, recall[-1:]])
+        y = np.concatenate([precision[:1], precision, [0.0] if len(recall) and recall[-1] < 1 else precision[-1:]])
+        axes.plot(x, y[:len(x)], color=colours[label], linewidth=1.6, label=f"{words[label]}  {area:.3f}",
+                  drawstyle="steps-pre")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, title="average precision",
+                  title_fontsize=8, ncols=1 + len(lines) // 24)
+    if title:
+        axes.set_title(title, fontsize=10, wrap=True, parse_math=False)
+    save_figure(figure, path)
+
+
+def _checked(recall, precision, name) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision, made the best from each recall on."""
+    recall, precision = np.asarray(recall, float), np.asarray(precision, float)
+    if recall.shape != precision.shape or recall.ndim != 1 or (np.diff(recall) < 0).any():
+        raise ValueError(f"recall of {name}, which rises, and precision must be (D,), received {recall.shape} and "
+                         f"{precision.shape}")
+    for values in (recall, precision):
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"recall and precision of {name} must lie in [0, 1], received {values.min()} to "
+                             f"{values.max()}")
+    return recall, np.maximum.accumulate(precision[::-1])[::-1]
