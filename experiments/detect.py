@@ -75,7 +75,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Blood cells (205 to 292 photos of 480x640 pixels) from scratch in about an hour on two cores. Cells of 16 pixels:
     # in larger ones too many platelets would share one with a red blood cell.
     "bccd_yolov1": dict(
-        data="voc:bccd", model_fields=("backbone=resnet18", "backbone_fields={'width':32}", "maps=2"),
+        data="voc:bccd", model_fields=("backbone=resnet18", "backbone_fields={'width':32}", "maps=2",
+                                       "head_width=128"),
         canvas=(240, 320), crop_scale=(0.5, 1.0), zoom_out=0.8, color_jitter=(0.2, 0.2, 0.2, 0.0), steps=4000,
         batch_size=8, optimizer="muon", base_learning_rate=0.32, weight_decay=0.05, schedule="one_cycle", warmup=0.2,
         ema_decay=0.998, eval_every=1000, checkpoint_every=1000),
@@ -141,8 +142,8 @@ def run(config: Config, name: str, stop: Any) -> None:
     if dataset.test is not None:
         report(detector, inputs, folder.figures)
     print_metrics(trained.metrics)
-    said = {"pretrained": config.pretrained, "parameters": sum(map(np.size, jax.tree.leaves(trained.variables["params"]))),
-            "training_images": len(dataset.train),
+    parameters = sum(map(np.size, jax.tree.leaves(trained.variables["params"])))
+    said = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
             "chosen_by": "last step" if dataset.validation is None else "validation/ap50"}
     folder.finish(trained.metrics, protocol(inputs, described) | said, trained)
 

@@ -1,5 +1,4 @@
-"""The wiring of object detection: detectors by their models, average precision, predictions, and what is said of a part.
-"""
+"""The wiring of object detection: detectors by their models, predictions, average precision, pictures."""
 
 import dataclasses
 import functools
@@ -26,8 +25,8 @@ from cvjax.models.yolo import YOLO, YOLOv1
 from cvjax.tasks.detection import Detector
 from cvjax.tasks.yolo import yolo_detector
 from cvjax.train.checkpoint import read_meta, restore_weights
-from cvjax.train.metrics import examples_of
 from cvjax.train.mesh import MeshEngine
+from cvjax.train.metrics import examples_of
 from cvjax.visualize.boxes import detection_panel
 from cvjax.visualize.precision_recall import plot_precision_recall
 

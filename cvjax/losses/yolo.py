@@ -29,9 +29,9 @@ class Cells(NamedTuple):
 
 
 def split_predictions(predictions: jax.Array, num_boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A network's output `(..., R, C, 5 N + K)` to boxes `(..., R, C, N, 4)`, confidences `(..., N)`, classes `(..., K)`.
+    """A network's output `(..., 5 N + K)` to boxes `(..., N, 4)`, confidences `(..., N)` and classes `(..., K)`.
 
-    Each cell's numbers are x, y, w, h, confidence of its first box, then of the next one, and the K classes at last.
+    A cell's numbers are x, y, w, h, confidence of its first box, then of the next one, and the K classes at last.
     """
     boxes = predictions[..., :5 * num_boxes].reshape(*predictions.shape[:-1], num_boxes, 5)
     return boxes[..., :4], boxes[..., 4], predictions[..., 5 * num_boxes:]
@@ -75,7 +75,8 @@ def yolo_loss(predictions: jax.Array, cells: Cells, num_boxes: int, *, coordinat
         `centre`, `size`, `confidence`, `no_object` and `classes`, float32 `(B,)` each.
     """
     boxes, confidence, classes = split_predictions(predictions, num_boxes)
-    truth = cells.boxes[..., None, :]
+    # Padding may be nan, whose gradient would be nan though it is not chosen.
+    truth = jnp.where(cells.present[..., None], cells.boxes, 0.0)[..., None, :]
     wanted = encoded_boxes(truth)
     found = jax.lax.stop_gradient(decoded_boxes(boxes))
     overlap = iou(found, truth)
