@@ -32,12 +32,13 @@ def plot_precision_recall(path: str | PathLike, curves: Sequence[tuple[np.ndarra
     FigureCanvasAgg(figure)
     axes, words, colours = figure.subplots(), class_labels(names), class_colours(len(names))
     for area, label, recall, precision in sorted(lines, key=lambda line: -line[0]):
-        # Falls to 0 where no more is found, unless all is.
-        x = np.concatenate([[0], recall, recall[-1:]])
-        y = np.concatenate([precision[:1], precision, [0.0] if len(recall) and recall[-1] < 1 else precision[-1:]])
-        axes.plot(x, y[:len(x)], color=colours[label], linewidth=1.6, label=f"{words[label]}  {area:.3f}",
+        # From a recall of 0, and down to a precision of 0 where there are objects that were not found.
+        x, y = np.concatenate([[0], recall]), np.concatenate([precision[:1], precision]) if len(recall) else [0.0]
+        if x[-1] < 1:
+            x, y = np.append(x, x[-1]), np.append(y, 0)
+        axes.plot(x, y, color=colours[label], linewidth=1.6, label=f"{words[label]}  {area:.3f}",
                   drawstyle="steps-pre")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, title="average precision",

@@ -33,6 +33,7 @@ COUNTS = {
     "faster_rcnn_resnet50": 28_465_366,
     "faster_rcnn_resnet50_fpn": 41_808_406,  # torchvision's 41,755,286 and the 53,120 of its frozen norms
     "faster_rcnn_vgg16": 137_073_622,
+    "fast_yolov1": 45_089_374,
     "fcn": 11_769_301,
     "fcn16s_vgg16": 134_364_410,
     "fcn32s_vgg16": 134_346_581,  # VGG's 14,714,688 and its fc6 and fc7, and 21 * 4,097 of the score layer
@@ -94,6 +95,9 @@ COUNTS = {
     "vit_tiny_patch16_224": 5_717_416,
     "vit_tiny_patch16_384": 5_790_376,
     "wide_resnet50_2": 68_883_240,
+    "yolo": 12_496_478,
+    "yolov1": 271_703_550,  # the authors' first network, of 7 x 7 cells with 2 boxes and 20 classes
+    "yolov1_classifier": 23_428_136,
 }
 
 

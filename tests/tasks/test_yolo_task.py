@@ -219,8 +219,8 @@ def test_four_scenes_are_learnt_by_heart():
     scenes = open_scenes("boxes", train=4, test=4, side=64, seed=3)
     inputs = DetectionInputs(type(scenes)(scenes.train, scenes.train, scenes.class_names, 3), (64, 64), 4, 6,
                              BadFiles(8))
-    model = create_model("yolo", backbone="resnet20", backbone_fields=dict(width=16, depths=(1, 1, 1)), maps=1, head_width=64, head_depth=1,
-                         image_size=64, num_classes=10)
+    model = create_model("yolo", backbone="resnet20", backbone_fields=dict(width=16, depths=(1, 1, 1)), maps=1,
+                         head_width=64, head_depth=1, image_size=64, num_classes=10)
     task = detection_task(yolo_detector(model), augment=lambda key, image: normalize(image), preprocess=normalize,
                           summarize=summarize(inputs))
     batches = inputs.train_batches(seed=0, workers=0)

@@ -1,0 +1,262 @@
+"""Detection runs of a few steps: what is judged and written, what is refused; and a real one."""
+
+import json
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cvjax.data.scenes import open_scenes
+from cvjax.evaluate.mean_ap import Detections, Truth
+from cvjax.experiment.config import ConfigError, as_json
+from cvjax.experiment.detecting import average_precision, build_model, load_detector, load_start, put_in
+from cvjax.experiment.training import build_optimizer
+from cvjax.train.checkpoint import Checkpointer, restore_weights
+from experiments.detect import PRESETS, Config
+from tests.data.detection_folders import write_voc
+from tests.data.pictures import encode
+
+MODEL = ("--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "head_width=8",
+         "head_depth=1")
+BASE = ("--data", "scenes:40,9,32", "--canvas", 32, 32, "--batch-size", 8, "--steps", 12, "--log-every", 2,
+        "--schedule", "cosine", "--checkpoint-every", 6, "--color-jitter", 0.2, 0.2, 0.2, 0.1, "--mosaic", 0.3,
+        "--optimizer", "adam", "--base-learning-rate", 0.3, "--backbone-rate", 0.5, "--max-detections", 20, *MODEL)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def train(command, runs):
+    """`train("name", ...)`: the folder of a run to its end; asked again, the finished one."""
+    def run(name: str, *arguments) -> Path:
+        done = command("detect", "--run-dir", runs / name, *arguments)
+        assert done.status == 0, done.err
+        return runs / name
+
+    return run
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_writes_numbers_pictures_and_a_detector_that_answers(train):
+    folder = train("whole", *BASE)
+    metrics, protocol = summary(folder)["metrics"], summary(folder)["protocol"]
+    assert {"test/ap50", "test/ap50_11point", "test/ap", "test/ap75"} <= set(metrics)
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "detections.png", "precision_recall.png", "curves.png"}
+    assert protocol["test"] == {
+        "score_threshold": 0.001, "nms_threshold": 0.5, "max_detections": 20, "iou": 0.5,
+        "boxes": "pixels of the files", "difficult": "neither asked for nor wrong to find"}
+    assert protocol["images"]["canvas"] == [32, 32] and protocol["chosen_by"] == "last step"
+    detector, data = load_detector(folder), open_scenes("boxes", train=40, test=9, side=32)
+    assert detector.class_names == tuple("0123456789") and detector.channels == 3
+    # The numbers again, one picture at a time.
+    truth, truths, detections = data.test.ground_truth(), [], []
+    for i in range(9):
+        found = detector.predict(encode(data.test[i]["image"]))
+        assert (np.diff(found["score"]) <= 0).all() and found["boxes"].shape == (len(found["score"]), 4)
+        truths.append(Truth(*(truth[i][name] for name in ("boxes", "box_label", "box_difficult"))))
+        detections.append(Detections(found["boxes"], found["score"], found["box_label"]))
+    assert sum(len(d.scores) for d in detections) > 9
+    for name, value in average_precision(truths, detections, data.class_names).items():
+        # Batches of another size round differently: a pair of near scores may change places.
+        assert metrics[f"test/{name}"] == pytest.approx(value, abs=0.02), name
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL."""
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not_and_compiles_its_step_once(train, command, runs, monkeypatch):
+    import cvjax.experiment.detecting as detecting
+    import cvjax.visualize.curves as curves
+
+    monkeypatch.setattr(detecting, "report", lambda *_, **__: None)
+    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    save = Checkpointer.save
+
+    def save_and_die(self, state, meta, metrics=None):
+        save(self, state, meta, metrics)
+        self.wait()
+        raise Killed
+
+    monkeypatch.setattr(Checkpointer, "save", save_and_die)
+    with pytest.raises(Killed):
+        command("detect", "--run-dir", runs / "killed", *BASE)
+    monkeypatch.setattr(Checkpointer, "save", save)
+    killed, other = train("killed", *BASE), train("whole", *BASE)
+    assert summary(killed)["params_sha256"] == summary(other)["params_sha256"]
+    assert summary(killed)["metrics"] == summary(other)["metrics"]
+
+
+def test_nothing_is_compiled_after_the_first_epoch(train, monkeypatch):
+    """Objects by picture differ, shapes do not."""
+    import cvjax.train.loop as loop
+
+    compiled, fit = [], loop.fit
+
+    class Noting(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("Compiling "):
+                compiled.append(record.getMessage().split()[1])
+
+    handler, logger = Noting(), logging.getLogger("jax._src.interpreters.pxla")
+    steps = []
+
+    def noting(state, step, batches, **options):
+        def counted(*arguments):
+            result = step(*arguments)
+            steps.append(len(compiled))
+            return result
+
+        return fit(state, counted, batches, **options)
+
+    monkeypatch.setattr("cvjax.experiment.training.fit", noting)
+    monkeypatch.setattr("cvjax.experiment.detecting.report", lambda *_, **__: None)
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            train("compiled", *BASE)
+    finally:
+        logger.removeHandler(handler)
+    assert len(steps) == 12 and compiled
+    assert steps[4] == steps[11], compiled[steps[4]:]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_fits_together(name):
+    config = Config(**PRESETS[name])
+    model = build_model(as_json(config), channels=3, num_classes=20)
+    assert model.num_classes == 20 and model.image_size == config.canvas
+    _, schedule = build_optimizer(config, 1000)
+    peak = config.base_learning_rate * config.batch_size / 256
+    assert max(float(schedule(step)) for step in range(0, 1000, 20)) == pytest.approx(peak, rel=0.02)
+
+
+def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("detect", "--dry-run")
+    assert done.status == 0 and "2,000 training and 500 test images, 10 classes, seen at 96x96x3" in done.out, done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("nope", "unknown preset 'nope': it must be one of scenes, bccd_yolov1"),
+    ("--data digits", "unknown data set 'digits' for detection; allowed: scenes"),
+    ("--data scenes:3", "scenes:3: it must be scenes or scenes:TRAIN,TEST,SIDE"),
+    ("--data voc:/missing", "voc:/missing has no folder Annotations"),
+    ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
+    ("--canvas 0 9", "--canvas (0, 9): it must be HEIGHT WIDTH of at least 1"),
+    ("--max-boxes 0", "--max-boxes 0: it must be at least 1"),
+    ("--max-detections 0", "--max-detections 0: it must be at least 1"),
+    ("--crop-ratio 0.5", "--crop-ratio 0.5: it must be at least 1"),
+    ("--zoom-out 0", "--zoom-out 0.0: it must be in (0, 1]"), ("--mosaic 2", "--mosaic 2.0: it must be in [0, 1]"),
+    ("--score-threshold -1", "--score-threshold -1.0: it must be in [0, 1]"),
+    ("--nms-threshold 2", "--nms-threshold 2.0: it must be in [0, 1]"),
+    ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0"),
+    ("--freeze up-to:nothing", "--freeze up-to:nothing: the model has no such module"),
+    ("--data-cache", "--data-cache with --data scenes"), ("--resident", "--resident with --data scenes"),
+    ("--model resnet18 --model-fields", "--model resnet18 is no detector: it must be of YOLO, YOLOv1"),
+    ("--model yolov9", "unknown model 'yolov9'"), ("--scan", "--scan True: yolo has no scan"),
+    ("--model-fields image_size=3", "--model-fields image_size=3: this field follows from the data"),
+    ("--pretrained /missing.pth", "--pretrained /missing.pth"),
+    ("--patience 3", "--patience 3: it must be 0 without --eval-every")])
+def test_an_impossible_configuration_is_one_line(command, tmp_path, arguments, message):
+    preset = ["nope"] if arguments == "nope" else []
+    done = command("detect", *preset, "--data", "scenes:40,9,32", "--canvas", 32, 32, *MODEL, "--batch-size", 8,
+                   *arguments.split()[len(preset):], "--run-dir", tmp_path / "run", "--dry-run")
+    assert message in done.complaint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_without_objects_has_no_precision():
+    nothing = Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
+    with pytest.raises(ConfigError, match="the pictures of this part have no objects to be found"):
+        average_precision([nothing], [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))], ["a"])
+
+
+def test_a_detector_starts_from_a_run(train):
+    folder = train("whole", *BASE)
+    learnt = load_detector(folder).variables
+    config = as_json(Config(**PRESETS["scenes"])) | json.loads((folder / "config.json").read_text())
+    model = build_model(config, channels=3, num_classes=10)
+    fresh = jax.tree.map(np.zeros_like, learnt)
+    for x, y in zip(jax.tree.leaves(put_in(fresh, load_start(str(folder), model, 0))), jax.tree.leaves(learnt)):
+        np.testing.assert_array_equal(x, y)
+    wider = build_model(config | {"model_fields": [*config["model_fields"], "num_boxes=3"]}, channels=3, num_classes=10)
+    with pytest.raises(ConfigError, match=r"the model's output/bias is \(25,\), there it is \(20,\)"):
+        load_start(str(folder), wider, 0)
+
+
+@pytest.mark.slow
+def test_a_backbone_starts_from_a_classifier_and_may_be_held_still(train, command, tmp_path):
+    done = command("supervised", "--model", "resnet20", "--model-fields", "width=4", "depths=(1,1)", "--data", "digits",
+                   "--steps", 12, "--run-dir", tmp_path / "digits", "--no-flip")
+    assert done.status == 0, done.err
+    done = command("detect", *BASE, "--pretrained", tmp_path / "digits", "--run-dir", tmp_path / "none")
+    assert "conv1/kernel is (3, 3, 3, 4), there it is (3, 3, 1, 4)" in done.complaint, "digits are grey"
+    write_classes(tmp_path / "colours")
+    done = command("supervised", "--model", "resnet20", "--model-fields", "width=4", "depths=(1,1)", "--image-size", 32,
+                   "--data", f"folder:{tmp_path / 'colours'}", "--batch-size", 4, "--steps", 12, "--run-dir",
+                   tmp_path / "classifier", "--no-flip")
+    assert done.status == 0, done.err
+    folder = train("frozen", *BASE, "--pretrained", tmp_path / "classifier", "--freeze", "backbone",
+                   "--backbone-rate", 1)
+    from cvjax.experiment.classifier import load_classifier
+
+    theirs = flatten_dict(load_classifier(tmp_path / "classifier").variables)
+    for path, leaf in flatten_dict(load_detector(folder).variables).items():
+        if path[1] == "backbone":
+            np.testing.assert_array_equal(leaf, theirs[(path[0], *path[2:])])
+
+
+def write_classes(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            (root / name / f"{i}.png").write_bytes(encode(pixels))
+
+
+@pytest.mark.slow
+def test_pmap_gives_the_numbers_of_jit(train):
+    compare(train("whole", *BASE), train("pmap", *BASE, "--parallel", "pmap"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_eight_devices_give_the_numbers_of_one(process, train, runs, parallel):
+    done = process("detect", "--run-dir", runs / f"eight-{parallel}", *BASE, "--parallel", parallel, devices=8)
+    assert done.status == 0, done.err
+    compare(train("whole", *BASE), runs / f"eight-{parallel}")
+
+
+def compare(first: Path, second: Path) -> None:
+    a, b = (jax.tree.leaves(restore_weights(folder / "checkpoints", "latest")[0]) for folder in (first, second))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-2, atol=1e-3)  # Adam divides small gradients by themselves
+
+
+@pytest.mark.slow
+def test_photos_in_files_and_their_validation_part(train, tmp_path):
+    write_voc(tmp_path)
+    folder = train("voc", "--data", f"voc:{tmp_path}", "--canvas", 32, 48, "--batch-size", 2, "--steps", 6,
+                   "--schedule", "cosine", "--validation", 0.4, "--eval-every", 3, *MODEL)
+    assert "validation/ap50" in summary(folder)["metrics"] and "test/ap50" in summary(folder)["metrics"]
+    assert summary(folder)["protocol"]["chosen_by"] == "validation/ap50"
+
+
+@pytest.mark.slow
+def test_scenes_are_learnt(process, tmp_path):
+    """The default command, without network access; minutes on two cores."""
+    done = process("detect", "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert summary(tmp_path / "run")["metrics"]["test/ap50"] >= 0.9
