@@ -41,9 +41,9 @@ class Config(ColourConfig):
     backbone_rate: float = 1.0
     """Learning rate of the backbone relative to the rest's."""
     score_threshold: float = 0.001
-    """Least score of what an evaluation counts as found."""
+    """What an evaluation counts as found has a score above this."""
     nms_threshold: float = 0.5
-    """IoU from which on, of two boxes of one class, the one with the lower score is dropped."""
+    """The largest IoU that two boxes of one class have; where it is larger, the better one stays."""
     max_detections: int = 100
     """Objects that are found in a picture at most."""
 
@@ -83,6 +83,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     # From `experiments.supervised --model yolov1_classifier`: --pretrained RUN.
     "voc_yolov1": dict(YOLO_PAPER, data="voc:VOC2007", model="yolov1"),
     "voc_fast_yolov1": dict(YOLO_PAPER, data="voc:VOC2007", model="fast_yolov1"),
+    # Ren et al. 2015 (https://arxiv.org/abs/1506.01497) as their py-faster-rcnn trains both networks at once, from a
+    # VGG-16 that was trained before (--pretrained), whose first two stages are held still.
+    "voc_faster_rcnn_vgg16": dict(
+        data="voc:VOC2007", model="faster_rcnn_vgg16", canvas=(600, 1000), crop_scale=(1.0, 1.0), steps=70_000,
+        batch_size=1, optimizer="momentum", base_learning_rate=0.256, weight_decay=5e-4, schedule="step",
+        milestones=(5 / 7,), factor=0.1, warmup=0.0, freeze="up-to:backbone/conv2_2", score_threshold=0.05,
+        nms_threshold=0.3, workers=8, checkpoint_every=5000),
+    # torchvision's references/detection, from a trained ResNet-50 (--pretrained). There the short side of a picture has
+    # 800 pixels and the long one up to 1333; here it fits a square.
+    "coco_faster_rcnn_resnet50_fpn": dict(
+        data="coco:coco", model="faster_rcnn_resnet50_fpn", canvas=(1024, 1024), max_boxes=100, crop_scale=(1.0, 1.0),
+        epochs=26, batch_size=16, optimizer="momentum", base_learning_rate=0.32, weight_decay=1e-4, decay="all",
+        schedule="step", milestones=(16 / 26, 22 / 26), factor=0.1, warmup=1000 / 190_580,
+        freeze="up-to:backbone/layer1", score_threshold=0.05, workers=16, checkpoint_every=5000),
 }
 
 

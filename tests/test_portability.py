@@ -35,7 +35,8 @@ def lower(experiment, *arguments, tmp_path):
                        "--local-size", 16, "--out-dim", 64), "x16x16x3xf32>"),
     ("segment", ("--data", "scenes:40,4,32", "--crop-size", 32, 32, "--color-jitter", 0.2, 0, 0, 0,
                  "--batch-size", 8), "x32x32x11xf32>"),
-], ids=lambda x: str(x)[:12])
+    ("detect", ("--data", "scenes:40,4,32", "--canvas", 32, 48, "--color-jitter", 0.2, 0, 0.2, 0, "--batch-size", 8),
+     "x32x48x3xf32>")], ids=lambda x: str(x)[:12])
 def test_a_small_step_lowers(experiment, arguments, inside, tmp_path):
     _, program = lower(experiment, *arguments, tmp_path=tmp_path)
     assert inside in program
@@ -64,6 +65,14 @@ def test_a_papers_step_lowers_at_full_size(experiment, preset, tmp_path):
 def test_a_papers_segmentation_step_lowers_at_full_size(preset, size, tmp_path):
     _, program = lower("segment", preset, "--data", "scenes:40,2,32", tmp_path=tmp_path)
     assert f"tensor<{size}x3xui8>" in program and f"tensor<{size}x11xf32>" in program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset, size", [("voc_yolov1", "64x448x448"), ("voc_fast_yolov1", "64x448x448"),
+                                          ("bccd_yolov1", "8x240x320")])
+def test_a_papers_detection_step_lowers_at_full_size(preset, size, tmp_path):
+    _, program = lower("detect", preset, "--data", "scenes:80,2,32", tmp_path=tmp_path)
+    assert f"tensor<{size}x3xui8>" in program and f"tensor<{size}x3xf32>" in program
 
 
 def test_the_papers_mae_step_lowers_at_full_size(tmp_path):

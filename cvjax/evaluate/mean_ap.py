@@ -74,11 +74,17 @@ def voc_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_name
     return AveragePrecision(_mean(per_class), per_class, _absent(per_class, class_names))
 
 
+class Curve(NamedTuple):
+    """Recall and precision after each detection of a class, by falling score; none lies on a difficult object."""
+
+    recall: np.ndarray  # float64 (D,)
+    precision: np.ndarray  # float64 (D,)
+    scores: np.ndarray  # float64 (D,)
+
+
 def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], label: int,
-                     iou_threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray] | None:
-    """Recall and precision float64 `(D,)` of one class after each of its detections, by falling score, as `voc_ap` has
-    them, without those on difficult objects; None where there is nothing to be found.
-    """
+                     iou_threshold: float = 0.5) -> Curve | None:
+    """The curve of one class that `voc_ap` sums up; None where there is nothing to be found."""
     objects, total, candidates = [], 0, []
     for image, (truth, found) in enumerate(zip(truths, detections)):
         of_class = truth.labels == label
@@ -90,7 +96,7 @@ def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], 
         return None
     scores = np.array([detections[image].scores[i] for image, i in candidates])
     taken = [np.zeros(len(difficult), bool) for _, difficult in objects]
-    right = []
+    right, counted = [], []
     for place in np.argsort(-scores, kind="stable"):
         image, i = candidates[place]
         boxes, difficult = objects[image]
@@ -100,10 +106,11 @@ def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], 
         if hit and difficult[best]:
             continue
         right.append(hit and not taken[image][best])
+        counted.append(scores[place])
         if hit:
             taken[image][best] = True
     right = np.cumsum(np.array(right, bool))
-    return right / total, right / np.arange(1, len(right) + 1)
+    return Curve(right / total, right / np.arange(1, len(right) + 1), np.array(counted, np.float64))
 
 
 def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoPrecision:
@@ -157,7 +164,7 @@ def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_nam
 
 def _class_ap(truths, detections, label: int, iou_threshold: float, eleven_points: bool) -> float:
     curve = precision_recall(truths, detections, label, iou_threshold)
-    return float("nan") if curve is None else _under_curve(*curve, eleven_points)
+    return float("nan") if curve is None else _under_curve(curve.recall, curve.precision, eleven_points)
 
 
 def _under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:

@@ -88,11 +88,14 @@ def create_with_fields(name: str, words: Sequence[str], fields: Mapping[str, Any
         return create_model(name, **fields, **given)
 
 
-def check_model(model: nn.Module, name: str, shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """Shape of what a model gives of one image `(H, W, C)`, ConfigError where it cannot see it; nothing is computed."""
+def check_model(model: nn.Module, name: str, shape: tuple[int, int, int]) -> Any:
+    """Shape of what a model gives of one image `(H, W, C)`, or shapes of several things; nothing is computed.
+
+    ConfigError where it cannot see the image.
+    """
     try:
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        return jax.eval_shape(model.init_with_output, jax.random.key(0), image)[0].shape
+        return jax.tree.map(jnp.shape, jax.eval_shape(model.init_with_output, jax.random.key(0), image)[0])
     except Exception as error:  # whatever it is that the value of a field breaks
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"--model {name} on images of {shape[0]}x{shape[1]}x{shape[2]}: {reason}") from None

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cvjax.data.augment import normalize
 from cvjax.data.detection_crops import Letterbox, to_original
-from cvjax.evaluate.mean_ap import Detections, Truth, coco_ap, precision_recall, voc_ap
+from cvjax.evaluate.mean_ap import Curve, Detections, Truth, coco_ap, precision_recall, voc_ap
 from cvjax.experiment.classifier import asked, check_model, create_model_or_fail, create_with_fields, load_classifier
 from cvjax.experiment.config import ConfigError
 from cvjax.experiment.detection_inputs import PARTS, DetectionInputs
@@ -181,7 +181,9 @@ def summarize(inputs: DetectionInputs) -> Callable[[Iterable[Mapping[str, np.nda
 
 
 def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part: str = "test") -> None:
-    """Write pictures of a part into `folder`: `detections.png`, where colours can be seen, and `precision_recall.png`.
+    """Write pictures of a part into `folder`: `detections.png` and `precision_recall.png`.
+
+    Boxes are drawn from the score on at which a class has its best F1, the median of the classes.
     """
     engine, names = MeshEngine(jax.local_devices()), trained.class_names
     find = engine.compile_evaluation(lambda variables, batch: trained.found(variables, batch["image"], batch["extent"])
@@ -195,7 +197,18 @@ def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part
     shown = inputs.examples(part, _SHOWN)
     found = jax.device_get(jax.jit(trained.found)(trained.variables, shown["image"], shown["extent"]))
     detection_panel(folder / "detections.png", shown["image"] / np.float32(255), names, truth=shown, found=found,
-                    extent=shown["extent"], title=f"{part} split, {len(truths):,} images")
+                    extent=shown["extent"], least_score=usual_score(curves),
+                    title=f"{part} split, {len(truths):,} images")
+
+
+def usual_score(curves: Sequence[Curve | None]) -> float:
+    """Score from which on a class has its best F1, the median of those that were found, to two digits; 0.3 of none."""
+    best = []
+    for curve in filter(None, curves):
+        sums = curve.recall + curve.precision
+        if sums.any():
+            best.append(curve.scores[np.argmax(curve.recall * curve.precision / np.where(sums > 0, sums, 1))])
+    return float(np.floor(100 * np.median(best)) / 100) if best else 0.3
 
 
 def protocol(inputs: DetectionInputs, config: Mapping[str, Any]) -> dict[str, Any]:

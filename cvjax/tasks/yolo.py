@@ -42,8 +42,8 @@ def decode_predictions(predictions: jax.Array, num_boxes: int, extent: jax.Array
                        score_threshold: float, nms_threshold: float, max_detections: int) -> Found:
     """What one picture's output `(R, C, 5 N + K)` says is there: see `Detector.detect`, with `D = max_detections`.
 
-    A box's score for a class is the class times the confidence (the paper's eq. 1), both cut to [0, 1]; it counts from
-    `score_threshold` on where the box, cut to the picture's part of the canvas, has an area.
+    A box's score for a class is the class times the confidence (the paper's eq. 1), both cut to [0, 1]; it counts above
+    `score_threshold` where the box, cut to the picture's part of the canvas, has an area.
     """
     boxes, confidence, classes = split_predictions(predictions, num_boxes)
     height, width = canvas
@@ -53,7 +53,7 @@ def decode_predictions(predictions: jax.Array, num_boxes: int, extent: jax.Array
     labels = jnp.broadcast_to(jnp.arange(classes.shape[-1], dtype=jnp.int32), scores.shape)
     boxes = jnp.broadcast_to(boxes[..., None, :], (*scores.shape, 4)).reshape(-1, 4)
     scores, labels = scores.ravel(), labels.ravel()
-    counts = (scores >= score_threshold) & (area(boxes) > 0)
+    counts = (scores > score_threshold) & (area(boxes) > 0)
     kept, valid = class_wise_nms(boxes, scores, labels, counts, nms_threshold, max_detections)
     return {"boxes": boxes[kept], "score": scores[kept], "box_label": labels[kept], "valid": valid}
 
@@ -62,7 +62,8 @@ def yolo_detector(model: nn.Module, *, score_threshold: float = 0.001, nms_thres
                   max_detections: int = 100) -> Detector:
     """A model of `cvjax.models.yolo` as a detector; difficult objects are not learnt from.
 
-    score_threshold: least score of what is found. nms_threshold: greatest IoU of two boxes of one class.
+    score_threshold: what is found has a score above it. nms_threshold: the largest IoU of two boxes of a
+    class that both stay.
     """
     def cells(images: jax.Array, batch: Batch, grid: tuple[int, int]) -> Cells:
         def of_one(boxes: jax.Array, labels: jax.Array, counts: jax.Array) -> Cells:

@@ -11,6 +11,7 @@ _FIRST = ("loss", "learning_rate")
 _CLOCKS = ("step", "epoch", "seconds")  # say when a line was written, not how training goes
 _LOG_RATIO = 10  # a loss that falls by more than this is drawn on a log scale
 _FEW_POINTS = 30  # series this short show their points
+_MOST_NAMED = 10  # curves of a panel that have different colours
 
 
 def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Series]], dict[str, int]]:
@@ -21,9 +22,9 @@ def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Seri
         every key but `step` is optional. A last line cut off by a kill is left out.
 
     Returns:
-      `{group: {curve: {step: value}}}`: the key "train/loss" is curve "train" of group "loss", a key without
-      a slash is a group of its own; loss and learning rate come first. And `{group: number of non-finite
-      values left out}`.
+      `{group: {curve: {step: value}}}`: the key "train/loss" is curve "train" of group "loss", "test/iou/sky" is curve
+      "sky" of group "iou of each class", a key without a slash is a group of its own; loss and learning rate come
+      first. And `{group: number of non-finite values left out}`.
 
     Raises:
       ValueError: a line before the last is not JSON, a line has no step, or the file has no metric.
@@ -34,7 +35,11 @@ def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Seri
         for key, value in line.items():
             if key in _CLOCKS:
                 continue
-            curve, _, group = key.rpartition("/")
+            curve, group, name = [*key.split("/", 2), "", ""][:3]
+            if name:  # of a class
+                curve, group = name, f"{group} of each class"
+            elif not group:
+                curve, group = "", key
             series = groups.setdefault(group, {}).setdefault(curve, {})
             if math.isfinite(value):
                 series[line["step"]] = value
@@ -96,8 +101,8 @@ def _panel(axes, group: str, curves: dict[str, Series], skipped: int) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    if 1 < len(curves) <= _MOST_NAMED:
+        axes.legend(fontsize=8, frameon=False, ncols=1 + (len(curves) > 5))
 
 
 def _spans_decades(curves: dict[str, Series]) -> bool:

@@ -9,12 +9,12 @@ from cvjax.visualize.boxes import class_colours
 from cvjax.visualize.sheet import class_labels, save_figure
 
 
-def plot_precision_recall(path: str | PathLike, curves: Sequence[tuple[np.ndarray, np.ndarray] | None],
+def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.ndarray] | None],
                           names: Sequence[str], *, title: str = "") -> None:
     """Save a PNG: a line for each class with the area under it, precision made falling, in the legend.
 
-    curves: recall, which rises, and precision, `(D,)` in [0, 1], of each class; None for one without objects, which is
-    left out. names: one per class. Else a ValueError.
+    curves: of each class recall, which rises, and precision, `(D,)` in [0, 1] (what else is there is not read); None
+    for one without objects, which is left out. names: one per class. Else a ValueError.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def plot_precision_recall(path: str | PathLike, curves: Sequence[tuple[np.ndarra
     lines = []
     for label, curve in enumerate(curves):
         if curve is not None:
-            recall, precision = _checked(*curve, names[label])
+            recall, precision = _checked(*curve[:2], names[label])
             area = float((np.diff(recall, prepend=0) * precision).sum())
             lines.append((area, label, recall, precision))
     figure = Figure(figsize=(7.2, 4.8), dpi=120, layout="constrained")

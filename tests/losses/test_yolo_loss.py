@@ -8,10 +8,12 @@ import pytest
 
 from cvjax.losses.yolo import Cells, decoded_boxes, encoded_boxes, yolo_loss
 
-loss = jax.jit(yolo_loss, static_argnums=2)
+# Compiled for a call or two: optimising would take longer than it saves.
+once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+loss = once(yolo_loss, static_argnums=2)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(once, static_argnums=(2, 3))
 def gradient_of(predictions, cells, num_boxes, term=None):
     """By the predictions, of one term or of all."""
     def value(predictions):

@@ -1,5 +1,7 @@
 """YOLO as a detector: which cell finds what, what comes out of its numbers, and that padding never matters."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,9 +26,10 @@ from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
 
 CANVAS = (60, 90)
+once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-compiled_assign = jax.jit(assign_cells, static_argnums=(3, 4))
+compiled_assign = once(assign_cells, static_argnums=(3, 4))
 
 
 def assign(boxes, labels=None, counts=None, grid=(2, 3)):
@@ -64,7 +67,7 @@ def test_rows_that_do_not_count_have_no_cell():
 # --- what comes out
 
 
-compiled_decode = jax.jit(decode_predictions, static_argnums=(1, 3), static_argnames=(
+compiled_decode = once(decode_predictions, static_argnums=(1, 3), static_argnames=(
     "score_threshold", "nms_threshold", "max_detections"))
 
 
@@ -138,7 +141,7 @@ def test_what_was_encoded_comes_back_with_an_average_precision_of_one():
         return decode_predictions(predictions, 2, extent, canvas, score_threshold=0.5, nms_threshold=0.5,
                                   max_detections=6), sum(perfect.values())[0], cells.present.sum()
 
-    found, losses, present = jax.device_get(jax.jit(jax.vmap(of_one))(
+    found, losses, present = jax.device_get(once(jax.vmap(of_one))(
         batch["boxes"], batch["box_label"], batch["box_mask"], batch["extent"]))
     # Squares of the rounding of numbers up to 16; confidences are compared with an IoU of 1 up to 1e-5.
     np.testing.assert_allclose(losses, 0, atol=1e-8)
@@ -190,7 +193,7 @@ def test_padding_and_difficult_objects_never_matter():
         assert state == {}
         return sum(losses.values()).sum()
 
-    value = jax.jit(jax.value_and_grad(value))
+    value = once(jax.value_and_grad(value))
     expected = value(variables["params"], batch)
     for same in (other, wider):
         found = value(variables["params"], same)
@@ -201,7 +204,7 @@ def test_an_example_is_judged_and_searched_by_itself():
     detector, rng = yolo_detector(Linear(), score_threshold=0.0, max_detections=7), np.random.default_rng(1)
     images, batch = rng.random((3, 60, 90, 3)).astype(np.float32), batch_of(rng)
     variables = detector.init(jax.random.key(0), images)
-    losses, detect = jax.jit(lambda *inputs: detector.losses(*inputs)[0]), jax.jit(detector.detect)
+    losses, detect = once(lambda *inputs: detector.losses(*inputs)[0]), once(detector.detect)
     whole = losses(variables["params"], {}, images, batch, jax.random.key(1))
     found = detect(variables, images, batch["extent"])
     assert found["boxes"].shape == (3, 7, 4) and found["valid"].dtype == bool
