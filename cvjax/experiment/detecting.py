@@ -183,7 +183,7 @@ def summarize(inputs: DetectionInputs) -> Callable[[Iterable[Mapping[str, np.nda
 def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part: str = "test") -> None:
     """Write pictures of a part into `folder`: `detections.png` and `precision_recall.png`.
 
-    Boxes are drawn from the score on at which a class has its best F1, the median of the classes.
+    Boxes are drawn from the score on at which their class has its best F1.
     """
     engine, names = MeshEngine(jax.local_devices()), trained.class_names
     find = engine.compile_evaluation(lambda variables, batch: trained.found(variables, batch["image"], batch["extent"])
@@ -197,18 +197,19 @@ def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part
     shown = inputs.examples(part, _SHOWN)
     found = jax.device_get(jax.jit(trained.found)(trained.variables, shown["image"], shown["extent"]))
     detection_panel(folder / "detections.png", shown["image"] / np.float32(255), names, truth=shown, found=found,
-                    extent=shown["extent"], least_score=usual_score(curves),
-                    title=f"{part} split, {len(truths):,} images")
+                    extent=shown["extent"], least_score=best_scores(curves),
+                    title=f"{part} split, {len(truths):,} images; found: from the score of each class's best F1 on")
 
 
-def usual_score(curves: Sequence[Curve | None]) -> float:
-    """Score from which on a class has its best F1, the median of those that were found, to two digits; 0.3 of none."""
-    best = []
-    for curve in filter(None, curves):
-        sums = curve.recall + curve.precision
-        if sums.any():
-            best.append(curve.scores[np.argmax(curve.recall * curve.precision / np.where(sums > 0, sums, 1))])
-    return float(np.floor(100 * np.median(best)) / 100) if best else 0.3
+def best_scores(curves: Sequence[Curve | None]) -> list[float]:
+    """Score from which on each class has its best F1; 1 for one that is never found."""
+    scores = []
+    for curve in curves:
+        found = curve is not None and curve.recall.any()
+        # F1 is 2 / (1 / precision + 1 / recall).
+        f1 = curve.recall * curve.precision / np.maximum(curve.recall + curve.precision, 1e-12) if found else None
+        scores.append(float(curve.scores[f1.argmax()]) if found else 1.0)
+    return scores
 
 
 def protocol(inputs: DetectionInputs, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ _CHARACTER = 7  # width of a letter of a legend, in pixels
 
 
 def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth: Mapping | None = None,
-                    found: Mapping | None = None, extent=None, least_score: float = 0.3, title: str = "") -> None:
+                    found: Mapping | None = None, extent=None, least_score: float | Sequence[float] = 0.3,
+                    title: str = "") -> None:
     """Save a PNG: each picture with its true boxes, and beside it once more with those found and their scores.
 
     Each class has a colour, which a legend names; difficult objects are dashed.
@@ -40,7 +41,7 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
         `(N, M)` and, if need be, `box_difficult` bool `(N, M)`; None for no such pictures.
       found: `boxes` `(N, D, 4)`, `box_label` `(N, D)`, `valid` bool `(N, D)` and `score` `(N, D)`; None likewise.
       extent: `(N, 2)`, height and width of the part of each image that shows something; None for all.
-      least_score: boxes of a lower score are not drawn, and not counted.
+      least_score: boxes of a lower score are not drawn, and not counted; one number, or one per class.
 
     Raises:
       ValueError: anything else, or neither truth nor found.
@@ -63,7 +64,10 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
         score = np.asarray(found["score"], np.float64)
         if score.shape != shown.shape:
             raise ValueError(f"score must be {shown.shape}, one per box, received {score.shape}")
-        marks.append((shown & (score >= least_score), boxes, labels, np.zeros_like(shown), score))
+        if np.shape(least_score) not in ((), (len(names),)):
+            raise ValueError(f"least_score must be a number or {(len(names),)}, received {np.shape(least_score)}")
+        least = np.broadcast_to(least_score, len(names))[np.where(shown, labels, 0)]
+        marks.append((shown & (score >= least), boxes, labels, np.zeros_like(shown), score))
     colours = class_colours(len(names))
     occurring = sorted({int(label) for shown, _, labels, *_ in marks for label in labels[shown]})
 
@@ -96,7 +100,9 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
                     _write_score(sheet, score[number, box], boxes[number, box] * zoom, colours[labels[number, box]],
                                  (left, top), picture.shape[:2])
             objects = f"{len(chosen)} object{'s' * (len(chosen) != 1)}"
-            said = f"true: {objects}" if score is None else f"found: {objects} of score {least_score:g} or more"
+            said = f"true: {objects}" if score is None else f"found: {objects}"
+            if score is not None and not np.shape(least_score):
+                said += f" of score {least_score:g} or more"
             sheet.write(said, left, top + tile[1], tile[0])
     sheet.save(path)
 

@@ -9,10 +9,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cvjax.data.scenes import open_scenes
-from cvjax.evaluate.mean_ap import Detections, Truth
+from cvjax.evaluate.mean_ap import Curve, Detections, Truth
 from cvjax.experiment import training
 from cvjax.experiment.config import ConfigError, as_json
-from cvjax.experiment.detecting import average_precision, build_model, load_detector, load_start, put_in
+from cvjax.experiment.detecting import average_precision, best_scores, build_model, load_detector, load_start, put_in
 from cvjax.experiment.training import build_optimizer
 from cvjax.models import list_models
 from cvjax.train.checkpoint import Checkpointer, restore_weights
@@ -176,6 +176,13 @@ def test_a_part_without_objects_has_no_precision():
     nothing = Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
     with pytest.raises(ConfigError, match="the pictures of this part have no objects to be found"):
         average_precision([nothing], [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))], ["a"])
+
+
+def test_a_picture_shows_what_the_best_f1_of_each_class_counts():
+    """Right, right, wrong, of three objects: F1 is 1/2, 4/5 and 2/3. The other classes are never found."""
+    curves = [Curve(np.array([1, 2, 2]) / 3, np.array([1, 1, 2 / 3]), np.array([0.9, 0.4, 0.2])), None,
+              Curve(np.zeros(1), np.zeros(1), np.ones(1)), Curve(*[np.zeros(0)] * 3)]
+    assert best_scores(curves) == [0.4, 1.0, 1.0, 1.0]
 
 
 def test_a_detector_starts_from_a_run(train):
