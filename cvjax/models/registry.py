@@ -12,13 +12,16 @@ from cvjax.models import (
     alexnet,
     baselines,
     densenet,
+    fast_rcnn,
     faster_rcnn,
     fcn,
     googlenet,
     lenet,
     mae,
+    rcnn,
     resnet,
     resnet9,
+    sppnet,
     swin,
     vgg,
     vit,
@@ -29,7 +32,7 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
     **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
     **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS, **fcn.VARIANTS,
-    **faster_rcnn.VARIANTS, **yolo.VARIANTS,
+    **rcnn.VARIANTS, **sppnet.VARIANTS, **fast_rcnn.VARIANTS, **faster_rcnn.VARIANTS, **yolo.VARIANTS,
 }
 
 

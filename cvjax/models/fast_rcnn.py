@@ -1,0 +1,141 @@
+"""Fast R-CNN (Girshick 2015, https://arxiv.org/abs/1504.08083): its network.
+
+One map of the whole image; of each region RoI pooling cuts 7 x 7 bins, and two fully connected layers, which all
+regions share, tell its class and move its box, for each class in its own way. How it is trained and what it finds:
+`cvjax.tasks.fast_rcnn`.
+
+`fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code.
+`fast_rcnn` takes any model that names its maps. `from_classifier` starts it from a trained classifier.
+
+Deviation: the background has no box of its own; the Caffe code's layer has one that nothing trains.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from cvjax.layers.feature_maps import named_maps
+from cvjax.layers.initializers import small_normal
+from cvjax.models.fcn import make_backbone
+from cvjax.models.images import check_images
+from cvjax.models.sppnet import map_stride
+from cvjax.ops.roi import roi_pool
+
+tiny_normal = nn.initializers.normal(stddev=0.001)  # of the layer that moves boxes (sec. 2.3)
+
+
+class RegionOutputs(NamedTuple):
+    """What a network says of R regions of each image."""
+
+    logits: jax.Array  # float32 (B, R, K + 1), the background first
+    codes: jax.Array  # float32 (B, R, K, 4): how each class moves the region, see `cvjax.ops.boxes.encode_boxes`
+
+
+class FastRCNN(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, and regions `(B, R, 4)` in their pixels to `RegionOutputs`.
+
+    Images may have any size. Without regions each image as a whole is one.
+
+    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
+    this model's, too. map: the map that regions are cut from; nothing after it is computed or has parameters.
+    bins: of the pooling, along a side. fc_width: of the two fully connected layers.
+    dropout: rate after each of them, with `train=True` (stream `dropout`). axis_name: see `BatchNorm`.
+    image_size: the size the variant was made for. num_classes: K, without the background. Named maps: the backbone's.
+    """
+
+    backbone: str = "resnet18"
+    backbone_fields: Mapping[str, Any] = FrozenDict()
+    map: str = "layer3"
+    bins: int = 7
+    fc_width: int = 1024
+    dropout: float = 0.5
+    image_size: int | tuple[int, int] = 600
+    in_channels: int = 3
+    num_classes: int = 20
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
+        super().__post_init__()
+
+    @nn.nowrap
+    def make_backbone(self) -> nn.Module:
+        """The backbone by itself, without a head; ValueError for one that cannot be."""
+        return make_backbone(self)
+
+    def setup(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes {self.num_classes}: there must be a class besides the background")
+        backbone = self.make_backbone()
+        self.stride = map_stride(backbone.clone(parent=None), self.map)
+        self.network = backbone.clone(parent=self, name="backbone")
+        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
+        self.drop = nn.Dropout(self.dropout)
+        self.cls_score = dense(self.num_classes + 1)
+        self.bbox_pred = dense(self.num_classes * 4, kernel_init=tiny_normal)
+
+    def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """The map that regions are cut from, `(B, h, w, D)`."""
+        check_images(images, self.in_channels)
+        return named_maps(lambda: self.network(images, train=train), (self.map,))[self.map]
+
+    def judge(self, x: jax.Array, boxes: jax.Array, *, train: bool = False) -> RegionOutputs:
+        """What becomes of regions `(B, R, 4)`, in pixels of the images, of a map `(B, h, w, D)`."""
+        x = roi_pool(x, boxes, (self.bins, self.bins), 1 / self.stride)
+        x = x.reshape(*x.shape[:2], -1)
+        for layer in (self.fc6, self.fc7):
+            x = self.drop(nn.relu(layer(x)), deterministic=not train)
+        codes = self.bbox_pred(x).astype(jnp.float32)
+        return RegionOutputs(self.cls_score(x).astype(jnp.float32), codes.reshape(*x.shape[:2], self.num_classes, 4))
+
+    def __call__(self, images: jax.Array, boxes: jax.Array | None = None, *, train: bool = False) -> RegionOutputs:
+        x = self.convolutions(images, train=train)
+        if boxes is None:
+            height, width = images.shape[1:3]
+            boxes = jnp.broadcast_to(jnp.float32([0, 0, width, height]), (len(images), 1, 4))
+        return self.judge(x, boxes, train=train)
+
+
+def from_classifier(classifier: Mapping[str, Any], detector: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a `FastRCNN` or `SPPNet` with a classifier's layers in the place of its backbone's own.
+
+    fc6 and fc7 come along where the classifier has them with these shapes, as VGG's do with 7 x 7 bins; what is named
+    otherwise stays as it is. ValueError where a layer of the backbone is missing or of another shape.
+    """
+    result = {collection: dict(tree) for collection, tree in detector.items()}
+    for collection, tree in result.items():
+        known = classifier.get(collection, {})
+        if "backbone" not in tree:
+            continue
+        wrong = [f"{collection}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree["backbone"])
+                 if getattr(_at(known, path), "shape", None) != leaf.shape]
+        if wrong:
+            raise ValueError(f"the classifier does not fit the backbone: {', '.join(wrong[:3])} "
+                             f"({len(wrong)} arrays) missing or of another shape")
+        tree["backbone"] = jax.tree_util.tree_map_with_path(lambda path, _: _at(known, path), tree["backbone"])
+    params, known = result["params"], classifier["params"]
+    for name in ("fc6", "fc7"):
+        if name in params and jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, known.get(name)):
+            params[name] = known[name]
+    return result
+
+
+def _at(tree: Any, path: Any) -> Any:
+    """The entry of a nested mapping at the path of `jax.tree_util`, None where there is none."""
+    for key in path:
+        tree = tree.get(key.key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+VARIANTS = {
+    "fast_rcnn": (FastRCNN, {}),
+    "fast_rcnn_vgg16": (FastRCNN, dict(backbone="vgg16", map="conv5_3", fc_width=4096)),
+}

@@ -1,0 +1,129 @@
+"""SPP-net: Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition (He et al. 2014,
+https://arxiv.org/abs/1406.4729).
+
+A pyramid of bins between the last convolution and the first fully connected layer makes a vector of one length of a map
+of any size: of a whole image, to classify it, or of each of many regions of a map that was computed once.
+
+`sppnet_alexnet` has the convolutions of our `alexnet` (Krizhevsky 2014), not the paper's ZF-5, which has smaller
+strides at first; `sppnet` takes any model that names its maps.
+
+Deviations: the paper pads each layer so that pixel i of the last map looks at the image around 16 i, and places regions
+by that (appendix A); AlexNet's poolings do not pad, so regions are moved by `offset` before they are placed. One scale,
+that of the images given: the paper's detector takes the one of five at which a region is nearest to 224 x 224 pixels.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from cvjax.layers.feature_maps import named_maps
+from cvjax.layers.initializers import small_normal
+from cvjax.models.fcn import make_backbone
+from cvjax.models.images import as_pair, check_images
+from cvjax.ops.pyramid import LEVELS, pyramid_pool, region_pyramid_pool
+
+_LONGER = 512  # a multiple of all strides
+
+
+@lru_cache
+def map_stride(backbone: nn.Module, name: str) -> int:
+    """Pixels of the image per pixel of a model's map `name`; nothing is computed.
+
+    Told by how much longer the map is of a longer image. ValueError where it has no such map, or no one stride.
+    """
+    def shape(longer: int) -> tuple[int, ...]:
+        size = tuple(side + longer for side in as_pair(backbone.image_size))
+        model = backbone.clone(parent=None, image_size=size)
+        images = jnp.zeros((1, *size, model.in_channels))
+        maps = jax.eval_shape(lambda: named_maps(lambda: model.init(jax.random.key(0), images), (name,)))
+        return maps[name].shape[1:3]
+
+    grown = [after - before for before, after in zip(shape(0), shape(_LONGER))]
+    if grown[0] != grown[1] or not grown[0] or _LONGER % grown[0]:
+        raise ValueError(f"map {name} of {type(backbone).__name__} grows by {grown[0]} and {grown[1]} pixels where the "
+                         f"image does by {_LONGER}: it has no stride")
+    return _LONGER // grown[0]
+
+
+class SPPNet(nn.Module):
+    """Images float `(B, H, W, C)`, already normalised, of any size, to logits float32 `(B, num_classes)`.
+
+    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
+    this model's, too. map: the map that is pooled; nothing after it is computed or has parameters.
+    offset: pixel of the image, in continuous coordinates, that pixel 0 of the map is centred at.
+    levels: bins along a side of each level of the pyramid. fc_width: of the two fully connected layers.
+    dropout: rate after each of them, with `train=True` (stream `dropout`). axis_name: see `BatchNorm`.
+    image_size: the size the variant was made for. num_classes: 0 drops the head. Named maps: the backbone's.
+    """
+
+    backbone: str = "resnet18"
+    backbone_fields: Mapping[str, Any] = FrozenDict()
+    map: str = "layer4"
+    offset: float = 0.0
+    levels: tuple[int, ...] = LEVELS
+    fc_width: int = 4096
+    dropout: float = 0.5
+    image_size: int | tuple[int, int] = 224
+    in_channels: int = 3
+    num_classes: int = 1000
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
+        super().__post_init__()
+
+    @nn.nowrap
+    def make_backbone(self) -> nn.Module:
+        """The backbone by itself, without a head; ValueError for one that cannot be."""
+        return make_backbone(self)
+
+    def setup(self) -> None:
+        backbone = self.make_backbone()
+        self.stride = map_stride(backbone.clone(parent=None), self.map)
+        self.network = backbone.clone(parent=self, name="backbone")
+        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
+        self.drop = nn.Dropout(self.dropout)
+        if self.num_classes:
+            self.fc8 = dense(self.num_classes)
+
+    def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """The map that is pooled, `(B, h, w, D)`."""
+        check_images(images, self.in_channels)
+        return named_maps(lambda: self.network(images, train=train), (self.map,))[self.map]
+
+    def fully_connected(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Pyramids `(..., bins, D)` through fc6 and fc7: `(..., fc_width)`."""
+        x = x.reshape(*x.shape[:-2], -1)
+        for layer in (self.fc6, self.fc7):
+            x = self.drop(nn.relu(layer(x)), deterministic=not train)
+        return x
+
+    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """What comes before the head, of whole images: `(B, fc_width)`."""
+        return self.fully_connected(pyramid_pool(self.convolutions(images, train=train), self.levels), train=train)
+
+    def region_features(self, images: jax.Array, boxes: jax.Array) -> jax.Array:
+        """What comes before the head, of regions `(B, R, 4)` in pixels of the images: `(B, R, fc_width)`."""
+        return self.fully_connected(self.pool_regions(self.convolutions(images), boxes))
+
+    def pool_regions(self, x: jax.Array, boxes: jax.Array) -> jax.Array:
+        """Pyramids `(B, R, bins, D)` of regions `(B, R, 4)` in pixels of the images that the map `x` is of."""
+        return region_pyramid_pool(x, boxes - self.offset, 1 / self.stride, self.levels)
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = self.features(images, train=train)
+        return self.fc8(x).astype(jnp.float32) if self.num_classes else x
+
+
+VARIANTS = {
+    "sppnet": (SPPNet, {}),
+    # conv1 with 2 pixels of padding: centres at 3.5 + 4 i; each pooling of 3 with stride 2 adds a pixel of its input.
+    "sppnet_alexnet": (SPPNet, dict(backbone="alexnet", map="conv5", offset=15.5)),
+}
