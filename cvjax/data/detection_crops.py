@@ -247,11 +247,6 @@ def _whole(start, length, limit) -> slice:
 
 
 def _example(view, picture, scale, found) -> dict[str, np.ndarray]:
-    corners, labels, difficult = found
-    if len(corners) > view.max_boxes:
-        sides = corners[:, 2:] - corners[:, :2]
-        chosen = np.sort(np.lexsort((-sides.prod(1), difficult))[:view.max_boxes])
-        corners, labels, difficult = corners[chosen], labels[chosen], difficult[chosen]
     height, width = picture.shape[:2]
     canvas = picture
     if (height, width) != (view.height, view.width):
@@ -259,9 +254,20 @@ def _example(view, picture, scale, found) -> dict[str, np.ndarray]:
         canvas[:] = _GREY[view.channels]
         canvas[:height, :width] = picture
     fields = {"image": np.ascontiguousarray(canvas), "extent": np.float32([height, width]), "scale": np.float32(scale)}
+    return fields | padded(found, view.max_boxes)
+
+
+def padded(found: Boxes, count: int) -> dict[str, np.ndarray]:
+    """`boxes`, `box_label`, `box_difficult` and `box_mask` of an example, `count` rows; of more boxes the largest."""
+    corners, labels, difficult = found
+    if len(corners) > count:
+        sides = corners[:, 2:] - corners[:, :2]
+        chosen = np.sort(np.lexsort((-sides.prod(1), difficult))[:count])
+        corners, labels, difficult = corners[chosen], labels[chosen], difficult[chosen]
+    fields = {}
     for name, values in (("boxes", corners), ("box_label", labels), ("box_difficult", difficult),
                          ("box_mask", np.ones(len(corners), bool))):
-        fields[name] = np.zeros((view.max_boxes, *values.shape[1:]), values.dtype)
+        fields[name] = np.zeros((count, *values.shape[1:]), values.dtype)
         fields[name][:len(values)] = values
     return fields
 

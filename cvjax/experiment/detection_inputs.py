@@ -17,7 +17,8 @@ from cvjax.data.augment import normalize
 from cvjax.data.box_annotations import BoxAnnotations
 from cvjax.data.detection_crops import Letterbox, Mosaic, RandomView
 from cvjax.data.detection_sources import open_detection
-from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
+from cvjax.data.pipeline import Crop, TrainBatches, eval_batches, train_batches
+from cvjax.data.proposal_records import SplitProposals
 from cvjax.experiment.config import ConfigError, DataConfig
 from cvjax.experiment.inputs import count_bad_files, displayable, statistics
 from cvjax.experiment.run import RunFolder
@@ -32,6 +33,7 @@ class DetectionInputs:
 
     canvas: height and width of what the model sees.
     max_boxes: M, boxes of an example at most.
+    max_proposals: P; where it is not 0, sources have proposals and batches too, see `cvjax.data.proposal_records`.
     bad: the unreadable files, of all splits together.
     crop_scale, ratio, zoom_out, flip: of a training picture, see `RandomView`; as they stand here nothing is random.
     mosaic: share of the training examples that are made of four pictures.
@@ -44,6 +46,7 @@ class DetectionInputs:
     batch_size: int
     max_boxes: int
     bad: BadFiles
+    max_proposals: int = 0
     crop_scale: tuple[float, float] = (1.0, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     zoom_out: float = 1.0
@@ -69,11 +72,11 @@ class DetectionInputs:
         """
         if resident:
             self.resident_arrays("boxes")
-        view = RandomView(*self.canvas, self.max_boxes, self.crop_scale, self.ratio, self.zoom_out, self.flip,
+        view = RandomView(*self.canvas, self._rows, self.crop_scale, self.ratio, self.zoom_out, self.flip,
                           channels=self.dataset.channels)
         crop = Mosaic(view, self.dataset.train, self.mosaic) if self.mosaic else view
-        return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
-                             process_index=share[0], process_count=share[1], bad=self.bad)
+        return train_batches(self.dataset.train, self._split(crop), batch_size=self.batch_size, seed=seed,
+                             workers=workers, process_index=share[0], process_count=share[1], bad=self.bad)
 
     def resident_arrays(self, data: str) -> dict[str, np.ndarray]:
         """ConfigError: boxes move with the pixels, which happens on the host. data: what to call the data set."""
@@ -92,6 +95,9 @@ class DetectionInputs:
         shapes = {"image": (self.seen_shape, jnp.uint8), "extent": ((2,), jnp.float32), "scale": ((), jnp.float32),
                   "boxes": ((m, 4), jnp.float32), "box_label": ((m,), jnp.int32), "box_mask": ((m,), bool),
                   "box_difficult": ((m,), bool), "label": ((), jnp.int32), "index": ((), jnp.int32)}
+        if self.max_proposals:
+            p = self.max_proposals
+            shapes |= {"proposals": ((p, 4), jnp.float32), "proposal_mask": ((p,), bool)}
         return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
     def eval_batches(self, split: str, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
@@ -117,8 +123,16 @@ class DetectionInputs:
         return {name: values[batch["mask"]] for name, values in batch.items()}
 
     @property
-    def _letterbox(self) -> Letterbox:
-        return Letterbox(*self.canvas, self.max_boxes, channels=self.dataset.channels)
+    def _letterbox(self) -> Crop:
+        return self._split(Letterbox(*self.canvas, self._rows, channels=self.dataset.channels))
+
+    @property
+    def _rows(self) -> int:
+        """Boxes and proposals that a crop keeps."""
+        return self.max_boxes + self.max_proposals if self.max_proposals else self.max_boxes
+
+    def _split(self, crop: Crop) -> Crop:
+        return SplitProposals(crop, self.max_boxes, self.max_proposals) if self.max_proposals else crop
 
     def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """One training image uint8 `(H, W, C)` to what the model sees, float32: its colours changed, normalised."""

@@ -5,9 +5,8 @@ regions share, tell its class and move its box, for each class in its own way. H
 `cvjax.tasks.fast_rcnn`.
 
 `fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code.
-`fast_rcnn` takes any model that names its maps. `from_classifier` starts it from a trained classifier.
-
-Deviation: the background has no box of its own; the Caffe code's layer has one that nothing trains.
+`fast_rcnn` takes any model that names its maps. `from_classifier` starts it from a trained classifier. As in that code the
+background has codes, too, which nothing trains or reads.
 """
 
 from collections.abc import Mapping
@@ -21,19 +20,18 @@ from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import small_normal
+from cvjax.models.faster_rcnn import RegionPredictor
 from cvjax.models.fcn import make_backbone
 from cvjax.models.images import check_images
 from cvjax.models.sppnet import map_stride
 from cvjax.ops.roi import roi_pool
-
-tiny_normal = nn.initializers.normal(stddev=0.001)  # of the layer that moves boxes (sec. 2.3)
 
 
 class RegionOutputs(NamedTuple):
     """What a network says of R regions of each image."""
 
     logits: jax.Array  # float32 (B, R, K + 1), the background first
-    codes: jax.Array  # float32 (B, R, K, 4): how each class moves the region, see `cvjax.ops.boxes.encode_boxes`
+    codes: jax.Array  # float32 (B, R, K + 1, 4): how each class moves the region, see `cvjax.ops.boxes.encode_boxes`
 
 
 class FastRCNN(nn.Module):
@@ -78,8 +76,7 @@ class FastRCNN(nn.Module):
         dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
-        self.cls_score = dense(self.num_classes + 1)
-        self.bbox_pred = dense(self.num_classes * 4, kernel_init=tiny_normal)
+        self.box_predictor = RegionPredictor(self.num_classes, self.dtype)
 
     def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """The map that regions are cut from, `(B, h, w, D)`."""
@@ -89,11 +86,10 @@ class FastRCNN(nn.Module):
     def judge(self, x: jax.Array, boxes: jax.Array, *, train: bool = False) -> RegionOutputs:
         """What becomes of regions `(B, R, 4)`, in pixels of the images, of a map `(B, h, w, D)`."""
         x = roi_pool(x, boxes, (self.bins, self.bins), 1 / self.stride)
-        x = x.reshape(*x.shape[:2], -1)
+        x = x.reshape(-1, self.bins * self.bins * x.shape[-1])
         for layer in (self.fc6, self.fc7):
             x = self.drop(nn.relu(layer(x)), deterministic=not train)
-        codes = self.bbox_pred(x).astype(jnp.float32)
-        return RegionOutputs(self.cls_score(x).astype(jnp.float32), codes.reshape(*x.shape[:2], self.num_classes, 4))
+        return RegionOutputs(*(x.reshape(*boxes.shape[:2], *x.shape[1:]) for x in self.box_predictor(x)))
 
     def __call__(self, images: jax.Array, boxes: jax.Array | None = None, *, train: bool = False) -> RegionOutputs:
         x = self.convolutions(images, train=train)

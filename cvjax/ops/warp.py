@@ -32,7 +32,7 @@ def warp_regions(image: jax.Array, boxes: jax.Array, size: int, *, context: floa
         raise ValueError(f"image and boxes must be (H, W, C) and (R, 4), received {image.shape} and {boxes.shape}")
     if not 0 <= context < size / 2:
         raise ValueError(f"context must lie in [0, {size / 2}), half of size, received {context}")
-    boxes = lax.stop_gradient(boxes).astype(jnp.float32)
+    image, boxes = jnp.asarray(image), lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
     limits = jnp.asarray(image.shape[:2] if extent is None else extent, jnp.float32)
     widened = size / (size - 2 * context)
     rows, columns = (_places(boxes[:, axis], boxes[:, axis + 2], widened, size, limits[1 - axis]) for axis in (1, 0))
