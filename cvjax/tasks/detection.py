@@ -26,13 +26,15 @@ class Detector:
     losses(params, model_state, images, batch, key) -> (losses, model_state): several losses by name, each `(B,)`, that
     are added up; `batch` has `extent` (B, 2), height and width of the picture's part of the canvas, `boxes` (B, M, 4),
     `box_label`, `box_mask` and `box_difficult` (B, M).
-    detect(variables, images, extent) -> `boxes` (B, D, 4), `score` (B, D) in [0, 1], `box_label` int32 (B, D) and
-    `valid` bool (B, D), False on rows that mean nothing.
+    detect(variables, images, extent, *needed) -> `boxes` (B, D, 4), `score` (B, D) in [0, 1], `box_label` int32 (B, D)
+    and `valid` bool (B, D), False on rows that mean nothing.
+    needs: fields of the batch that `detect` takes beside `extent`, as a detector of given proposals does.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
     losses: Callable[[Any, Any, jax.Array, Batch, jax.Array], tuple[Losses, Any]]
-    detect: Callable[[Any, jax.Array, jax.Array], Found]
+    detect: Callable[..., Found]
+    needs: tuple[str, ...] = ()
 
 
 def detection_task(detector: Detector, *, augment: Callable[[jax.Array, jax.Array], jax.Array],
@@ -56,7 +58,8 @@ def detection_task(detector: Detector, *, augment: Callable[[jax.Array, jax.Arra
         return whole.mean(), Aux({name: total(each) for name, each in ({"loss": whole} | losses).items()}, new_state)
 
     def evaluate(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        found = detector.detect(variables, preprocess(batch["image"]), batch["extent"])
+        needed = [batch[name] for name in ("extent", *detector.needs)]
+        found = detector.detect(variables, preprocess(batch["image"]), *needed)
         return found | {name: batch[name] for name in ("index", "mask", "scale", "part") if name in batch}
 
     return Task(init, loss, evaluate, summarize=summarize)

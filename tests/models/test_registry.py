@@ -29,6 +29,8 @@ COUNTS = {
     "densenet201": 20_013_928,
     "densenet40_k12": 1_019_722,
     "densenet_bc100_k12": 769_162,
+    "fast_rcnn": 16_786_089,
+    "fast_rcnn_vgg16": 134_690_729,  # VGG's 14,714,688, fc6 and fc7, and 4,097 for each of 21 scores and 84 codes
     "faster_rcnn": 17_387_734,
     "faster_rcnn_resnet50": 28_465_366,
     "faster_rcnn_resnet50_fpn": 41_808_406,  # torchvision's 41,755,286 and the 53,120 of its frozen norms
@@ -50,6 +52,8 @@ COUNTS = {
     "mae_vit_small_patch16": 47_401_728,
     "mae_vit_tiny_patch16": 31_200_000,
     "mlp": 1_841_162,
+    "rcnn_alexnet": 56_868_224,  # without heads: SVMs and regressions are no part of the network
+    "rcnn_vgg16": 134_260_544,
     "resnet101": 44_549_160,
     "resnet110": 1_727_962,
     "resnet9": 6_573_120,
@@ -62,6 +66,8 @@ COUNTS = {
     "resnet50": 25_557_032,
     "resnet56": 853_018,
     "resnext50_32x4d": 25_028_904,
+    "sppnet": 136_916_520,
+    "sppnet_alexnet": 75_780_904,  # AlexNet's 2,469,696 up to conv5, and fc6 of 50 * 256 inputs
     "swin_base_patch4_window12_384": 87_903_584,
     "swin_base_patch4_window7_224": 87_768_224,
     "swin_large_patch4_window12_384": 196_735_516,
