@@ -1,7 +1,8 @@
-"""What a forward pass costs: arithmetic as XLA counts it, and time on the device at hand."""
+"""What a forward pass costs: arithmetic as XLA counts it, time and memory on the device at hand."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,23 +14,37 @@ class Cost(NamedTuple):
 
     flops: float  # a multiplication and an addition count as two
     seconds: float
+    cpu_seconds: float  # that this process computed for, all threads together; little where an accelerator computes
+    work_bytes: int  # of results and of all that is between them and the arguments
 
 
 def forward_cost(model: nn.Module, image_size: int, *, repeats: int = 1) -> Cost:
-    """The cost of a square image for an image model.
-
-    FLOPs are those of the program before XLA optimises it, so that they depend on no device. The time is the best of
-    `repeats` runs after one that compiles; parameters and image are zeros, which takes as long as other numbers.
-    """
+    """The cost of a square image for an image model; its parameters and the image are zeros: see `program_cost`."""
     image = jnp.zeros((1, image_size, image_size, model.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    lowered = jax.jit(model.apply).lower(variables, image)
-    forward = lowered.compile()
-    jax.block_until_ready(forward(variables, image))
-    seconds = []
+    return program_cost(model.apply, zero_variables(model, image), image, repeats=repeats)
+
+
+def zero_variables(model: nn.Module, *inputs: Any) -> Any:
+    """The variables of a model, all zeros, which take as long to compute with as other numbers do."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def program_cost(function: Callable[..., Any], *arguments: Any, repeats: int = 1) -> Cost:
+    """The cost of `function(*arguments)` as one program.
+
+    FLOPs are those of the program before XLA optimises it, so that they depend on no device; what is in a loop counts
+    once. The times are the best of `repeats` runs after one that compiles.
+    """
+    lowered = jax.jit(function).lower(*arguments)
+    program = lowered.compile()
+    jax.block_until_ready(program(*arguments))
+    times = []
     for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(forward(variables, image))
-        seconds.append(time.perf_counter() - start)
-    return Cost(lowered.cost_analysis()["flops"], min(seconds))
+        start = time.perf_counter(), time.process_time()
+        jax.block_until_ready(program(*arguments))
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    seconds, cpu_seconds = map(min, zip(*times))
+    memory = program.memory_analysis()
+    return Cost(lowered.cost_analysis()["flops"], seconds, cpu_seconds,
+                memory.temp_size_in_bytes + memory.output_size_in_bytes)
