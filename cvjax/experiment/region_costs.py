@@ -101,13 +101,14 @@ def markdown(costs: Sequence[RegionCost], proposal_seconds: float) -> str:
 
     proposal_seconds: of selective search, for the methods whose regions are given.
     """
-    rows = ["| method | regions | GFLOPs | of these once for all | CPU seconds | proposals, CPU seconds | working memory, "
-            "MiB |", "|---|---:|---:|---:|---:|---:|---:|"]
+    rows = ["| method | regions | GFLOPs | once for all | CPU seconds | proposals, CPU seconds | working MiB |",
+            "|---|---:|---:|---:|---:|---:|---:|"]
     for cost in costs:
         seconds = f"{cost.cpu_seconds:.2f}"
         if cost.measured < cost.regions:
             seconds += f" ({cost.regions / cost.measured:g} times that of {cost.measured})"
         outside = "in the network" if cost.method == "Faster R-CNN" else f"{proposal_seconds:.2f}"
-        rows.append(f"| {cost.method} | {cost.regions:,} | {cost.flops / 1e9:,.1f} | {cost.map_flops / 1e9:,.1f} | {seconds} "
-                    f"| {outside} | {cost.work_bytes / 2**20:,.0f} |")
+        memory = f"{cost.work_bytes / 2**20:,.0f}"
+        rows.append(f"| {cost.method} | {cost.regions:,} | {cost.flops / 1e9:,.1f} | {cost.map_flops / 1e9:,.1f} "
+                    f"| {seconds} | {outside} | {memory} |")
     return "\n".join(rows) + "\n"

@@ -4,9 +4,9 @@ One map of the whole image; of each region RoI pooling cuts 7 x 7 bins, and two 
 regions share, tell its class and move its box, for each class in its own way. How it is trained and what it finds:
 `cvjax.tasks.fast_rcnn`.
 
-`fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code.
-`fast_rcnn` takes any model that names its maps. `from_classifier` starts it from a trained classifier. As in that code the
-background has codes, too, which nothing trains or reads.
+`fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code, and
+as there the background has codes, too, which nothing trains or reads. `fast_rcnn` takes any model that names its maps.
+`from_classifier` starts either from a trained classifier.
 """
 
 from collections.abc import Mapping
@@ -116,7 +116,8 @@ def from_classifier(classifier: Mapping[str, Any], detector: Mapping[str, Any]) 
         if wrong:
             raise ValueError(f"the classifier does not fit the backbone: {', '.join(wrong[:3])} "
                              f"({len(wrong)} arrays) missing or of another shape")
-        tree["backbone"] = jax.tree_util.tree_map_with_path(lambda path, _: _at(known, path), tree["backbone"])
+        tree["backbone"] = jax.tree_util.tree_map_with_path(lambda path, _, known=known: _at(known, path),
+                                                            tree["backbone"])
     params, known = result["params"], classifier["params"]
     for name in ("fc6", "fc7"):
         if name in params and jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, known.get(name)):

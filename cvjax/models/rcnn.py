@@ -4,7 +4,7 @@ https://arxiv.org/abs/1311.2524).
 Each region is warped to the size that a classifier takes, and what the classifier has before its head describes it.
 What tells classes by that, and moves boxes, is no network: see `cvjax.evaluate.region_classifiers`.
 
-`rcnn_alexnet` has `alexnet_grouped`, Krizhevsky's network of 2012 at 227 x 227 pixels, `rcnn_vgg16` VGG-16 at 224 x 224.
+`rcnn_alexnet` has `alexnet_grouped`, Krizhevsky's network of 2012 at 227 x 227 pixels, `rcnn_vgg16` VGG-16 at 224.
 """
 
 from collections.abc import Mapping

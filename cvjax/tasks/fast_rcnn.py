@@ -25,7 +25,8 @@ from cvjax.tasks.task import Batch
 
 def fast_rcnn_detector(model: FastRCNN, *, sampled_regions: int = 64, positive_fraction: float = 0.25,
                        foreground: float = 0.5, background: tuple[float, float] = (0.1, 0.5), beta: float = 1.0,
-                       score_threshold: float = 0.05, nms_threshold: float = 0.3, max_detections: int = 100) -> Detector:
+                       score_threshold: float = 0.05, nms_threshold: float = 0.3, max_detections: int = 100
+                       ) -> Detector:
     """The detector of a model; the defaults are the paper's, and its code's where the paper is silent.
 
     The losses are `roi_classes` and `roi_boxes`, the means over an image's sampled regions (eq. 1 with lambda = 1, see
@@ -58,17 +59,24 @@ def fast_rcnn_detector(model: FastRCNN, *, sampled_regions: int = 64, positive_f
 
     def losses(params: Any, model_state: Any, images: jax.Array, batch: Batch, key: jax.Array) -> tuple[Losses, Any]:
         sample_key, dropout_key = jax.random.split(key)
+        there, wanted = batch["proposal_mask"], batch["box_mask"] & ~batch["box_difficult"]
         sample, regions, labels, codes = jax.vmap(targets)(
-            jax.random.split(sample_key, len(images)), batch["proposals"], batch["proposal_mask"], batch["boxes"],
-            batch["box_label"], batch["box_mask"] & ~batch["box_difficult"])
+            jax.random.split(sample_key, len(images)), _known(batch["proposals"], there), there,
+            _known(batch["boxes"], wanted), batch["box_label"], wanted)
         outputs, new_state = model.apply({"params": params, **model_state}, images, regions, train=True,
                                          rngs={"dropout": dropout_key}, mutable=list(model_state))
         both = region_losses(*outputs, labels, codes, sample.valid, sample.positive, beta=beta)
         return dict(zip(("roi_classes", "roi_boxes"), both)), new_state
 
     def detect(variables: Any, images: jax.Array, extent: jax.Array, proposals: jax.Array, there: jax.Array) -> Found:
+        proposals = _known(proposals, there)
         outputs = model.apply(variables, images, proposals)
         return jax.vmap(lambda *each: detections(*each, score_threshold=score_threshold, nms_threshold=nms_threshold,
                                                  limit=max_detections))(*outputs, proposals, there, extent)
 
     return Detector(init, losses, detect, ("proposals", "proposal_mask"))
+
+
+def _known(boxes: jax.Array, mask: jax.Array) -> jax.Array:
+    """Padding may hold any number; where it were nan, gradients would be."""
+    return jnp.where(mask[..., None], boxes, 0.0)

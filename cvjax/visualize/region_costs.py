@@ -14,6 +14,7 @@ def plot_region_costs(path: str | PathLike, methods: Sequence[str], costs: Mappi
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     for kind, values in costs.items():
         if len(values) != len(methods) or not values or min(values) <= 0:
@@ -29,6 +30,7 @@ def plot_region_costs(path: str | PathLike, methods: Sequence[str], costs: Mappi
         low, high = min(values) / 3, max(values)
         axes.barh(places, values, left=0, height=0.62, color=[f"C{place}" for place in places])
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(low, high * (high / low) ** 0.3)  # room for the numbers
         for place, value in zip(places, values):
             axes.text(value, place, f" {value:,.0f}" if value >= 100 else f" {value:.3g}", va="center", fontsize=8)

@@ -13,7 +13,8 @@ def test_features_of_a_region_are_the_classifiers_of_its_warped_pixels():
     fields = dict(width=4, depths=(1, 1))
     model = create_model("rcnn_alexnet", backbone="resnet20", backbone_fields=fields, crop_size=16, context=2)
     images = jax.random.normal(jax.random.key(0), (2, 20, 30, 3))
-    boxes = jnp.float32([[[2, 3, 12, 18], [-5, 0, 40, 10], [7, 7, 9, 8]], [[0, 0, 30, 20], [1, 1, 6, 6], [4, 5, 20, 9]]])
+    boxes = jnp.float32([[[2, 3, 12, 18], [-5, 0, 40, 10], [7, 7, 9, 8]],
+                         [[0, 0, 30, 20], [1, 1, 6, 6], [4, 5, 20, 9]]])
     extent = jnp.float32([[20, 30], [12, 18]])
     variables = jax.jit(model.init)(jax.random.key(1), images, boxes)
     features = model.apply(variables, images, boxes, extent, method="region_features")
