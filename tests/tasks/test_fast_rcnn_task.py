@@ -24,7 +24,8 @@ BOXES = np.float32([[4, 4, 24, 24], [0, 0, 0, 0]])
 @pytest.fixture(scope="module")
 def small():
     """A model whose outputs are the biases of its last layer, its detector and a batch of two equal pictures."""
-    model = FastRCNN("vgg16", dict(depths=(1,), width=4), "conv1_1", bins=2, fc_width=32, image_size=SIDE, num_classes=2)
+    model = FastRCNN("vgg16", dict(depths=(1,), width=4), "conv1_1", bins=2, fc_width=32, image_size=SIDE,
+                     num_classes=2)
     detector = fast_rcnn_detector(model, sampled_regions=8)
     images = jax.random.normal(jax.random.key(0), (2, SIDE, SIDE, 3))
     variables = jax.jit(detector.init)(jax.random.key(1), images)
