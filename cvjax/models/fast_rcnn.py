@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
-from cvjax.layers.initializers import small_normal
+from cvjax.layers.initializers import kaiming_normal_fan_in
 from cvjax.models.faster_rcnn import RegionPredictor
 from cvjax.models.fcn import make_backbone
 from cvjax.models.images import check_images
@@ -73,7 +73,8 @@ class FastRCNN(nn.Module):
         backbone = self.make_backbone()
         self.stride = map_stride(backbone.clone(parent=None), self.map)
         self.network = backbone.clone(parent=self, name="backbone")
-        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        # Of 4096 inputs and more it is about the papers' deviation of 0.01, with which narrow layers would be silent.
+        dense = partial(nn.Dense, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
         self.box_predictor = RegionPredictor(self.num_classes, self.dtype)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
-from cvjax.layers.initializers import small_normal
+from cvjax.layers.initializers import kaiming_normal_fan_in, small_normal
 from cvjax.models.fcn import make_backbone
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.pyramid import LEVELS, pyramid_pool, region_pyramid_pool
@@ -87,11 +87,12 @@ class SPPNet(nn.Module):
         backbone = self.make_backbone()
         self.stride = map_stride(backbone.clone(parent=None), self.map)
         self.network = backbone.clone(parent=self, name="backbone")
-        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        # Of 4096 inputs and more it is about the papers' deviation of 0.01, with which narrow layers would be silent.
+        dense = partial(nn.Dense, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
         if self.num_classes:
-            self.fc8 = dense(self.num_classes)
+            self.fc8 = dense(self.num_classes, kernel_init=small_normal)
 
     def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """The map that is pooled, `(B, h, w, D)`."""

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
 EXPERIMENTS = [path.stem for path in MODULES if "\nPRESETS" in path.read_text()]
 COMMANDS = [path.stem for path in MODULES if path.stem not in EXPERIMENTS]  # they leave no run behind
-ON_DATA = [name for name in EXPERIMENTS if name not in ("attention_cost", "segment")]  # of whole images, with labels
+ON_SCENES = ("segment", "detect", "rcnn")
+ON_DATA = [name for name in EXPERIMENTS if name not in ("attention_cost", "region_cost", *ON_SCENES)]  # whole images
 TRAINING = ["mae_pretrain", "finetune", "supervised", "scaling"]
 NOISE = 2.5  # the suite runs on every core of a machine that others may use too: time measured is not time needed
 

@@ -59,7 +59,7 @@ def test_four_scenes_are_learnt_by_heart(method):
 
 @pytest.mark.slow
 def test_a_run_writes_average_precision_and_pictures(command, tmp_path):
-    arguments = ("--training-pictures", 12, "--test-pictures", 6, "--epochs", 1, "--batch-size", 32, "--run-dir",
+    arguments = ("--training-pictures", 12, "--test-pictures", 6, "--epochs", 3, "--batch-size", 32, "--run-dir",
                  tmp_path / "run")
     done = command("rcnn", *arguments, "--dry-run")
     assert done.status == 0 and "12 training and 6 test pictures" in done.out and not (tmp_path / "run").exists()
