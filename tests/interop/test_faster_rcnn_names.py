@@ -54,8 +54,8 @@ def test_other_classes_start_their_head_fresh(caplog: pytest.LogCaptureFixture) 
     assert_same(loaded["params"]["rpn"], variables["params"]["rpn"])
 
 
-@pytest.mark.parametrize("name, fields, model", [("resnet50", BACKBONE, FPN), pytest.param(
-    "vgg16", VGG, SINGLE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name, fields, model", [("resnet50", BACKBONE, FPN), ("vgg16", VGG, SINGLE)])
 def test_a_classifier_s_file_starts_the_backbone(name: str, fields: Any, model: nn.Module,
                                                  caplog: pytest.LogCaptureFixture) -> None:
     classifier = create_model(name, **fields, num_classes=5, image_size=32)

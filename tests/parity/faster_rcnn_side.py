@@ -1,5 +1,6 @@
 """What is compared with torchvision's Faster R-CNN, and cvjax's numbers; torch is not needed."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,6 +38,26 @@ def truth() -> dict[str, np.ndarray]:
             "box_difficult": np.zeros((2, 4), bool), "extent": np.float32([SIZE, SIZE])}
 
 
+# Run once: optimising would take longer.
+once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def network_numbers(shapes: dict[str, tuple[int, ...]], proposals: np.ndarray) -> dict[str, np.ndarray]:
+    """cvjax's as `numbers` has them, of the network alone, with features of given regions `(B, R, 4)`."""
+    network = model()
+
+    def parts(module: FasterRCNN) -> dict[str, jax.Array]:
+        maps = module.features(jnp.asarray(images()))
+        objectness, codes = module.propose(maps)
+        regions = jnp.where(proposals.any(-1)[..., None, None, None],
+                            module.region_features(maps, jnp.asarray(proposals), SIZE), 0)
+        return {f"map{i}": y for i, y in enumerate(maps)} | {"objectness": objectness, "anchor_codes": codes,
+                                                             "regions": regions}
+
+    result = once(lambda variables: network.apply(variables, method=parts))(load_weights(network, fill(shapes)))
+    return {name: sketch(name, np.asarray(value)) for name, value in result.items()}
+
+
 def numbers(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """cvjax's, with the deterministic weights of these shapes."""
     network, x, batch = model(), jnp.asarray(images()), truth()
@@ -66,6 +87,5 @@ def numbers(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     def both(params: Any, rest: Any) -> dict[str, jax.Array]:
         return compute({"params": params, **rest}) | detector.losses(params, rest, x, batch, jax.random.key(0))[0]
 
-    # Run once: optimising it would take longer.
-    result = jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(params, rest)
+    result = once(both)(params, rest)
     return {name: sketch(name, np.asarray(value, np.float32)) for name, value in result.items()}

@@ -21,16 +21,17 @@ LOSSES = ("rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes")
 
 
 def small(**fields):
-    """A ResNet of two stages and a pyramid on them: maps of 8 x 8, 4 x 4 and 2 x 2 pixels, 84 anchors."""
+    """A ResNet of one stage and a pyramid on it: maps of 8 x 8 and 4 x 4 pixels, 80 anchors."""
     return create_model("faster_rcnn", **dict(
-        backbone_fields=dict(depths=(1, 1), width=4, zero_init_last=False), maps=("layer1", "layer2"), pyramid_width=8,
-        anchor_sizes=((6,), (12,), (24,)), aspect_ratios=(1.0,), canonical_size=40.0, rpn_width=8, head_width=8,
-        num_classes=2, candidates=(30, 30), proposals=(20, 20), sampled_anchors=200, sampled_regions=100,
+        backbone_fields=dict(depths=(1,), width=4, zero_init_last=False), maps=("layer1",), pyramid_width=8,
+        anchor_sizes=((6,), (12,)), aspect_ratios=(1.0,), canonical_size=40.0, rpn_width=8, head_width=8,
+        num_classes=2, candidates=(30, 30), proposals=(60, 20), sampled_anchors=200, sampled_regions=100,
         image_size=SIZE) | fields)
 
 
 def example_batch(places=3):
-    """Two objects in the first picture, none in the second."""
+    """Two objects in the first picture, of which the first is nearly an anchor and so a proposal's; none in the second.
+    """
     boxes, labels = np.zeros((2, places, 4), np.float32), np.zeros((2, places), np.int32)
     boxes[0, :2], labels[0, :2] = [[2, 3, 15, 14], [14, 10, 30, 31]], [1, 0]
     return {"boxes": boxes, "box_label": labels, "box_mask": boxes.any(-1),
