@@ -228,23 +228,27 @@ def write_classes(root: Path) -> None:
             (root / name / f"{i}.png").write_bytes(encode(pixels))
 
 
+# Adam would divide small gradients, which differ by their rounding, by themselves.
+STEADY = (*BASE, "--steps", 4, "--optimizer", "momentum", "--base-learning-rate", 0.3, "--clip-norm", 1)
+
+
 @pytest.mark.slow
 def test_pmap_gives_the_numbers_of_jit(train):
-    compare(train("whole", *BASE), train("pmap", *BASE, "--parallel", "pmap"))
+    compare(train("jit", *STEADY), train("pmap", *STEADY, "--parallel", "pmap"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_eight_devices_give_the_numbers_of_one(process, train, runs, parallel):
-    done = process("detect", "--run-dir", runs / f"eight-{parallel}", *BASE, "--parallel", parallel, devices=8)
+    done = process("detect", "--run-dir", runs / f"eight-{parallel}", *STEADY, "--parallel", parallel, devices=8)
     assert done.status == 0, done.err
-    compare(train("whole", *BASE), runs / f"eight-{parallel}")
+    compare(train("jit", *STEADY), runs / f"eight-{parallel}")
 
 
 def compare(first: Path, second: Path) -> None:
     a, b = (jax.tree.leaves(restore_weights(folder / "checkpoints", "latest")[0]) for folder in (first, second))
     for x, y in zip(a, b, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-2, atol=1e-3)  # Adam divides small gradients by themselves
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -43,6 +43,16 @@ def test_truth_and_detections_side_by_side(tmp_path, saved):
     assert misplaced(saved[0]) == []
 
 
+def test_classes_may_have_a_least_score_each(tmp_path, saved):
+    detection_panel(tmp_path / "b.png", IMAGES, NAMES, found=FOUND, least_score=[0.2, 0.5, 0.06, 0, 0.3, 0])
+    written = texts(saved[0])
+    assert [text for text in written if text.startswith("found")] == [
+        "found: 2 objects", "found: 1 object", "found: 1 object"]
+    assert [text for text in written if text[0] == "0"] == ["0.40", "0.90", "0.20", "0.10"]
+    with pytest.raises(ValueError, match=r"least_score must be a number or \(6,\), received \(2,\)"):
+        detection_panel(tmp_path / "b.png", IMAGES, NAMES, found=FOUND, least_score=[0.2, 0.5])
+
+
 def test_what_is_outside_of_the_extent_is_not_shown(tmp_path):
     image = np.zeros((1, 60, 80, 3), np.float32)
     image[:, :40, :, 0] = 1

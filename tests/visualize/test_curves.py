@@ -48,6 +48,16 @@ def test_one_panel_per_group_with_the_right_points(tmp_path, figures):
     assert [axes.get_legend() is not None for axes in figure.axes] == [True, False, False]
 
 
+def test_the_classes_of_a_metric_share_a_panel(tmp_path, figures):
+    lines = [{"step": step, "test/iou": 0.5, **{f"test/iou/{name}": i / 9 for i, name in enumerate(("sky", "a/b"))},
+              **{f"test/ap/{i}": i / 20 for i in range(11)}} for step in (1, 2)]
+    plot_curves(write(tmp_path / "metrics.jsonl", lines), tmp_path / "curves.png")
+    panels = {axes.get_ylabel(): axes for axes in figures[0].axes}
+    assert list(panels) == ["iou", "iou of each class", "ap of each class"]
+    assert list(drawn(panels["iou of each class"])) == ["sky", "a/b"] and panels["iou of each class"].get_legend()
+    assert len(drawn(panels["ap of each class"])) == 11 and not panels["ap of each class"].get_legend()
+
+
 def test_the_png_holds_a_picture(tmp_path):
     plot_curves(write(tmp_path / "metrics.jsonl", a_run()), tmp_path / "curves.png")
     png = imread(tmp_path / "curves.png")[..., :3]
