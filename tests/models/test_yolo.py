@@ -45,6 +45,8 @@ def test_the_papers_networks_at_their_size(name, layers, fc):
 def test_other_grids_boxes_and_classes():
     assert shapes_of(create_model("yolov1", image_size=(448, 320), num_boxes=3, num_classes=7), 448, 320)[0].shape == (
         1, 7, 5, 22)
+    odd = YOLOv1(**TINY | dict(image_size=(37, 49)))  # 19, 9 and 5 rows: convolutions round up, poolings down
+    assert shapes_of(odd, 37, 49)[0].shape == (1, 5, 6, 13)
     assert shapes_of(create_model("yolo", maps=2), 240, 320)[0].shape == (1, 15, 20, 30)
     assert shapes_of(create_model("yolo"), 250, 330)[0].shape == (1, 8, 11, 30), "sizes are rounded up"
 
