@@ -60,6 +60,8 @@ def test_a_source_with_proposals_is_a_source(scenes):
     part = source.take(np.array([4, 1]))
     np.testing.assert_array_equal(part.proposals_of(0), scenes.train[4]["boxes"])
     np.testing.assert_array_equal(part[1]["image"], scenes.train[1]["image"])
+    # Crops let go of what is difficult before they let go of an object.
+    np.testing.assert_array_equal(part[1]["box_difficult"], part[1]["box_label"] == -1)
     assert len(part) == 2 and part.name(0) == "scene 0" and part.channels == 3
     assert source.fingerprint != scenes.train.fingerprint != part.fingerprint
     np.testing.assert_array_equal(source.ground_truth().boxes, scenes.train.ground_truth().boxes)

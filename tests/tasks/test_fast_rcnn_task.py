@@ -115,6 +115,22 @@ def test_padding_never_matters(small):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+def test_padding_is_no_background(small):
+    model, _, variables, images, batch = small
+    detector = fast_rcnn_detector(model.clone(dropout=0.0), sampled_regions=8, background=(0.0, 0.5))
+    empty = batch | {"box_mask": np.zeros((2, 2), bool)}
+    compiled = jax.jit(detector.losses)
+    first = compiled(variables["params"], {}, images, empty, jax.random.key(3))[0]
+    more = {name: np.concatenate([empty[name], np.zeros_like(empty[name])], 1)
+            for name in ("proposals", "proposal_mask")}
+    second = compiled(variables["params"], {}, images, empty | more, jax.random.key(4))[0]
+    # The same three regions in another order.
+    np.testing.assert_allclose(first["roi_classes"], second["roi_classes"], rtol=1e-5)
+    outputs = model.apply(variables, images, batch["proposals"][:, :3])
+    wanted = -jax.nn.log_softmax(outputs.logits)[..., 0].mean(axis=1)
+    np.testing.assert_allclose(first["roi_classes"], wanted, rtol=1e-5)
+
+
 def proposals_of(rng, boxes, side, count):
     """Jittered objects and random boxes, `(count, 4)`."""
     near = [boxes + rng.normal(0, 0.08, boxes.shape) * np.tile(boxes[:, 2:] - boxes[:, :2], 2) for _ in range(6)]
@@ -123,7 +139,7 @@ def proposals_of(rng, boxes, side, count):
 
 
 @pytest.mark.slow
-def test_four_scenes_are_learnt_by_heart():
+def test_half_of_the_precision_on_four_scenes_is_learnt():
     side, count = 64, 96
     source = open_scenes("boxes", train=8, test=1, side=side).train
     records = [r for r in (source[i] for i in range(8)) if len(r["boxes"])][:4]
@@ -136,11 +152,13 @@ def test_four_scenes_are_learnt_by_heart():
         batch[name] = np.stack([np.pad(r[name], ((0, most - len(r[name])), *[(0, 0)] * (r[name].ndim - 1)))
                                 for r in records])
     batch["box_mask"] = np.stack([np.arange(most) < len(r["boxes"]) for r in records])
-    model = FastRCNN("resnet20", dict(width=16, depths=(1, 1)), "layer2", bins=5, fc_width=64, dropout=0.0,
+    model = FastRCNN("vgg16", dict(depths=(1, 1, 1), width=16), "conv3_1", bins=4, fc_width=128, dropout=0.0,
                      image_size=side, num_classes=10)
-    task = detection_task(fast_rcnn_detector(model), augment=lambda key, image: normalize(image, 124.0, 60.0),
+    # Regions that touch nothing are negatives, too: what the paper leaves to other pictures four do not show.
+    detector = fast_rcnn_detector(model, background=(0.0, 0.5))
+    task = detection_task(detector, augment=lambda key, image: normalize(image, 124.0, 60.0),
                           preprocess=lambda images: normalize(images, 124.0, 60.0), summarize=None)
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(1e-3)
 
     @jax.jit
     def learn(variables, moments, key):
@@ -152,10 +170,10 @@ def test_four_scenes_are_learnt_by_heart():
 
     variables = jax.jit(task.init)(jax.random.key(0), batch)
     moments = optimizer.init(variables["params"])
-    for step in range(250):
+    for step in range(150):
         variables, moments = learn(variables, moments, jax.random.fold_in(jax.random.key(1), step))
     found = jax.device_get(jax.jit(task.evaluate)(variables, batch))
     truths = [Truth(r["boxes"], r["box_label"], r["box_difficult"]) for r in records]
     detections = [Detections(*(found[name][i][found["valid"][i]] for name in ("boxes", "score", "box_label")))
                   for i in range(4)]
-    assert voc_ap(truths, detections, [str(i) for i in range(10)]).mean == 1
+    assert voc_ap(truths, detections, [str(i) for i in range(10)]).mean > 0.45
