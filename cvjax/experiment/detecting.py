@@ -21,8 +21,10 @@ from cvjax.experiment.detection_inputs import PARTS, DetectionInputs
 from cvjax.experiment.inputs import statistics
 from cvjax.experiment.training import evaluated_variables
 from cvjax.experiment.transfer import load_pretrained
+from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.yolo import YOLO, YOLOv1
 from cvjax.tasks.detection import Detector
+from cvjax.tasks.faster_rcnn import faster_rcnn_detector
 from cvjax.tasks.yolo import yolo_detector
 from cvjax.train.checkpoint import read_meta, restore_weights
 from cvjax.train.mesh import MeshEngine
@@ -31,7 +33,8 @@ from cvjax.visualize.boxes import detection_panel
 from cvjax.visualize.precision_recall import plot_precision_recall
 
 # Model -> builder(model, *, score_threshold, nms_threshold, max_detections) -> Detector.
-DETECTORS: dict[type[nn.Module], Callable[..., Detector]] = {YOLO: yolo_detector, YOLOv1: yolo_detector}
+DETECTORS: dict[type[nn.Module], Callable[..., Detector]] = {
+    FasterRCNN: faster_rcnn_detector, YOLO: yolo_detector, YOLOv1: yolo_detector}
 
 _SHOWN = 6  # test pictures in the figure
 
