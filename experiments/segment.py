@@ -63,13 +63,14 @@ PRESETS: dict[str, dict[str, Any]] = {
                       "dropout=0.0"),
         epochs=5, batch_size=16, optimizer="muon", base_learning_rate=0.16, weight_decay=0.02, schedule="one_cycle",
         warmup=0.2, crop_scale=(1.0, 1.0), flip=False),
-    # CamVid (367 street scenes of 360x480 pixels) from scratch in about an hour on two cores. Crops have the scale of
-    # the whole images that evaluation sees, between 0.7 and 1.5 times.
+    # CamVid (367 street scenes of 360x480 pixels) from scratch: test mIoU 53.2 % (validation 61.2 %), pixel accuracy
+    # 86.9 %, in 58 minutes on two cores that other work shared, seed 0. Crops have the scale of the whole images that
+    # evaluation sees, between 0.7 and 1.5 times.
     "camvid": dict(
         data="folder:camvid", model_fields=("backbone=resnet18", "backbone_fields={'width':32}", "maps=5"),
-        crop_size=(240, 320), crop_scale=(0.2, 0.9), crop_ratio=1.2, color_jitter=(0.3, 0.3, 0.3, 0.0), steps=6000,
+        crop_size=(240, 320), crop_scale=(0.2, 0.9), crop_ratio=1.2, color_jitter=(0.3, 0.3, 0.3, 0.0), steps=2500,
         batch_size=8, optimizer="muon", base_learning_rate=0.32, weight_decay=0.05, schedule="one_cycle", warmup=0.2,
-        ema_decay=0.998, eval_every=1000, checkpoint_every=1000),
+        ema_decay=0.998, eval_every=500, checkpoint_every=500),
     "voc_fcn8s": dict(FCN8S, data="voc:VOC2012", crop_size=(384, 512)),
     # Weighted as SegNet's authors do.
     "camvid_fcn8s": dict(FCN8S, data="folder:camvid", crop_size=(360, 480), class_weights="median_frequency"),

@@ -18,7 +18,7 @@ from cvjax.data.dataset import Dataset, Source, fingerprint, split_positions
 from cvjax.data.decode import DecodeError, LazyImage, decode_label_map
 from cvjax.data.errors import DataError
 from cvjax.data.folder import image_files
-from cvjax.data.scenes import open_scenes
+from cvjax.data.scenes import open_scenes, scene_numbers
 from cvjax.data.segmentation_crops import IGNORE
 from cvjax.data.tfds_records import open_tfds_label_maps
 
@@ -175,12 +175,9 @@ def label_maps(source: Source) -> Iterator[np.ndarray]:
 
 
 def _open_scenes(spec, seed, ignore_label):
-    numbers = spec.removeprefix("scenes").removeprefix(":").split(",") if spec != "scenes" else []
     if ignore_label is not None:
         raise DataError(f"all pixels of scenes count: there is no label to ignore, got {ignore_label}")
-    if len(numbers) not in (0, 3) or not all(number.isdecimal() for number in numbers):
-        raise DataError(f"{spec}: it must be scenes or scenes:TRAIN,TEST,SIDE, three numbers")
-    return open_scenes("label_map", **dict(zip(("train", "test", "side"), map(int, numbers))), seed=seed)
+    return open_scenes("label_map", **scene_numbers(spec), seed=seed)
 
 
 def _open_folder(place, seed, ignore_label):

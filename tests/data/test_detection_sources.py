@@ -32,10 +32,15 @@ def error_line(spec, **options):
     return line
 
 
-@pytest.mark.parametrize("spec", ["", "scene", "voc", "voc:", "digits", "scenes:3", "folder:x"])
+@pytest.mark.parametrize("spec", ["", "scene", "voc", "voc:", "digits", "folder:x"])
 def test_an_unknown_spec_names_the_allowed_forms(spec):
     line = error_line(spec)
     assert repr(spec) in line and all(form in line for form in ("scenes", "voc:PATH", "coco:PATH", "tfds:NAME"))
+
+
+def test_scenes_are_one_word_or_three_numbers():
+    for spec in ("scenes:3", "scenes:3,4", "scenes:3,4,x"):
+        assert error_line(spec) == f"{spec}: it must be scenes or scenes:TRAIN,TEST,SIDE, three numbers"
 
 
 def test_a_validation_part_of_its_own_is_vocs():
