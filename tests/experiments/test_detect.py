@@ -102,6 +102,7 @@ class Killed(BaseException):
     """In the place of a SIGKILL."""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, monkeypatch):
     import cvjax.experiment.detecting as detecting
     import cvjax.visualize.curves as curves
@@ -185,6 +186,7 @@ def test_a_picture_shows_what_the_best_f1_of_each_class_counts():
     assert best_scores(curves) == [0.4, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_detector_starts_from_a_run(train):
     folder = train("whole", *BASE)
     learnt = load_detector(folder).variables

@@ -91,6 +91,7 @@ def test_a_classifier_starts_from_the_teachers_backbone(pretrain, command, runs,
     jax.tree.map(np.testing.assert_array_equal, {name: params[name] for name in teacher}, teacher)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(pretrain, command, runs, monkeypatch, no_probes):
     """Teacher, centre, temperature and held prototypes: all of it is in the checkpoint, to the last bit."""
     schedules = ("--steps", 14, "--checkpoint-every", 4, "--warmup-teacher-temperature", 0.1,

@@ -44,6 +44,7 @@ def test_regions_go_through_the_classifiers_own_layers(from_vgg):
     assert set(variables["params"]["backbone"]) == {"conv1_1", "conv2_1"}
 
 
+@pytest.mark.slow
 def test_layers_of_other_shapes_stay_and_a_foreign_backbone_is_refused(from_vgg):
     classifier, known, detector, fresh = from_vgg
     narrow = {"params": known["params"] | {"fc6": {"kernel": jnp.zeros((3, 6)), "bias": jnp.zeros(6)}}}
@@ -53,6 +54,7 @@ def test_layers_of_other_shapes_stay_and_a_foreign_backbone_is_refused(from_vgg)
         from_classifier({"params": {name: x for name, x in known["params"].items() if name != "conv1_1"}}, fresh)
 
 
+@pytest.mark.slow
 def test_batch_statistics_come_along():
     fields = dict(width=4, depths=(1, 1))
     detector = FastRCNN("resnet20", fields, "layer2", fc_width=4, image_size=16)

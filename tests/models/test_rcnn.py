@@ -9,6 +9,7 @@ from cvjax.models import create_model
 from cvjax.ops.warp import warp_regions
 
 
+@pytest.mark.slow
 def test_features_of_a_region_are_the_classifiers_of_its_warped_pixels():
     fields = dict(width=4, depths=(1, 1))
     model = create_model("rcnn_alexnet", backbone="resnet20", backbone_fields=fields, crop_size=16, context=2)
