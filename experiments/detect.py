@@ -8,7 +8,7 @@ weights: `--pretrained`, of a classifier that is the detector's backbone. A trai
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from cvjax.experiment.augmentation import ColourConfig
 from cvjax.experiment.config import main, require
@@ -34,6 +34,10 @@ class Config(ColourConfig):
     """Least size of a training picture, as a share of the largest that fits the canvas."""
     mosaic: float = 0.0
     """Share of the training examples that are made of four pictures."""
+    proposals: Literal["fast", "quality"] | None = None
+    """Selective search's mode, for a detector of given regions, which takes fast by default."""
+    max_proposals: int | None = None
+    """Its regions of a picture at most; 2000 by default."""
     pretrained: str | None = None
     """Start from a run of detect, or, the backbone alone, from a weight file, hf-hub:OWNER/NAME or a run's folder."""
     freeze: str = "none"
@@ -52,6 +56,8 @@ class Config(ColourConfig):
         require(min(self.canvas) >= 1, "canvas", self.canvas, "HEIGHT WIDTH of at least 1")
         for name in ("max_boxes", "max_detections"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.max_proposals is None or self.max_proposals >= 1, "max_proposals", self.max_proposals,
+                "at least 1")
         require(self.crop_ratio >= 1, "crop_ratio", self.crop_ratio, "at least 1")
         require(0 < self.zoom_out <= 1, "zoom_out", self.zoom_out, "in (0, 1]")
         for name in ("mosaic", "score_threshold", "nms_threshold"):
@@ -89,6 +95,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # From `experiments.supervised --model yolov1_classifier`: --pretrained RUN.
     "voc_yolov1": dict(YOLO_PAPER, data="voc:VOC2007", model="yolov1"),
     "voc_fast_yolov1": dict(YOLO_PAPER, data="voc:VOC2007", model="fast_yolov1"),
+    # Girshick 2015 (https://arxiv.org/abs/1504.08083), sec. 2.3: 64 regions of each of two images, from a VGG-16
+    # (--pretrained) whose first two stages are held still; 30k iterations at 0.001 and 10k at 0.0001.
+    "voc_fast_rcnn_vgg16": dict(
+        data="voc:VOC2007", model="fast_rcnn_vgg16", proposals="fast", max_proposals=2000, canvas=(600, 1000),
+        crop_scale=(1.0, 1.0), steps=40_000, batch_size=2, optimizer="momentum", base_learning_rate=0.128,
+        weight_decay=5e-4, schedule="step", milestones=(3 / 4,), factor=0.1, warmup=0.0,
+        freeze="up-to:backbone/conv2_2", score_threshold=0.05, nms_threshold=0.3, workers=8, checkpoint_every=5000),
     # Ren et al. 2015 (https://arxiv.org/abs/1506.01497) as their py-faster-rcnn trains both networks at once, from a
     # VGG-16 that was trained before (--pretrained), whose first two stages are held still.
     "voc_faster_rcnn_vgg16": dict(
@@ -117,6 +130,7 @@ def run(config: Config, name: str, stop: Any) -> None:
         TrainedDetector,
         build_detector,
         build_model,
+        build_search,
         load_start,
         protocol,
         put_in,
@@ -139,8 +153,8 @@ def run(config: Config, name: str, stop: Any) -> None:
         config, canvas=config.canvas, max_boxes=config.max_boxes, folder=folder, prepare=partial(held_out, config),
         crop_scale=config.crop_scale, ratio=(1 / config.crop_ratio, config.crop_ratio), zoom_out=config.zoom_out,
         flip=config.flip, mosaic=config.mosaic, pixel_operations=colour_operations(config))
-    dataset, described = inputs.dataset, as_json(config)
-    model = build_model(described, channels=dataset.channels, num_classes=dataset.num_classes)
+    described = as_json(config)
+    model = build_model(described, channels=inputs.dataset.channels, num_classes=inputs.dataset.num_classes)
     axis_name = ENGINES[config.parallel].axis_name  # of the batch under pmap
     mapped = model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
     if config.freeze == "backbone":
@@ -148,6 +162,10 @@ def run(config: Config, name: str, stop: Any) -> None:
     else:
         frozen = frozen_parameters(config.freeze, model)
     rates = None if config.backbone_rate == 1 else head_scale(config.backbone_rate, lambda path: not in_backbone(path))
+    search = build_search(described, build_detector(described, model))
+    if search is not None:
+        inputs = search.join(inputs, search=not config.dry_run)
+    dataset = inputs.dataset
     start = load_start(config.pretrained, model, config.seed) if config.pretrained else None
     task = detection_task(build_detector(described, mapped), augment=inputs.augment, preprocess=inputs.preprocess,
                           summarize=summarize(inputs), frozen=frozen)
@@ -158,14 +176,14 @@ def run(config: Config, name: str, stop: Any) -> None:
     if trained is None:
         return
     detector = TrainedDetector(build_detector(described, model), jax.device_get(trained.variables),
-                               dataset.class_names, dataset.channels, config.canvas)
+                               dataset.class_names, dataset.channels, config.canvas, search)
     if dataset.test is not None:
         report(detector, inputs, folder.figures)
     print_metrics(trained.metrics)
     parameters = sum(map(np.size, jax.tree.leaves(trained.variables["params"])))
     said = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
             "chosen_by": "last step" if dataset.validation is None else "validation/ap50"}
-    folder.finish(trained.metrics, protocol(inputs, described) | said, trained)
+    folder.finish(trained.metrics, protocol(inputs, described, search) | said, trained)
 
 
 def in_backbone(path: str) -> bool:

@@ -57,10 +57,8 @@ class ProposalSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
-        record, found = self.source[index], self.proposals_of(index)
-        return record | {"boxes": np.concatenate([record["boxes"], found]),
-                         "box_label": np.concatenate([record["box_label"], np.full(len(found), _NO_CLASS, np.int32)]),
-                         "box_difficult": np.concatenate([record["box_difficult"], np.ones(len(found), bool)])}
+        record, found = self.source[index], without_class(self.proposals_of(index))
+        return record | {name: np.concatenate([record[name], column]) for name, column in found.items()}
 
     def proposals_of(self, index: int) -> np.ndarray:
         """float32 `(n, 4)`, best first."""
@@ -99,6 +97,12 @@ class SplitProposals:
         objects, proposals = (padded(tuple(column[there & kind] for column in columns), count) for kind, count in
                               ((~proposal, self.max_boxes), (proposal, self.max_proposals)))
         return fields | objects | {"proposals": proposals["boxes"], "proposal_mask": proposals["box_mask"]}
+
+
+def without_class(proposals: np.ndarray) -> dict[str, np.ndarray]:
+    """Proposals float32 `(n, 4)` as the annotations of a record, which `SplitProposals` knows them by."""
+    return {"boxes": proposals, "box_label": np.full(len(proposals), _NO_CLASS, np.int32),
+            "box_difficult": np.ones(len(proposals), bool)}
 
 
 def joined(source: Source, proposals: Sequence[np.ndarray]) -> ProposalSource:

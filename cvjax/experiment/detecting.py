@@ -13,7 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cvjax.data.augment import normalize
+from cvjax.data.decode import decode
 from cvjax.data.detection_crops import Letterbox, to_original
+from cvjax.data.proposal_records import SplitProposals, with_proposals, without_class
+from cvjax.data.proposals import MAX_PROPOSALS, selective_search
 from cvjax.evaluate.mean_ap import Curve, Detections, Truth, coco_ap, precision_recall, voc_ap
 from cvjax.experiment.classifier import asked, check_model, create_model_or_fail, create_with_fields, load_classifier
 from cvjax.experiment.config import ConfigError
@@ -21,9 +24,11 @@ from cvjax.experiment.detection_inputs import PARTS, DetectionInputs
 from cvjax.experiment.inputs import statistics
 from cvjax.experiment.training import evaluated_variables
 from cvjax.experiment.transfer import load_pretrained
+from cvjax.models.fast_rcnn import FastRCNN
 from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.yolo import YOLO, YOLOv1
 from cvjax.tasks.detection import Detector
+from cvjax.tasks.fast_rcnn import fast_rcnn_detector
 from cvjax.tasks.faster_rcnn import faster_rcnn_detector
 from cvjax.tasks.yolo import yolo_detector
 from cvjax.train.checkpoint import read_meta, restore_weights
@@ -34,7 +39,7 @@ from cvjax.visualize.precision_recall import plot_precision_recall
 
 # Model -> builder(model, *, score_threshold, nms_threshold, max_detections) -> Detector.
 DETECTORS: dict[type[nn.Module], Callable[..., Detector]] = {
-    FasterRCNN: faster_rcnn_detector, YOLO: yolo_detector, YOLOv1: yolo_detector}
+    FastRCNN: fast_rcnn_detector, FasterRCNN: faster_rcnn_detector, YOLO: yolo_detector, YOLOv1: yolo_detector}
 
 _SHOWN = 6  # test pictures in the figure
 
@@ -61,14 +66,47 @@ def build_detector(config: Mapping[str, Any], model: nn.Module) -> Detector:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProposalSearch:
+    """Where a detector's regions come from: see `selective_search`."""
+
+    mode: str
+    max_proposals: int
+
+    def join(self, inputs: DetectionInputs, *, search: bool = True) -> DetectionInputs:
+        """The inputs with the regions of all their pictures; without `search` there is room for them alone."""
+        dataset = inputs.dataset
+        if search:
+            dataset = with_proposals(dataset, self.mode, max_proposals=self.max_proposals)
+        return dataclasses.replace(inputs, dataset=dataset, max_proposals=self.max_proposals)
+
+
+def build_search(config: Mapping[str, Any], detector: Detector) -> ProposalSearch | None:
+    """How the regions are found that a detector is given; None for one that finds its own.
+
+    ConfigError for options that such a one has no use for.
+    """
+    mode, count = config.get("proposals"), config.get("max_proposals")  # runs from before there were any have neither
+    if "proposals" in detector.needs:
+        return ProposalSearch(mode or "fast", count or MAX_PROPOSALS)
+    for option, value in (("--proposals", mode), ("--max-proposals", count)):
+        if value is not None:
+            raise ConfigError(f"{option} {value}: {config['model']} takes no regions from elsewhere; leave it out")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainedDetector:
-    """A detector with its variables, and what its inputs and outputs mean. channels: 1 or 3, of what it takes."""
+    """A detector with its variables, and what its inputs and outputs mean.
+
+    channels: 1 or 3, of what it takes. search: where its regions come from, if it does not find them itself.
+    """
 
     detector: Detector
     variables: Any
     class_names: tuple[str, ...]
     channels: int
     canvas: tuple[int, int]
+    search: ProposalSearch | None = None
 
     def predict(self, image: bytes | np.ndarray) -> dict[str, np.ndarray]:
         """What is in one photo of any size: a file's bytes, or uint8 `(H, W)` or `(H, W, 1 | 3)`.
@@ -76,14 +114,24 @@ class TrainedDetector:
         `boxes` float32 `(n, 4)`, corners x1 y1 x2 y2 in the photo's pixels, `score` `(n,)`, falling, and `box_label`
         int `(n,)`, places in `class_names`. DecodeError for what is no image.
         """
-        example = Letterbox(*self.canvas, 1, channels=self.channels)(image)
-        found = jax.device_get(self._compiled(self.variables, example["image"][None], example["extent"][None]))
-        found["boxes"] = to_original(found["boxes"], example["scale"][None])
+        batch = {name: values[None] for name, values in self._example(image).items()}
+        found = jax.device_get(self._compiled(self.variables, batch))
+        found["boxes"] = to_original(found["boxes"], batch["scale"])
         return {name: found[name][0][found["valid"][0]] for name in ("boxes", "score", "box_label")}
 
-    def found(self, variables: Any, images: jax.Array, extent: jax.Array) -> dict[str, jax.Array]:
-        """See `Detector.detect`, of images uint8 `(B, H, W, C)` on the canvas."""
-        return self.detector.detect(variables, normalize(images, *statistics(self.channels)), extent)
+    def found(self, variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `Detector.detect`, of a batch whose `image` is uint8 `(B, H, W, C)` on the canvas."""
+        needed = [batch[name] for name in ("extent", *self.detector.needs)]
+        return self.detector.detect(variables, normalize(batch["image"], *statistics(self.channels)), *needed)
+
+    def _example(self, image: bytes | np.ndarray) -> dict[str, np.ndarray]:
+        """A photo on the canvas, with its regions where the detector is given them."""
+        if self.search is None:
+            return Letterbox(*self.canvas, 1, channels=self.channels)(image)
+        mode, count = self.search.mode, self.search.max_proposals
+        regions = without_class(selective_search(decode(image), mode, max_proposals=count))
+        crop = SplitProposals(Letterbox(*self.canvas, 1 + count, channels=self.channels), 1, count)
+        return crop(image, np.random.default_rng(0), **regions)
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., dict[str, jax.Array]]:
@@ -106,15 +154,17 @@ def load_detector(run: Path, step: str | int = "judged") -> TrainedDetector:
         raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of detect")
     config, names = meta["config"], tuple(meta["class_names"])
     model = build_model(config, channels=meta["channels"], num_classes=len(names))
-    return TrainedDetector(build_detector(config, model), evaluated_variables(weights), names, meta["channels"],
-                           tuple(config["canvas"]))
+    detector = build_detector(config, model)
+    return TrainedDetector(detector, evaluated_variables(weights), names, meta["channels"], tuple(config["canvas"]),
+                           build_search(config, detector))
 
 
 def load_start(source: str, model: nn.Module, seed: int) -> dict[tuple[str, ...], Any]:
     """Those of a detector's variables that were learnt before, by path; `put_in` puts them into fresh ones.
 
     source: a run of detect, of the same model; or weights of its backbone alone: a supervised run's folder, or what
-    `load_pretrained` takes. ConfigError for other weights.
+    `load_pretrained` takes. ConfigError for other weights. A classifier's fc6 and fc7 come along to a `FastRCNN` where
+    they have its shapes, see `cvjax.models.fast_rcnn.from_classifier`.
     """
     folder = Path(source) / "checkpoints"
     experiment = read_meta(folder).get("experiment") if folder.is_dir() else None
@@ -130,6 +180,8 @@ def load_start(source: str, model: nn.Module, seed: int) -> dict[tuple[str, ...]
     learnt, given = flatten_dict(learnt), {}
     for path, leaf in shapes.items():
         if not whole and path[1] != "backbone":
+            if isinstance(model, FastRCNN) and path[1] in ("fc6", "fc7") and np.shape(learnt.get(path)) == leaf.shape:
+                given[path] = learnt[path]
             continue
         theirs = path if whole else (path[0], *path[2:])
         if theirs not in learnt or learnt[theirs].shape != leaf.shape:
@@ -189,7 +241,7 @@ def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part
     Boxes are drawn from the score on at which their class has its best F1.
     """
     engine, names = MeshEngine(jax.local_devices()), trained.class_names
-    find = engine.compile_evaluation(lambda variables, batch: trained.found(variables, batch["image"], batch["extent"])
+    find = engine.compile_evaluation(lambda variables, batch: trained.found(variables, batch)
                                      | {name: batch[name] for name in ("index", "mask", "scale", "part")},
                                      by_example=True)
     outputs = (find(trained.variables, engine.put(batch)) for batch in inputs.eval_batches(part))
@@ -198,7 +250,7 @@ def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part
     plot_precision_recall(folder / "precision_recall.png", curves, names,
                           title=f"{part} split, {len(truths):,} images, IoU of at least 0.5")
     shown = inputs.examples(part, _SHOWN)
-    found = jax.device_get(jax.jit(trained.found)(trained.variables, shown["image"], shown["extent"]))
+    found = jax.device_get(jax.jit(trained.found)(trained.variables, shown))
     detection_panel(folder / "detections.png", shown["image"] / np.float32(255), names, truth=shown, found=found,
                     extent=shown["extent"], least_score=best_scores(curves),
                     title=f"{part} split, {len(truths):,} images; found: from the score of each class's best F1 on")
@@ -215,13 +267,15 @@ def best_scores(curves: Sequence[Curve | None]) -> list[float]:
     return scores
 
 
-def protocol(inputs: DetectionInputs, config: Mapping[str, Any]) -> dict[str, Any]:
+def protocol(inputs: DetectionInputs, config: Mapping[str, Any],
+             search: ProposalSearch | None = None) -> dict[str, Any]:
     """The parts `data`, `images` and `test` of a protocol (see `cvjax.evaluate.protocol`)."""
     dataset = inputs.dataset
     tested = 0 if dataset.test is None else len(dataset.test)
     names = ("score_threshold", "nms_threshold", "max_detections")
+    given = {"regions": f"selective search ({search.mode}), at most {search.max_proposals}"} if search else {}
     return {"data": {"fingerprint": dataset.fingerprint, "classes": dataset.num_classes,
                      "training_images": len(dataset.train), "test_images": tested},
             "images": {"canvas": list(inputs.canvas), "channels": dataset.channels, "resize": "as large as fits"},
             "test": {name: config[name] for name in names}
-            | {"iou": 0.5, "boxes": "pixels of the files", "difficult": "neither asked for nor wrong to find"}}
+            | {"iou": 0.5, "boxes": "pixels of the files", "difficult": "neither asked for nor wrong to find"} | given}

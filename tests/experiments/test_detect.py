@@ -98,6 +98,71 @@ def test_a_run_writes_numbers_pictures_and_a_detector_that_answers(train):
         assert metrics[f"test/{name}"] == pytest.approx(value, abs=0.02), name
 
 
+REGIONS = ("--data", "scenes:16,5,32", "--canvas", 32, 40, "--batch-size", 4, "--steps", 4, "--schedule", "cosine",
+           "--model", "fast_rcnn", "--max-detections", 20, "--proposals", "quality", "--max-proposals", 12,
+           "--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "map=layer2", "bins=2",
+           "fc_width=8")
+
+
+def test_a_detector_of_given_regions_is_given_them_everywhere(train, monkeypatch):
+    """In training, evaluation and pictures those of the file; in a photo the same, so the numbers are the run's."""
+    import cvjax.data.proposals as proposals
+
+    asked, search = [], proposals._search
+
+    def noting(image, mode):
+        asked.append((image.shape, mode))
+        return search(image, mode)
+
+    monkeypatch.setattr(proposals, "_search", noting)
+    folder = train("regions", *REGIONS)
+    assert asked == [((32, 32, 3), "quality")] * 21
+    metrics, protocol = summary(folder)["metrics"], summary(folder)["protocol"]
+    assert protocol["test"]["regions"] == "selective search (quality), at most 12"
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "detections.png", "precision_recall.png", "curves.png"}
+    detector, data = load_detector(folder), open_scenes("boxes", train=16, test=5, side=32)
+    truth, truths, detections = data.test.ground_truth(), [], []
+    for i in range(5):
+        found = detector.predict(encode(data.test[i]["image"]))
+        truths.append(Truth(*(truth[i][name] for name in ("boxes", "box_label", "box_difficult"))))
+        detections.append(Detections(found["boxes"], found["score"], found["box_label"]))
+    assert len(asked) == 21, "the photos' pixels are the data set's, whose regions are kept"
+    assert sum(len(d.scores) for d in detections) > 5
+    for name, value in average_precision(truths, detections, data.class_names).items():
+        assert metrics[f"test/{name}"] == pytest.approx(value, abs=0.02), name  # as above
+    blank = detector.predict(np.zeros((16, 20), np.uint8))  # grey, half as wide as the canvas
+    assert (blank["boxes"] <= np.float32([20, 16, 20, 16])).all()
+    assert asked[21:] == [((16, 20, 3), "quality")]
+
+
+def test_a_dry_run_searches_for_no_regions(command, tmp_path, monkeypatch):
+    import cvjax.data.proposals as proposals
+
+    monkeypatch.setattr(proposals, "selective_search", None)
+    done = command("detect", *REGIONS, "--run-dir", tmp_path / "run", "--dry-run")
+    assert done.status == 0, done.err
+
+
+def test_fully_connected_layers_come_along_to_fast_rcnn(monkeypatch):
+    import cvjax.experiment.detecting as detecting
+
+    config = as_json(Config(**PRESETS["voc_fast_rcnn_vgg16"])) | {
+        "canvas": [32, 32], "model_fields": ["backbone_fields={'width':2,'fc_width':8}", "fc_width=8"]}
+    model = build_model(config, channels=3, num_classes=2)
+    backbone = model.make_backbone()
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
+    learnt = jax.tree.map(lambda leaf: np.full(leaf.shape, 7.0, leaf.dtype), shapes)
+    monkeypatch.setattr(detecting, "load_pretrained", lambda *_: learnt)
+    given = {"/".join(path[1:]) for path in load_start("weights.pth", model, 0)}
+    assert {"fc6/kernel", "fc6/bias", "fc7/kernel", "fc7/bias", "backbone/conv5_3/kernel"} <= given
+    assert not any(path.startswith("box_predictor") for path in given)
+    narrow = build_model(config | {"model_fields": ["backbone_fields={'width':2,'fc_width':8}", "fc_width=4"]},
+                         channels=3, num_classes=2)
+    given = {path[1] for path in load_start("weights.pth", narrow, 0)}
+    assert given == {"backbone"}, "layers of other widths start fresh"
+
+
 class Killed(BaseException):
     """In the place of a SIGKILL."""
 
@@ -153,6 +218,9 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--canvas 0 9", "--canvas (0, 9): it must be HEIGHT WIDTH of at least 1"),
     ("--max-boxes 0", "--max-boxes 0: it must be at least 1"),
     ("--max-detections 0", "--max-detections 0: it must be at least 1"),
+    ("--max-proposals 0", "--max-proposals 0: it must be at least 1"),
+    ("--max-proposals 9", "--max-proposals 9: yolo takes no regions from elsewhere; leave it out"),
+    ("--proposals fast", "--proposals fast: yolo takes no regions from elsewhere; leave it out"),
     ("--crop-ratio 0.5", "--crop-ratio 0.5: it must be at least 1"),
     ("--zoom-out 0", "--zoom-out 0.0: it must be in (0, 1]"), ("--mosaic 2", "--mosaic 2.0: it must be in [0, 1]"),
     ("--score-threshold -1", "--score-threshold -1.0: it must be in [0, 1]"),
@@ -160,7 +228,7 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0"),
     ("--freeze up-to:nothing", "--freeze up-to:nothing: the model has no such module"),
     ("--data-cache", "--data-cache with --data scenes"), ("--resident", "--resident with --data scenes"),
-    ("--model resnet18 --model-fields", "--model resnet18 is no detector: it must be of YOLO, YOLOv1"),
+    ("--model resnet18 --model-fields", "--model resnet18 is no detector: it must be of FastRCNN, FasterRCNN"),
     ("--model yolov9", "unknown model 'yolov9'"), ("--scan", "--scan True: yolo has no scan"),
     ("--model-fields image_size=3", "--model-fields image_size=3: this field follows from the data"),
     ("--pretrained /missing.pth", "--pretrained /missing.pth"),
