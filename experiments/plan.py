@@ -2,8 +2,8 @@
 
 `python -m experiments.plan --device h100 --devices 64 supervised deit_small --shard fsdp`: the plan's own options come
 first, then an experiment with its preset and options. Nothing is computed or written; data sets that a preset names are
-taken for as many blank pictures as ImageNet has (label maps: for scenes of digits), unless --data is given. `--lower
-tpu cuda rocm` also lowers the step.
+taken for as many blank pictures as ImageNet has (with label maps or boxes: scenes of digits), unless --data is given.
+`--lower tpu cuda rocm` also lowers the step.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from cvjax.experiment.config import ConfigError, command, parse, require
 
-EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "finetune", "linear_probe", "segment")
-BLANK = {"segment": "scenes:256,1,32"}  # what stands for a preset's data set; for others as many as ImageNet has
+EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "finetune", "linear_probe", "segment", "detect")
+BLANK = dict.fromkeys(("segment", "detect"), "scenes:256,1,32")  # what stands for a preset's data set
 IMAGENET = "blank:1281167,256,1000"
 
 

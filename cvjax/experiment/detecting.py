@@ -85,7 +85,7 @@ def build_search(config: Mapping[str, Any], detector: Detector) -> ProposalSearc
 
     ConfigError for options that such a one has no use for.
     """
-    mode, count = config.get("proposals"), config.get("max_proposals")  # runs from before there were any have neither
+    mode, count = config["proposals"], config["max_proposals"]
     if "proposals" in detector.needs:
         return ProposalSearch(mode or "fast", count or MAX_PROPOSALS)
     for option, value in (("--proposals", mode), ("--max-proposals", count)):

@@ -20,8 +20,8 @@ from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in
+from cvjax.models.backbone import make_backbone
 from cvjax.models.faster_rcnn import RegionPredictor
-from cvjax.models.fcn import make_backbone
 from cvjax.models.images import check_images
 from cvjax.models.sppnet import map_stride
 from cvjax.ops.roi import roi_pool

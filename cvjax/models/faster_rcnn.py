@@ -31,6 +31,7 @@ from cvjax.layers.conv import Conv
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import frozen_statistics
+from cvjax.models.backbone import make_backbone
 from cvjax.models.images import check_images
 from cvjax.models.resnet import ResNet
 from cvjax.models.vgg import VGG
@@ -177,13 +178,7 @@ class FasterRCNN(nn.Module):
     @nn.nowrap
     def make_backbone(self) -> nn.Module:
         """The backbone by itself, without a head; ValueError for one that cannot be."""
-        from cvjax.models.registry import create_model  # which knows this file
-
-        own = dict(num_classes=0, image_size=self.image_size, in_channels=self.in_channels, dtype=self.dtype)
-        if taken := sorted(self.backbone_fields.keys() & {*own, "axis_name"}):
-            raise ValueError(f"backbone_fields {', '.join(taken)}: the backbone has this model's")
-        backbone = create_model(self.backbone, **own, **self.backbone_fields)
-        return backbone.clone(axis_name=self.axis_name) if hasattr(backbone, "axis_name") else backbone
+        return make_backbone(self)
 
     def setup(self) -> None:
         if not self.maps or (len(self.maps) > 1 and not self.pyramid_width):

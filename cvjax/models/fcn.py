@@ -28,6 +28,7 @@ from cvjax.layers.conv import Conv
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import BatchNorm
+from cvjax.models.backbone import make_backbone
 from cvjax.models.images import as_pair, check_images
 from cvjax.models.vgg import VGG
 
@@ -176,20 +177,6 @@ class FCNHead(nn.Module):
         x = nn.relu(BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="1")(x, train=train))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return Conv(self.num_classes, 1, kernel_init=linear_uniform, dtype=self.dtype, name="4")(x)
-
-
-def make_backbone(model: nn.Module) -> nn.Module:
-    """The model of `create_model` that another one's fields `backbone` and `backbone_fields` say, without a head.
-
-    It sees the other one's images. ValueError for one that cannot be.
-    """
-    from cvjax.models.registry import create_model  # which knows this file
-
-    own = dict(num_classes=0, image_size=model.image_size, in_channels=model.in_channels, dtype=model.dtype)
-    if taken := sorted(model.backbone_fields.keys() & {*own, "axis_name"}):
-        raise ValueError(f"backbone_fields {', '.join(taken)}: the backbone has this model's")
-    backbone = create_model(model.backbone, **own, **model.backbone_fields)
-    return backbone.clone(axis_name=model.axis_name) if hasattr(backbone, "axis_name") else backbone
 
 
 @lru_cache

@@ -23,7 +23,7 @@ from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, small_normal
-from cvjax.models.fcn import make_backbone
+from cvjax.models.backbone import make_backbone
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.pyramid import LEVELS, pyramid_pool, region_pyramid_pool
 

@@ -27,7 +27,8 @@ from cvjax.layers.feature_maps import FeatureMaps, named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
-from cvjax.models.fcn import coarsest_maps, make_backbone, resize_bilinear
+from cvjax.models.backbone import make_backbone
+from cvjax.models.fcn import coarsest_maps, resize_bilinear
 from cvjax.models.images import as_pair, check_image_size, check_images
 
 Layers = tuple[tuple[int, int, int] | None, ...]  # channels, kernel size, strides of a convolution; None: a pooling
