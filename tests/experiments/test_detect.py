@@ -103,9 +103,9 @@ def test_a_run_writes_numbers_pictures_and_a_detector_that_answers(train):
 
 
 REGIONS = ("--data", "scenes:16,5,32", "--canvas", 32, 40, "--batch-size", 4, "--steps", 4, "--schedule", "cosine",
-           "--log-every", 2, "--model", "fast_rcnn", "--max-detections", 20, "--proposals", "quality", "--max-proposals",
-           12, "--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "map=layer2",
-           "bins=2", "fc_width=8")
+           "--log-every", 2, "--model", "fast_rcnn", "--max-detections", 20, "--proposals", "quality",
+           "--max-proposals", 12, "--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}",
+           "map=layer2", "bins=2", "fc_width=8")
 
 
 def region_echo(model, **options) -> Detector:
