@@ -61,6 +61,7 @@ def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_once_the_first_checkpoint_is_written(train, monkeypatch):
     """At step 6, in the second epoch of three; objects by picture differ, shapes do not."""
     compiled, seen, fit = [], [], training.fit
