@@ -310,6 +310,7 @@ def test_inference_gives_a_classifiers_logits(monkeypatch):
 
 # The command.
 
+@pytest.mark.slow
 def test_the_command_measures_prints_and_writes(command, tmp_path, monkeypatch):
     done = command("benchmark", "lenet5", "--steps", 2, "--batch-size", 2, "--torch", "no", "--output",
                    tmp_path / "new" / "b")

@@ -124,6 +124,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(pretrain, command, runs, monkeyp
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+@pytest.mark.slow
 def test_without_the_centre_the_default_run_collapses_says_so_and_stops(command, runs, no_probes):
     done = command("dino_pretrain", "--run-dir", runs / "collapsed", "--no-centering", "--steps", 400,
                    "--log-every", 20, "--collapse-patience", 3, "--stop-on-collapse")

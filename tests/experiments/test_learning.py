@@ -38,6 +38,7 @@ def test_the_summary_has_what_readers_look_for(pretrained):
     assert {path.name for path in (pretrained / "figures").iterdir()} >= {"reconstruction.png", "curves.png"}
 
 
+@pytest.mark.slow
 def test_fine_tuning_beats_chance_clearly(pretrained, process, tmp_path):
     done = process("finetune", "--checkpoint", pretrained, "--run-dir", tmp_path / "run", "--steps", 150,
                    "--ema-decay", 0.9, "--mixup", 0, "--base-learning-rate", 8e-3)

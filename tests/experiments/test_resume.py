@@ -109,6 +109,7 @@ def assert_same_end(folder: Path, other: Path) -> None:
         other / "figures" / "reconstruction.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_during_a_save_then_terminated_then_finished(start, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = start(folder)

@@ -111,7 +111,12 @@ def test_every_name_has_a_count() -> None:
     assert list_models() == sorted(COUNTS)
 
 
-@pytest.mark.parametrize("name", list_models())
+# A hundred layers and more take a second to trace.
+DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "resnet152", "fcn_resnet101")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
+                                  for name in list_models()])
 def test_parameter_count(name: str) -> None:
     model = create_model(name)
     inputs = [jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32)]

@@ -46,6 +46,7 @@ def gradients(model: SwinTransformer, variables: Any, images: jax.Array) -> Any:
     return jax.jit(jax.grad(lambda v: jnp.square(model.apply(v, images, train=True)).sum()))(variables)
 
 
+@pytest.mark.slow
 def test_every_parameter_receives_a_gradient_and_remat_changes_none(variables: Any, images: jax.Array) -> None:
     plain, remat = (gradients(swin(remat=flag), variables, images) for flag in ("none", "full"))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(remat), strict=True):

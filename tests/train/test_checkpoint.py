@@ -145,6 +145,7 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
     assert_same(restored, make_state(3, seed=1))
 
 
+@pytest.mark.slow
 def test_other_device_counts_restore_the_same_bits(tmp_path):
     code = """
         import sys, jax
