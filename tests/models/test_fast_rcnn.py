@@ -23,6 +23,7 @@ def from_vgg():
     return classifier, first, detector, second
 
 
+@pytest.mark.slow
 def test_regions_go_through_the_classifiers_own_layers(from_vgg):
     classifier, known, detector, fresh = from_vgg
     variables = from_classifier(known, fresh)

@@ -115,6 +115,7 @@ def test_padding_never_matters(small):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+@pytest.mark.slow
 def test_padding_is_no_background(small):
     model, _, variables, images, batch = small
     detector = fast_rcnn_detector(model.clone(dropout=0.0), sampled_regions=8, background=(0.0, 0.5))

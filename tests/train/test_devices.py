@@ -169,6 +169,7 @@ def slowly_measured(python):
 TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
 
 
+@pytest.mark.slow  # one curve of eight devices is in the default suite: tests/train/test_sharding.py
 @pytest.mark.parametrize("task, layout", [("mae", "jit"), ("mae", "pmap"), ("mae", "jit, accumulate 2"),
                                           ("supervised", "fsdp, model 2"), ("batch_norm", "jit"),
                                           ("batch_norm", "pmap")])
@@ -185,6 +186,7 @@ def test_eight_devices_give_the_loss_curve_of_one_in_other_tasks(slowly_measured
     test_eight_devices_give_the_loss_curve_of_one(slowly_measured, task, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["jit", "jit, accumulate 2"])
 def test_devices_exchange_sums_and_nothing_else(measured, layout):
     counts = dict(measured["mae"][layout]["kinds"])
