@@ -169,7 +169,7 @@ def slowly_measured(python):
 TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
 
 
-@pytest.mark.slow  # one curve of eight devices is in the default suite: tests/train/test_sharding.py
+@pytest.mark.slow  # eight devices compile for a minute
 @pytest.mark.parametrize("task, layout", [("mae", "jit"), ("mae", "pmap"), ("mae", "jit, accumulate 2"),
                                           ("supervised", "fsdp, model 2"), ("batch_norm", "jit"),
                                           ("batch_norm", "pmap")])
