@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in
-from cvjax.models.backbone import make_backbone
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.faster_rcnn import RegionPredictor
 from cvjax.models.images import check_images
 from cvjax.models.sppnet import map_stride
@@ -34,7 +33,7 @@ class RegionOutputs(NamedTuple):
     codes: jax.Array  # float32 (B, R, K + 1, 4): how each class moves the region, see `cvjax.ops.boxes.encode_boxes`
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, and regions `(B, R, 4)` in their pixels to `RegionOutputs`.
 
     Images may have any size. Without regions each image as a whole is one.
@@ -46,8 +45,6 @@ class FastRCNN(nn.Module):
     image_size: the size the variant was made for. num_classes: K, without the background. Named maps: the backbone's.
     """
 
-    backbone: str = "resnet18"
-    backbone_fields: Mapping[str, Any] = FrozenDict()
     map: str = "layer3"
     bins: int = 7
     fc_width: int = 1024
@@ -57,15 +54,6 @@ class FastRCNN(nn.Module):
     num_classes: int = 20
     axis_name: str | None = None
     dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
-        super().__post_init__()
-
-    @nn.nowrap
-    def make_backbone(self) -> nn.Module:
-        """The backbone by itself, without a head; ValueError for one that cannot be."""
-        return make_backbone(self)
 
     def setup(self) -> None:
         if self.num_classes < 1:

@@ -17,7 +17,7 @@ regions of 14x14, and strides.
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,13 +25,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import FrozenDict
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import frozen_statistics
-from cvjax.models.backbone import make_backbone
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.images import check_images
 from cvjax.models.resnet import ResNet
 from cvjax.models.vgg import VGG
@@ -122,7 +121,7 @@ class RegionPredictor(nn.Module):
         return logits.astype(jnp.float32), codes.reshape(-1, outputs, 4).astype(jnp.float32)
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, of any size that the backbone takes, to what both heads say.
 
     Boxes are x1, y1, x2, y2 in pixels of these images. A detector calls the parts: `features`, `propose`, `anchors` and
@@ -147,8 +146,6 @@ class FasterRCNN(nn.Module):
     image_size: the size the variant was made for. axis_name: see `BatchNorm`. Named maps: the backbone's.
     """
 
-    backbone: str = "resnet18"
-    backbone_fields: Mapping[str, Any] = FrozenDict()
     maps: tuple[str, ...] = ("layer3",)
     pyramid_width: int = 0
     anchor_sizes: tuple[tuple[float, ...], ...] = (SIZES,)
@@ -170,15 +167,6 @@ class FasterRCNN(nn.Module):
     num_classes: int = 20
     axis_name: str | None = None
     dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
-        super().__post_init__()
-
-    @nn.nowrap
-    def make_backbone(self) -> nn.Module:
-        """The backbone by itself, without a head; ValueError for one that cannot be."""
-        return make_backbone(self)
 
     def setup(self) -> None:
         if not self.maps or (len(self.maps) > 1 and not self.pyramid_width):

@@ -28,7 +28,7 @@ from cvjax.layers.conv import Conv
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import BatchNorm
-from cvjax.models.backbone import make_backbone
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.images import as_pair, check_images
 from cvjax.models.vgg import VGG
 
@@ -198,7 +198,7 @@ def coarsest_maps(backbone: nn.Module, count: int) -> tuple[str, ...]:
     return tuple(last.values())[-count:]
 
 
-class FCN(nn.Module):
+class FCN(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, H, W, num_classes)`.
 
     backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
@@ -214,8 +214,6 @@ class FCN(nn.Module):
     image_size: the size the variant was made for. Named maps: the backbone's.
     """
 
-    backbone: str = "resnet18"
-    backbone_fields: Mapping[str, Any] = FrozenDict()
     maps: int | tuple[str, ...] = 1
     auxiliary_map: str = ""
     auxiliary_weight: float = 0.5
@@ -225,15 +223,6 @@ class FCN(nn.Module):
     num_classes: int = 21
     axis_name: str | None = None
     dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
-        super().__post_init__()
-
-    @nn.nowrap
-    def make_backbone(self) -> nn.Module:
-        """The backbone by itself, without a head; ValueError for one that cannot be."""
-        return make_backbone(self)
 
     def setup(self) -> None:
         backbone = self.make_backbone()

@@ -12,18 +12,16 @@ by that (appendix A); AlexNet's poolings do not pad, so regions are moved by `of
 that of the images given: the paper's detector takes the one of five at which a region is nearest to 224 x 224 pixels.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, small_normal
-from cvjax.models.backbone import make_backbone
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.pyramid import LEVELS, pyramid_pool, region_pyramid_pool
 
@@ -50,7 +48,7 @@ def map_stride(backbone: nn.Module, name: str) -> int:
     return _LONGER // grown[0]
 
 
-class SPPNet(nn.Module):
+class SPPNet(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, of any size, to logits float32 `(B, num_classes)`.
 
     backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
@@ -61,8 +59,6 @@ class SPPNet(nn.Module):
     image_size: the size the variant was made for. num_classes: 0 drops the head. Named maps: the backbone's.
     """
 
-    backbone: str = "resnet18"
-    backbone_fields: Mapping[str, Any] = FrozenDict()
     map: str = "layer4"
     offset: float = 0.0
     levels: tuple[int, ...] = LEVELS
@@ -73,15 +69,6 @@ class SPPNet(nn.Module):
     num_classes: int = 1000
     axis_name: str | None = None
     dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
-        super().__post_init__()
-
-    @nn.nowrap
-    def make_backbone(self) -> nn.Module:
-        """The backbone by itself, without a head; ValueError for one that cannot be."""
-        return make_backbone(self)
 
     def setup(self) -> None:
         backbone = self.make_backbone()

@@ -13,21 +13,19 @@ Deviations: weights start as He et al. (2015) say; the paper does not. Later rel
 normalisation, here an option, and a locally connected layer in the place of the first fully connected one.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.feature_maps import FeatureMaps, named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
-from cvjax.models.backbone import make_backbone
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.fcn import coarsest_maps, resize_bilinear
 from cvjax.models.images import as_pair, check_image_size, check_images
 
@@ -156,7 +154,7 @@ class YOLOv1(nn.Module):
         return x.astype(jnp.float32).reshape(-1, *self.cells)
 
 
-class YOLO(nn.Module):
+class YOLO(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, to float32 `(B, R, C, 5 num_boxes + num_classes)`.
 
     backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
@@ -171,8 +169,6 @@ class YOLO(nn.Module):
     Named maps: the backbone's.
     """
 
-    backbone: str = "resnet18"
-    backbone_fields: Mapping[str, Any] = FrozenDict()
     maps: int | tuple[str, ...] = 1
     head_width: int = 256
     head_depth: int = 2
@@ -182,15 +178,6 @@ class YOLO(nn.Module):
     num_classes: int = 20
     axis_name: str | None = None
     dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone_fields", FrozenDict(self.backbone_fields))  # modules are hashed by fields
-        super().__post_init__()
-
-    @nn.nowrap
-    def make_backbone(self) -> nn.Module:
-        """The backbone by itself, without a head; ValueError for one that cannot be."""
-        return make_backbone(self)
 
     def setup(self) -> None:
         backbone = self.make_backbone()
