@@ -22,7 +22,7 @@ from cvjax.experiment.classifier import asked, check_model, create_model_or_fail
 from cvjax.experiment.config import ConfigError
 from cvjax.experiment.detection_inputs import PARTS, DetectionInputs
 from cvjax.experiment.inputs import statistics
-from cvjax.experiment.training import evaluated_variables
+from cvjax.experiment.training import finished_run
 from cvjax.experiment.transfer import load_pretrained
 from cvjax.models.fast_rcnn import FastRCNN
 from cvjax.models.faster_rcnn import FasterRCNN
@@ -31,7 +31,7 @@ from cvjax.tasks.detection import Detector
 from cvjax.tasks.fast_rcnn import fast_rcnn_detector
 from cvjax.tasks.faster_rcnn import faster_rcnn_detector
 from cvjax.tasks.yolo import yolo_detector
-from cvjax.train.checkpoint import read_meta, restore_weights
+from cvjax.train.checkpoint import read_meta
 from cvjax.train.mesh import MeshEngine
 from cvjax.train.metrics import examples_of
 from cvjax.visualize.boxes import detection_panel
@@ -139,23 +139,12 @@ class TrainedDetector:
 
 
 def load_detector(run: Path, step: str | int = "judged") -> TrainedDetector:
-    """The detector of a run of `experiments.detect`; its averages where it kept them.
-
-    step: "judged" (what the run's own test numbers are of), "best", "latest" or a number. Raises ConfigError or
-    CheckpointError where there is none.
-    """
-    folder = Path(run) / "checkpoints"
-    if not folder.is_dir():
-        raise ConfigError(f"{run}: no checkpoints in it; give the folder of a run of detect")
-    if step == "judged":
-        step = "best" if read_meta(folder).get("validated") else "latest"
-    weights, meta = restore_weights(folder, step)
-    if meta["experiment"] != "detect":
-        raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of detect")
+    """The detector of a run of `experiments.detect`, and errors as `finished_run`, which says what step is."""
+    variables, meta = finished_run(run, "detect", step)
     config, names = meta["config"], tuple(meta["class_names"])
     model = build_model(config, channels=meta["channels"], num_classes=len(names))
     detector = build_detector(config, model)
-    return TrainedDetector(detector, evaluated_variables(weights), names, meta["channels"], tuple(config["canvas"]),
+    return TrainedDetector(detector, variables, names, meta["channels"], tuple(config["canvas"]),
                            build_search(config, detector))
 
 

@@ -26,8 +26,7 @@ from cvjax.experiment.classifier import asked, check_model, create_model_or_fail
 from cvjax.experiment.config import ConfigError
 from cvjax.experiment.inputs import count_bad_files, held_out, statistics
 from cvjax.experiment.run import RunFolder
-from cvjax.experiment.training import evaluated_variables
-from cvjax.train.checkpoint import read_meta, restore_weights
+from cvjax.experiment.training import finished_run
 from cvjax.train.dispatch import Feed
 from cvjax.train.mesh import MeshEngine
 from cvjax.visualize.confusion import plot_confusion
@@ -208,22 +207,11 @@ class Segmenter:
 
 
 def load_segmenter(run: Path, step: str | int = "judged") -> Segmenter:
-    """The model of a run of `experiments.segment`; its averages where it kept them.
-
-    step: "judged" (what the run's own test numbers are of), "best", "latest" or a number. Raises ConfigError or
-    CheckpointError where there is none.
-    """
-    folder = Path(run) / "checkpoints"
-    if not folder.is_dir():
-        raise ConfigError(f"{run}: no checkpoints in it; give the folder of a run of segment")
-    if step == "judged":
-        step = "best" if read_meta(folder).get("validated") else "latest"
-    weights, meta = restore_weights(folder, step)
-    if meta["experiment"] != "segment":
-        raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of segment")
+    """The model of a run of `experiments.segment`, and errors as `finished_run`, which says what step is."""
+    variables, meta = finished_run(run, "segment", step)
     names = tuple(meta["class_names"])
     model = build_segmenter(meta["config"], channels=meta["channels"], num_classes=len(names))
-    return Segmenter(model, evaluated_variables(weights), names, meta["channels"])
+    return Segmenter(model, variables, names, meta["channels"])
 
 
 def predictions(segmenter: Segmenter, inputs: SegmentationInputs,

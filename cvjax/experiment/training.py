@@ -18,7 +18,7 @@ from cvjax.experiment.inputs import Inputs
 from cvjax.experiment.memory import measure_memory, memory_table
 from cvjax.experiment.run import RunFolder
 from cvjax.layers.partition import spread_axis
-from cvjax.train.checkpoint import Checkpointer, restore_weights
+from cvjax.train.checkpoint import Checkpointer, read_meta, restore_weights
 from cvjax.train.dispatch import compile_dispatch
 from cvjax.train.early_stopping import EarlyStopping
 from cvjax.train.layout import Layout, check_batch_size, parse_mesh
@@ -240,6 +240,23 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
 def evaluated_variables(weights: Any) -> Any:
     """What an evaluation of a checkpoint's weights (see `restore_weights`) uses: the averages where they are kept."""
     return weights["ema"] or {"params": weights["params"], **weights["model_state"]}
+
+
+def finished_run(run: Path, experiment: str, step: str | int = "judged") -> tuple[Any, dict[str, Any]]:
+    """The variables of a run of `experiment`, the averages where it kept them, and what its checkpoints say of it.
+
+    step: "judged" (what the run's own test numbers are of; its meta says whether it was `validated`), "best", "latest"
+    or a number. Raises ConfigError or CheckpointError where there is none.
+    """
+    folder = Path(run) / "checkpoints"
+    if not folder.is_dir():
+        raise ConfigError(f"{run}: no checkpoints in it; give the folder of a run of {experiment}")
+    if step == "judged":
+        step = "best" if read_meta(folder).get("validated") else "latest"
+    weights, meta = restore_weights(folder, step)
+    if meta["experiment"] != experiment:
+        raise ConfigError(f"{run} is a run of {meta['experiment']}; it must be one of {experiment}")
+    return evaluated_variables(weights), meta
 
 
 def describe(config: Any, inputs: Inputs, params: Any, total_steps: int, peak: float) -> None:

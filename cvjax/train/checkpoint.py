@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ from cvjax.train.fingerprint import fingerprints
 from cvjax.train.processes import is_first, wait_for_all
 
 _ITEMS = {"weights": ("params", "model_state", "ema"), "training": ("step", "opt_state", "rng")}
+
+SETTLE = 10.0  # seconds that a failed save is given to stop writing
 
 _log = logging.getLogger(__name__)
 
@@ -223,9 +226,15 @@ class Checkpointer:
     def _remove_leftovers(self) -> None:
         """Removes what a killed or failed save, or an interrupted removal, left behind."""
         if is_first():
-            for path in self._directory.iterdir():
-                if re.fullmatch(r"\d+\.(orbax-checkpoint-tmp.*|removed)", path.name):
+            # A save fails with its first array; others may still be written, into folders that are being removed.
+            until = time.monotonic() + SETTLE
+            while leftovers := [path for path in self._directory.iterdir()
+                                if re.fullmatch(r"\d+\.(orbax-checkpoint-tmp.*|removed)", path.name)]:
+                for path in leftovers:
                     shutil.rmtree(path, ignore_errors=True)
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.05)  # then look again
 
     def _remove_surplus(self) -> None:
         if is_first():

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -319,6 +320,25 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path, ca
         assert checkpointer.all_steps() == [1, 4]
         flip_a_bit(largest_file(disk / "4" / "weights"))
         assert_same(checkpointer.restore_latest(abstract(make_state(0)))[0], make_state(1))
+
+
+def test_what_a_failed_save_still_writes_while_it_is_removed_is_removed_too(tmp_path):
+    def go_on_writing():
+        for number in range(60):
+            with contextlib.suppress(FileNotFoundError):  # removed between the two
+                folder.mkdir(exist_ok=True)
+                (folder / str(number)).write_bytes(b"rest")
+            time.sleep(0.005)
+
+    folder = tmp_path / "2.orbax-checkpoint-tmp"
+    folder.mkdir()
+    writer = threading.Thread(target=go_on_writing)
+    writer.start()
+    try:
+        Checkpointer(tmp_path).close()
+    finally:
+        writer.join()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("call", ["wait", "save", "close", "restore_latest"])
