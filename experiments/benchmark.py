@@ -44,6 +44,8 @@ class Config:
     torch_variants: tuple[Literal["eager", "eager+channels-last", "compile", "compile+channels-last"], ...] = (
         "eager", "eager+channels-last", "compile", "compile+channels-last")
     """Which of torch's settings to try. All of them hold memory at the same time."""
+    together: bool = False
+    """Let all sides of a row compile at the same time: sooner done, but what compiling takes is then no measure."""
     prototypes: int = 65536
     """Of DINO's head."""
     local_crops: int = 8
@@ -108,7 +110,8 @@ def run(config: Config) -> None:
     for number, work in enumerate(works, start=1):
         print(f"[{number}/{len(works)}] {work.label} ...", flush=True)
         row = benchmarking.measure(work, counted[number - 1], variants=variants, ours=config.torch != "only",
-                                   turns=config.steps, chain=config.chain, cores=cores, timeout=config.timeout)
+                                   turns=config.steps, chain=config.chain, cores=cores, timeout=config.timeout,
+                                   together=config.together)
         report["rows"].append(row)
         report["clock"] = benchmarking.clock_of(cores, row["device"] or "cpu")
         report["load_after"] = benchmarking.load()

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,8 +150,8 @@ def count(work: Work) -> Any:
 
 
 def measure(work: Work, counted: Any, *, variants: Sequence[str], ours: bool, turns: int, chain: int, cores: int | None,
-            timeout: float) -> dict[str, Any]:
-    """One row, as JSON: workers are started one after the other, asked in turn, and gone at the end.
+            timeout: float, together: bool = False) -> dict[str, Any]:
+    """One row, as JSON: workers are started one after the other, or `together`, asked in turn, and gone at the end.
 
     counted: what `count` says of the work. variants: of torch (see `cvjax.experiment.torch_steps.TorchSteps`); those of
     channels-last are left out where there are no convolutions.
@@ -166,13 +167,20 @@ def measure(work: Work, counted: Any, *, variants: Sequence[str], ours: bool, tu
     sides = [OURS] if ours else []
     sides += [f"torch {name}" for name in variants if work.convolutional or "channels-last" not in name]
     cells = row["cells"]
-    with closing({}) as workers:
+
+    def start(side: str) -> Worker:
+        build, arguments = (_build_ours, (work,)) if side == OURS else (
+            _build_torch, (work, side.removeprefix("torch "), row["device"]))
+        return Worker(build, arguments, cores=cores, timeout=timeout)
+
+    with closing({}) as workers, ThreadPoolExecutor() as pool:
+        begun = {side: pool.submit(start, side) for side in sides} if together else {}
         for side in sides:
-            build, arguments = (_build_ours, (work,)) if side == OURS else (
-                _build_torch, (work, side.removeprefix("torch "), row["device"]))
             try:
-                workers[side] = Worker(build, arguments, cores=cores, timeout=timeout)
+                workers[side] = begun[side].result() if together else start(side)
                 cells[side] = dict(workers[side].facts)
+                if row["device"] not in (None, cells[side]["device"]):
+                    raise WorkerError(f"it runs on {cells[side]['device']}, the sides before it on {row['device']}")
                 if cells[side]["parameters"] != counted.parameters:
                     raise WorkerError(f"not the same work: {cells[side]['parameters']:,} parameters, cvjax has "
                                       f"{counted.parameters:,}")

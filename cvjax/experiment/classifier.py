@@ -71,7 +71,9 @@ def asked(name: str, value: Any, model: str, known: Container[str]) -> dict[str,
 
     ConfigError where the model has no such field.
     """
-    if value is None or value is False or value in ("none", "xla"):
+    if value is None or value is False or value in ("none", "auto"):
+        return {}
+    if name not in known and value == "xla":  # who has no attention has none by NVIDIA's library
         return {}
     if name not in known:
         raise ConfigError(f"--{name.replace('_', '-')} {value}: {model} has no {name}")

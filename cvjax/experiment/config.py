@@ -99,8 +99,8 @@ class TrainingConfig(DataConfig):
     remat: Literal["none", "dots", "full"] = "none"
     """What to recompute in the backward pass instead of storing it: all but the blocks' inputs (full), or all but these
     and matrix products with weights (dots)."""
-    attention: Literal["xla", "cudnn"] = "xla"
-    """cudnn: NVIDIA's fused kernel for a ViT in bfloat16, where its library is there."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """cudnn: NVIDIA's fused kernel for a ViT in bfloat16, or an error where it cannot be. auto: it where it can."""
     scan: bool = False
     """Compile one transformer block and loop over it: quick compilation of deep models, for some more memory."""
     optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lamb", "lars",

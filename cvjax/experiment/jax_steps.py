@@ -111,7 +111,7 @@ class JaxSteps:
 
     def product(self, side: int) -> Callable[[], None]:
         """A function that multiplies two square matrices of the benchmark's type, and waits for it."""
-        matrix = jnp.full((side, side), 0.5, jnp.dtype(self._work.dtype))
+        matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(self._work.dtype))
         multiply = jax.jit(jnp.matmul)
         return lambda: jax.block_until_ready(multiply(matrix, matrix))
 

@@ -87,7 +87,8 @@ class RunFolder:
 
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that numbers may depend on."""
-    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
+    found = {d.name for d in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES if p in found}
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -177,7 +177,7 @@ class TorchSteps:
 
     def product(self, side: int) -> Callable[[], None]:
         """A function that multiplies two square matrices of the benchmark's type, and waits for it."""
-        matrix = torch.full((side, side), 0.5, dtype=getattr(torch, self._work.dtype), device=self.device)
+        matrix = torch.randn(side, side, device=self.device).to(getattr(torch, self._work.dtype))
         output = torch.empty_like(matrix)
 
         def multiply() -> None:

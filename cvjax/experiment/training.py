@@ -116,8 +116,10 @@ def build_optimizer(config: Any, total_steps: int, **options: Any) -> tuple[opta
     """
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
     final = None if config.final_rate is None else config.final_rate * peak
-    start = None if config.start_rate is None else config.start_rate * peak
-    schedule = make_schedule(config.schedule, peak, warmup_steps=int(config.warmup * total_steps),
+    warmup_steps = int(config.warmup * total_steps)
+    too_short = config.warmup > 0 and not warmup_steps  # then the run has no warm-up, and no rate that it starts from
+    start = None if config.start_rate is None or too_short else config.start_rate * peak
+    schedule = make_schedule(config.schedule, peak, warmup_steps=warmup_steps,
                              total_steps=total_steps, start=start, final=final, milestones=config.milestones,
                              factor=config.factor, power=config.power)
     said = dict(weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum, b1=config.b1,

@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import xavier_uniform
 from cvjax.layers.partition import spread
 from cvjax.ops.attention import Implementation, attend
+from cvjax.ops.linear import linear
 
 
 class QKV(nn.Module):
@@ -25,11 +27,10 @@ class QKV(nn.Module):
         dim = x.shape[-1]
         split = (3, self.heads, dim // self.heads)
         kernel = self.param("kernel", xavier_uniform, (dim, 3 * dim)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * dim,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
         # Heads are told apart in the kernel, for there they can be handed out to devices before there are activations.
         kernel, bias = spread(kernel.reshape(dim, *split), 2), spread(bias.reshape(split), 1)
-        x = jnp.einsum("btd,dnhk->btnhk", x.astype(self.dtype), kernel) + bias
-        q, k, v = jnp.moveaxis(x, 2, 0)
+        q, k, v = jnp.moveaxis(linear(x.astype(self.dtype), kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
         return q, k, v
 
 
@@ -45,7 +46,7 @@ class SelfAttention(nn.Module):
     heads: int
     qk_norm: bool = False
     dtype: Any = jnp.float32
-    implementation: Implementation = "xla"
+    implementation: Implementation = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -61,4 +62,4 @@ class SelfAttention(nn.Module):
         self.sow("intermediates", "keys", k)
         self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
         x = attend(q, k, v, bias, self.implementation).reshape(batch, length, dim)
-        return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)
+        return Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)

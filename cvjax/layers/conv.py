@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cvjax.layers.initializers import kaiming_normal
 from cvjax.ops.convolution import conv2d
+from cvjax.ops.linear import add
 
 
 class Conv(nn.Module):
@@ -36,5 +37,5 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1] // self.groups, self.features))
         x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding, self.dilation, self.groups)
         if self.use_bias:
-            x = x + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+            x = add(x, self.param("bias", self.bias_init, (self.features,)))
         return x

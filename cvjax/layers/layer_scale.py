@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class LayerScale(nn.Module):
@@ -12,4 +13,4 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)
+        return (x.astype(jnp.float32) * gamma).astype(x.dtype)  # so that gamma's gradient is a sum in float32

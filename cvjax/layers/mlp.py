@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import xavier_uniform
 from cvjax.layers.partition import spread
 from cvjax.ops.gelu import gelu
@@ -20,6 +21,6 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        x = nn.Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
+        x = Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
         x = gelu(spread(x, -1))
-        return nn.Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)
+        return Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)

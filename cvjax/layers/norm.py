@@ -52,7 +52,8 @@ class BatchNorm(nn.Module):
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)).astype(self.dtype)
+        # In float32, and with it the sums over the batch that are this line's gradients.
+        return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 @contextlib.contextmanager

@@ -26,20 +26,26 @@ class Block(nn.Module):
     layer_scale: float | None = None
     drop_path: float = 0.0
     dtype: Any = jnp.float32
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape = x.shape
+
         def residual(name: str, branch: jax.Array) -> jax.Array:
             if self.layer_scale is not None:
                 branch = LayerScale(self.layer_scale, name=f"ls{name}")(branch)
-            return DropPath(self.drop_path, name=f"drop_path{name}")(branch, train=train)
+            branch = DropPath(self.drop_path, name=f"drop_path{name}")(branch.reshape(shape), train=train)
+            return branch.reshape(-1, shape[-1])
 
         x = spread(x, 0, over="data")  # under FSDP weights travel to the examples, not the other way round
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
+        # Rows (B * T, D): of three axes XLA puts other ones innermost on a GPU, and transposes before every product.
+        x = x.reshape(-1, shape[-1])
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x).reshape(shape)
         x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, name="attn")(y))
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
-        return x + residual("2", Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y))
+        x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y))
+        return x.reshape(shape)
 
 
 class Blocks(nn.Module):
@@ -60,7 +66,7 @@ class Blocks(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:

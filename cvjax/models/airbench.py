@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
@@ -44,9 +45,14 @@ def whitening_kernel(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
     the largest first, each over the root of its eigenvalue plus `epsilon`; the second half are their negatives.
     """
     channels = images.shape[-1]
-    windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH, PATCH), (1, 2))  # (N, H', W', C, 2, 2)
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, PATCH * PATCH * channels).astype(np.float64)
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    moments, count = np.zeros((PATCH * PATCH * channels,) * 2), 0
+    for some in np.array_split(images, -(-len(images) // 250)):  # a few at a time stay in the cache
+        rows, columns = (n - PATCH + 1 for n in some.shape[1:3])
+        patches = np.concatenate([some[:, i:i + rows, j:j + columns] for i in range(PATCH) for j in range(PATCH)], -1)
+        patches = patches.reshape(-1, len(moments))
+        moments += patches.T @ patches
+        count += len(patches)
+    values, vectors = np.linalg.eigh(moments / count)
     half = (vectors / np.sqrt(values + epsilon))[:, ::-1].reshape(PATCH, PATCH, channels, -1)
     return np.concatenate([half, -half], axis=-1).astype(np.float32)
 
@@ -109,7 +115,7 @@ class Airbench(nn.Module):
         conv = partial(ConvNorm, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         self.group1, self.group2, self.group3 = (Group(self.convs, partial(conv, width)) for width in self.widths)
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
+            self.fc = Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head, the largest value of each channel: `(B, D)`."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.lrn import LocalResponseNorm
@@ -56,7 +57,7 @@ class AlexNet(nn.Module):
 
     def setup(self) -> None:
         conv = partial(Conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=self.kernel_init, dtype=self.dtype)
         bias = nn.initializers.constant(self.bias)
         first, second, third, fourth, fifth = self.widths
         self.maps = FeatureMaps()

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import linear_uniform
 from cvjax.models.images import check_image_size, check_images
 
@@ -30,7 +31,7 @@ class Linear(nn.Module):
 
     def setup(self) -> None:
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
+            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: the pixels `(B, H*W*C)`."""
@@ -59,10 +60,10 @@ class MultilayerPerceptron(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.layers = [nn.Dense(width, kernel_init=linear_uniform, dtype=self.dtype) for width in self.hidden]
+        self.layers = [Dense(width, kernel_init=linear_uniform, dtype=self.dtype) for width in self.hidden]
         self.drop = nn.Dropout(self.dropout)
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
+            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: `(B, hidden[-1])`."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
@@ -120,7 +121,7 @@ class DenseNet(nn.Module):
                 setattr(self, f"transition{i}", Transition(self.compression, conv, norm))
         self.norm5 = norm()
         if self.num_classes:
-            self.classifier = nn.Dense(self.num_classes, kernel_init=linear_uniform,
+            self.classifier = Dense(self.num_classes, kernel_init=linear_uniform,
                                        bias_init=nn.initializers.zeros, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:

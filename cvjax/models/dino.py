@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import head_normal, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.ops.gelu import gelu
@@ -33,7 +34,7 @@ class ProjectionMlp(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         place = 0
         for i, width in enumerate(self.widths):
-            x = nn.Dense(width, kernel_init=head_normal, dtype=self.dtype, name=str(place))(x)
+            x = Dense(width, kernel_init=head_normal, dtype=self.dtype, name=str(place))(x)
             if i == len(self.widths) - 1:
                 return x
             if self.batch_norm:

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in
 from cvjax.models.backbone import OnBackbone
@@ -62,7 +63,7 @@ class FastRCNN(OnBackbone):
         self.stride = map_stride(backbone.clone(parent=None), self.map)
         self.network = backbone.clone(parent=self, name="backbone")
         # Of 4096 inputs and more it is about the papers' deviation of 0.01, with which narrow layers would be silent.
-        dense = partial(nn.Dense, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
         self.box_predictor = RegionPredictor(self.num_classes, self.dtype)

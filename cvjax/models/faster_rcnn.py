@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import frozen_statistics
@@ -103,7 +104,7 @@ class RegionMLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.reshape(len(x), -1)
         for name in ("fc6", "fc7"):
-            x = nn.relu(nn.Dense(self.width, kernel_init=linear_uniform, dtype=self.dtype, name=name)(x))
+            x = nn.relu(Dense(self.width, kernel_init=linear_uniform, dtype=self.dtype, name=name)(x))
         return x
 
 
@@ -116,8 +117,8 @@ class RegionPredictor(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs = self.num_classes + 1
-        logits = nn.Dense(outputs, kernel_init=small_normal, dtype=self.dtype, name="cls_score")(x)
-        codes = nn.Dense(4 * outputs, kernel_init=_BOX_NORMAL, dtype=self.dtype, name="bbox_pred")(x)
+        logits = Dense(outputs, kernel_init=small_normal, dtype=self.dtype, name="cls_score")(x)
+        codes = Dense(4 * outputs, kernel_init=_BOX_NORMAL, dtype=self.dtype, name="bbox_pred")(x)
         return logits.astype(jnp.float32), codes.reshape(-1, outputs, 4).astype(jnp.float32)
 
 

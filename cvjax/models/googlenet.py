@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.lrn import LocalResponseNorm
@@ -105,7 +106,7 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dense = partial(nn.Dense, kernel_init=linear_uniform, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=linear_uniform, dtype=self.dtype)
         x = self.unit(128, 1, name="conv")(adaptive_average_pool(x, 4), train)
         x = nn.relu(dense(1024, name="fc1")(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
@@ -156,7 +157,7 @@ class GoogLeNet(nn.Module):
                 setattr(self, AUXILIARY[name], head)
         if self.num_classes:
             self.drop = nn.Dropout(self.dropout)
-            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
+            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
                                dtype=self.dtype)
 
     def _normalized(self, x: jax.Array) -> jax.Array:

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.pool import AveragePool, MaxPool
 from cvjax.models.images import as_pair, check_image_size, check_images
 from cvjax.ops.convolution import conv2d
+from cvjax.ops.linear import add
 
 # Table I of the paper: which of the six maps of S2 each of the sixteen maps of C3 sees.
 TABLE_I = (
@@ -52,7 +54,7 @@ class PartialConv(nn.Module):
         connected = self.param("kernel", uniform, (5, 5, 1, len(sources)))
         bias = self.param("bias", nn.initializers.zeros, (len(TABLE_I),))
         kernel = jnp.zeros((5, 5, 6, len(TABLE_I))).at[:, :, sources, targets].set(connected[:, :, 0])
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return add(conv2d(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
 
 
 class LeNet(nn.Module):
@@ -76,8 +78,8 @@ class LeNet(nn.Module):
         def conv(features: int, size: int | tuple[int, int]) -> Conv:
             return Conv(features, size, kernel_init=linear_uniform, dtype=self.dtype)
 
-        def dense(features: int) -> nn.Dense:
-            return nn.Dense(features, kernel_init=linear_uniform, dtype=self.dtype)
+        def dense(features: int) -> Dense:
+            return Dense(features, kernel_init=linear_uniform, dtype=self.dtype)
 
         self.maps = FeatureMaps()
         self.squash = {"tanh": nn.tanh, "relu": nn.relu}[self.activation]

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import token_normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
@@ -42,18 +43,18 @@ class Decoder(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, *, train: bool = False) -> jax.Array:
         """latent `(B, 1 + K, D)` with the class token first, restore `(B, L)` -> `(B, L, patch_dim)`."""
-        def linear(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, kernel_init=xavier_uniform, dtype=self.dtype, name=name)
+        def linear(features: int, name: str) -> Dense:
+            return Dense(features, kernel_init=xavier_uniform, dtype=self.dtype, name=name)
 
         batch, length = restore.shape
         x = linear(self.width, "embed")(latent)
-        mask_token = self.param("mask_token", token_normal, (1, 1, self.width)).astype(self.dtype)
-        hidden = jnp.broadcast_to(mask_token, (batch, length + 1 - x.shape[1], self.width))
+        mask_token = self.param("mask_token", token_normal, (1, 1, self.width))
+        hidden = jnp.broadcast_to(mask_token, (batch, length + 1 - x.shape[1], self.width)).astype(self.dtype)
         patches = gather_tokens(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
         patches = patches + sincos_2d(self.width, self.grid).astype(self.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
@@ -83,7 +84,7 @@ class MaskedAutoencoder(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     @property
     def grid(self) -> tuple[int, int]:

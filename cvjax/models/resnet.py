@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import linear_uniform
@@ -182,7 +183,7 @@ class ResNet(nn.Module):
             setattr(self, f"layer{i + 1}", stage)
         self.norm = norm() if self.preactivation else None
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
+            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
                                dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
@@ -74,7 +75,7 @@ class ResNet9(nn.Module):
         self.layer1, self.layer2, self.layer3 = (
             Layer(width, residual, conv) for width, residual in zip(widths, (True, False, True), strict=True))
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
+            self.fc = Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head, the largest value of each channel: `(B, D)`."""

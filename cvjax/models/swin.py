@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.layers.attention import SelfAttention
+from cvjax.layers.dense import Dense
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, xavier_uniform
@@ -55,7 +56,7 @@ class PatchEmbed(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         images = pad_to_multiple(images, (self.patch_size, self.patch_size))
         batch, height, width, _ = images.shape
-        x = nn.Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(
+        x = Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(
             patchify(images, self.patch_size))
         return self.norm(name="norm")(x).reshape(batch, height // self.patch_size, width // self.patch_size, -1)
 
@@ -72,7 +73,7 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
         x = x.reshape(batch, height // 2, width // 2, 4 * channels)  # (column, row, channel), the authors' order
-        return nn.Dense(2 * channels, use_bias=False, kernel_init=xavier_uniform, dtype=self.dtype, name="reduction")(
+        return Dense(2 * channels, use_bias=False, kernel_init=xavier_uniform, dtype=self.dtype, name="reduction")(
             self.norm(name="norm")(x))
 
 
@@ -218,7 +219,7 @@ class SwinTransformer(nn.Module):
         self.layers = Stages(tuple(stages))
         self.norm = norm()
         if self.num_classes:
-            self.head = nn.Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+            self.head = Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: `(B, D)`."""

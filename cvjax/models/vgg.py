@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import small_normal
 from cvjax.layers.norm import BatchNorm
@@ -55,7 +56,7 @@ class VGG(nn.Module):
                 if self.batch_norm:
                     setattr(self, f"bn{stage}_{i}", BatchNorm(axis_name=self.axis_name, dtype=self.dtype))
         self.pool = MaxPool(2, 2)
-        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=small_normal, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
         if self.num_classes:

@@ -14,12 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps
 from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.images import as_pair, check_images
 from cvjax.ops.attention import Implementation
+from cvjax.ops.linear import add
 from cvjax.ops.masking import gather_tokens
 from cvjax.ops.patches import patch_grid, patchify
 from cvjax.ops.position import resize_positions, sincos_2d
@@ -33,7 +35,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, patches: jax.Array) -> jax.Array:
-        return nn.Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(patches)
+        return Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(patches)
 
 
 class VisionTransformer(nn.Module):
@@ -65,7 +67,7 @@ class VisionTransformer(nn.Module):
     remat: Remat = "none"
     scan: bool = False
     dtype: Any = jnp.float32
-    attention: Implementation = "xla"
+    attention: Implementation = "auto"
 
     def setup(self) -> None:
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
@@ -80,7 +82,7 @@ class VisionTransformer(nn.Module):
         norm_name = "norm" if self.pool == "token" else "fc_norm"
         self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
         if self.num_classes:
-            self.head = nn.Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+            self.head = Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
 
     def positions(self, grid: tuple[int, int]) -> jax.Array:
         """Position embedding `(1, 1 + L, D)` of the class token and of a grid of patches."""
@@ -100,13 +102,13 @@ class VisionTransformer(nn.Module):
     def block_tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
         """What `tokens` gives, after every block; under jit only what is used is computed."""
         check_images(images, self.in_channels)
-        positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size)).astype(self.dtype)
+        positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size))
         patches, patch_positions = patchify(images, self.patch_size), positions[:, 1:]
         if keep is not None:
             patches = gather_tokens(patches, keep)
             patch_positions = patch_positions[0][keep]  # (B, K, D)
-        x = self.patch_embed(patches) + patch_positions
-        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype) + positions[:, :1], (x.shape[0], 1, self.width))
+        x = add(self.patch_embed(patches), patch_positions)
+        cls = jnp.broadcast_to(self.cls_token + positions[:, :1], (x.shape[0], 1, self.width)).astype(self.dtype)
         outputs = self.blocks(jnp.concatenate([cls, x], axis=1), train=train)
         if keep is None:  # some of the patches are no map
             grid = patch_grid(*images.shape[1:3], self.patch_size)

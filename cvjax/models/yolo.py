@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
+from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import FeatureMaps, named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
@@ -76,7 +77,7 @@ class YOLOBackbone(nn.Module):
         for i, layer in enumerate(filter(None, self.layers), start=1):
             setattr(self, f"conv{i}", LeakyConv(*layer, self.batch_norm, self.axis_name, self.dtype))
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
+            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
 
     def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """The last map `(B, h, w, D)`."""
@@ -130,7 +131,7 @@ class YOLOv1(nn.Module):
         self.backbone = self.make_backbone()
         self.more = [LeakyConv(*layer, self.batch_norm, self.axis_name, self.dtype, name=f"conv{i}")
                      for i, layer in enumerate(self.more_layers, start=1 + len([*filter(None, self.layers)]))]
-        self.fully_connected = [nn.Dense(width, kernel_init=kaiming_normal_fan_in, dtype=self.dtype, name=f"fc{i}")
+        self.fully_connected = [Dense(width, kernel_init=kaiming_normal_fan_in, dtype=self.dtype, name=f"fc{i}")
                                 for i, width in enumerate(self.fc_widths, start=1)]
         self.drop = nn.Dropout(self.dropout)
         height, width = as_pair(self.image_size)
@@ -140,7 +141,7 @@ class YOLOv1(nn.Module):
         if min(height, width) < 1:
             raise ValueError(f"image_size {self.image_size}: nothing is left of it after all poolings")
         self.cells = height, width, 5 * self.num_boxes + self.num_classes
-        self.output = nn.Dense(height * width * self.cells[2], kernel_init=linear_uniform, dtype=self.dtype)
+        self.output = Dense(height * width * self.cells[2], kernel_init=linear_uniform, dtype=self.dtype)
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         check_image_size(images, self.image_size)

@@ -24,7 +24,7 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: int = 0, *, ceil_
 
     ceil_mode: keep a last window that hangs over the edge, instead of dropping the pixels it would see.
     """
-    if window == strides and not padding and not any(n % window for n in x.shape[1:3]):
+    if window == strides and not padding and not (ceil_mode and any(n % window for n in x.shape[1:3])):
         return _disjoint_max(x, window)
     pads = [(padding, _right_padding(n, window, strides, padding, ceil_mode)) for n in x.shape[1:3]]
     return lax.platform_dependent(x, cpu=partial(_overlapping_max, window=window, strides=strides, pads=pads),
@@ -46,9 +46,10 @@ def _overlapping_max(x: jax.Array, window: int, strides: int, pads: list[tuple[i
 
 
 def _disjoint_max(x: jax.Array, window: int) -> jax.Array:
-    """`max_pool` of windows that tile the map, by comparisons: on a CPU the gradient of `reduce_window` is slow."""
+    """`max_pool` of windows side by side, by comparisons: the gradient of `reduce_window` is slow, on a GPU too."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    rows, columns = height // window, width // window
+    x = x[:, :rows * window, :columns * window].reshape(batch, rows, window, columns, window, channels)
     return _largest([x[:, :, i, :, j] for i in range(window) for j in range(window)])
 
 

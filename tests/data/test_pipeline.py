@@ -13,6 +13,7 @@ from cvjax.data import (
     open_dataset,
     train_batches,
 )
+from cvjax.data.pipeline import Order
 from tests.data.pictures import encode, gradient, write_folder
 
 N = 23
@@ -108,6 +109,14 @@ def test_each_epoch_is_another_permutation(kind, crop, request):
     assert tuple(batch["index"][0] for batch in other) not in {tuple(epoch) for epoch in order}
 
 
+def test_the_order_is_a_permutation_of_each_epoch_and_stays_what_it_was():
+    """An interrupted run goes on in this order, with whatever versions of NumPy and Grain there are by then."""
+    order = Order(7, seed=3)
+    assert order(np.arange(14)).tolist() == [5, 6, 2, 1, 4, 3, 0, 2, 1, 4, 0, 5, 6, 3]
+    assert order(8) == 1 and order(np.arange(14).reshape(7, 2)).tolist()[4] == [4, 0]
+    assert Order(7, seed=4)(np.arange(14)).tolist() != order(np.arange(14)).tolist()
+
+
 def test_positions_alone_are_those_of_the_batches_wherever_they_start(arrays):
     whole = take(arrays, None, 13, seed=3)
     alone = take(arrays, None, 13, seed=3, only_index=True)
@@ -163,7 +172,7 @@ def test_state_restores_and_is_json(kind, crop, request):
     stream.close()
 
 
-@pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8)])
+@pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8), ("order", 1)])
 def test_a_state_of_another_stream_is_refused(arrays, name, value):
     stream = train_batches(arrays, None, batch_size=4, seed=3)
     with pytest.raises(DataError, match=f"{name} was {value}, now it is {stream.state()[name]}"):

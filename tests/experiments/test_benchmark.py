@@ -200,11 +200,12 @@ def test_rates_are_those_of_the_best_product_and_sides_grow_until_one_takes_long
     assert highest_rates(lambda side: lambda: next(seconds[side]), enough=0.5) == {"wall": 2 * 2048**3 / 31, "cpu": 0.0}
 
 
-def test_a_row_goes_on_without_what_fails(monkeypatch):
+@pytest.mark.parametrize("together", [False, True], ids=["one after the other", "together"])
+def test_a_row_goes_on_without_what_fails(monkeypatch, together):
     monkeypatch.setattr(benchmarking, "_build_ours", ours)
     monkeypatch.setattr(benchmarking, "_build_torch", theirs)
     row = benchmarking.measure(work("lenet5"), _counted(10), variants=VARIANTS, ours=True, turns=2,
-                               chain=3, cores=None, timeout=60.0)
+                               chain=3, cores=None, timeout=60.0, together=together)
     cells = row["cells"]
     assert list(cells) == ["cvjax", *(f"torch {name}" for name in VARIANTS)]
     assert len(cells["cvjax"]["wall"]) == len(cells["torch eager"]["cpu"]) == 2

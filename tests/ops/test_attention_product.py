@@ -14,6 +14,16 @@ def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape)
 
 
+def with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that this machine has NVIDIA's library and card."""
+    from types import SimpleNamespace
+
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", SimpleNamespace(cudnn_get_version=lambda: 91500))
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda capability: True)
+
+
 def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     out = np.zeros(q.shape)
     for b, t, h in np.ndindex(q.shape[:3]):
@@ -49,22 +59,29 @@ def test_bfloat16_stays_and_its_softmax_is_float32():
     np.testing.assert_allclose(out[0, 0, 0, :2].astype(np.float32), [0.2689, 0.7311], rtol=2**-7)
 
 
-def test_other_platforms_have_jaxs_attention():
-    """A CPU's heads come first, `(B, heads, T, D)`."""
-    x = jnp.ones(SHAPE)
+def test_products_stay_bfloat16_in_the_gradients_too():
+    """One of the scores, and four for the gradients, all of bfloat16, which accelerators take quickly."""
+    x = jnp.ones(SHAPE, jnp.bfloat16)
+    program = jax.jit(jax.grad(lambda *a: attend(*a).astype(jnp.float32).sum(), (0, 1, 2))).lower(x, x, x).as_text()
+    products = [line.split(" : ")[1] for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 5
+    assert all(line.split("->")[0].count("bf16") == 2 for line in products), products
 
-    def program(platform: str) -> str:
-        gradient = jax.jit(jax.grad(lambda *a: attend(*a).sum(), (0, 1, 2)))
-        return jax.export.export(gradient, platforms=[platform])(x, x, x).mlir_module()
 
-    def products(text: str) -> list[str]:
-        lines = (line for line in text.splitlines() if "stablehlo.dot_general" in line)
-        return sorted(line.split(" : ")[1].split(" loc(")[0] for line in lines)
+@pytest.mark.parametrize("platforms, fused", [(("cuda",), 1), (("tpu",), 0)])
+def test_by_default_a_gpu_in_bfloat16_has_the_fused_kernel(monkeypatch, platforms, fused):
+    """On a machine that had the library, and of what is lowered for a GPU alone."""
+    with_cudnn(monkeypatch)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
-    theirs = jax.export.export(jax.jit(jax.grad(lambda *a: jax.nn.dot_product_attention(*a).sum(), (0, 1, 2))),
-                               platforms=["cuda"])(x, x, x).mlir_module()
-    assert products(program("cuda")) == products(program("tpu")) == products(theirs)
-    assert products(program("cpu")) != products(theirs)
+    def kernels(dtype, **options):
+        x = jnp.ones((2, 5, 3, 8), dtype)
+        return jax.jit(lambda *a: attend(*a, **options)).trace(x, x, x).lower(
+            lowering_platforms=platforms).as_text().count("__cudnn$fmhaSoftmax(")
+
+    assert kernels(jnp.bfloat16) == fused
+    assert kernels(jnp.float32) == kernels(jnp.bfloat16, implementation="xla") == 0
+    assert kernels(jnp.bfloat16, bias=jnp.zeros((3, 5, 5))) == 0
 
 
 def test_cudnn_is_refused_where_it_cannot_be():
@@ -77,14 +94,9 @@ def test_cudnn_is_refused_where_it_cannot_be():
 
 def test_cudnn_lowers_to_its_fused_kernels_forward_and_backward(monkeypatch):
     """On a machine that had the library; the kernels themselves need the card."""
-    from types import SimpleNamespace
-
-    from jax._src.cudnn import fused_attention_stablehlo
-
     from cvjax.models import create_model
 
-    monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", SimpleNamespace(cudnn_get_version=lambda: 91500))
-    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda capability: True)
+    with_cudnn(monkeypatch)
     model = create_model("vit_tiny_patch16_224", depth=1, attention="cudnn", dtype=jnp.bfloat16)  # 197 tokens: odd
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

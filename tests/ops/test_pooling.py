@@ -103,3 +103,11 @@ def test_windows_that_do_not_tile_the_map_are_as_before(options: dict) -> None:
     slow = np.stack([[padded[0, 2 * i:2 * i + 2, 2 * j:2 * j + 2].max((0, 1)) for j in range(count)]
                      for i in range(count)])
     np.testing.assert_array_equal(max_pool(x, 2, 2, **options)[0], slow)
+
+
+def test_pixels_that_no_window_sees_get_no_gradient() -> None:
+    x = of_three_values((2, 5, 7, 3))
+    gradients = [jax.grad(lambda x, pool=pool: (pool(x) ** 2).sum())(x)
+                 for pool in (lambda x: max_pool(x, 2, 2), lambda x: by_windows(x, 2))]
+    np.testing.assert_array_equal(*gradients)
+    assert not gradients[0][:, 4].any() and not gradients[0][:, :, 6].any()

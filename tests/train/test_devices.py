@@ -202,6 +202,7 @@ def small_state(engine):
                                               jax.random.key(0), ema=True))
 
 
+@pytest.mark.slow
 def test_batch_norm_costs_one_sum_forward_and_one_backward_a_norm_and_nothing_else(measured):
     counts = dict(measured["batch_norm"]["jit"]["kinds"])
     norms = 1 + 2 * 2  # of the stem, and of two blocks; measured: 11, the last is of gradients and metrics together
