@@ -106,7 +106,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # sum over 1024 losses and its decoupled rates in the words of this project: peak = 11.5 / (1 + 1 / 0.15) for the
     # mean, decay = 0.0153 / 11.5. Other than there: the bias of the first layer learns to the end, not for 3 epochs;
     # epochs have no dropped rest, the number of steps is theirs; bfloat16, not float16, and float32 parameters;
-    # ImageNet's mean and deviation; the first layer is made from 5,000 images spread over the set.
+    # ImageNet's mean and deviation; the first layer is made from 5,000 images spread over the set. airbench94 reached
+    # 90.59 % on CIFAR-10 as JPEG (H200, seed 0), the authors' code 90.66 (standard deviation 0.15, 3 runs).
     "cifar10_airbench94": dict(
         AIRBENCH, model="airbench94", steps=476, base_learning_rate=2.875 * 0.15 / 1.15, weight_decay=0.0153 / 11.5,
         warmup=0.23, start_rate=0.2, final_rate=0.07, shift=2, steps_per_dispatch=28, log_every=28,

@@ -65,6 +65,7 @@ def test_each_change_happens_as_often_as_it_should(recipe, probability):
     assert share(changed) == (about(probability) if probability < 1 else pytest.approx(1 - 0.1 / 1.9, abs=0.05))
 
 
+@pytest.mark.slow
 def test_solarising_comes_last_and_inverts_from_128_on():
     """Of a flat image of 100, jittered in brightness, what is 128 or more afterwards is inverted."""
     flat = np.full((8, 8, 3), 100, np.uint8)
@@ -74,6 +75,7 @@ def test_solarising_comes_last_and_inverts_from_128_on():
     np.testing.assert_allclose(solar, np.where(plain >= 128, 255 - plain, plain), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_grey_images_stay_grey_and_lose_nothing():
     grey = PHOTO[..., :1]
     out = views_of(replace(GLOBAL_2, size=16, blur=0.0), grey, count=16)

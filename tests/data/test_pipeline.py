@@ -113,7 +113,7 @@ def test_the_order_is_a_permutation_of_each_epoch_and_stays_what_it_was():
     """An interrupted run goes on in this order, with whatever versions of NumPy and Grain there are by then."""
     order = Order(7, seed=3)
     assert order(np.arange(14)).tolist() == [5, 6, 2, 1, 4, 3, 0, 2, 1, 4, 0, 5, 6, 3]
-    assert order(8) == 1 and order(np.arange(14).reshape(7, 2)).tolist()[4] == [4, 0]
+    assert order(8) == 1 and order(np.arange(14).reshape(7, 2)).tolist()[4] == [1, 4]
     assert Order(7, seed=4)(np.arange(14)).tolist() != order(np.arange(14)).tolist()
 
 

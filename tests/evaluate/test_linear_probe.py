@@ -31,6 +31,7 @@ def two_blobs(rows=40, dim=5, seed=0):
     return (rng.normal(size=(rows, dim)) + 2 * y[:, None]).astype(np.float32), y
 
 
+@pytest.mark.slow
 def test_digits_as_good_as_cross_validated_logistic_regression(digits):
     train_x, train_y, test_x, test_y = digits
     result = linear_probe(*digits, 10)

@@ -56,3 +56,9 @@ def test_airbenchs_rates_are_those_of_its_authors():
         assert rates == pytest.approx([0.2 * peak, peak, final * peak], rel=1e-5, abs=1e-7)
         assert config.weight_decay * peak == pytest.approx(decay * 1024 / scale)
         assert config.momentum == 0.85 and config.decay == "all" and config.norm_bias_rate == 64
+
+
+def test_a_run_too_short_for_its_warm_up_starts_at_the_peak():
+    config = Config(**PRESETS["cifar10_airbench94"])
+    assert float(build_optimizer(config, 4)[1](0)) == pytest.approx(config.base_learning_rate * 4)  # 1,024 of 256
+    assert float(build_optimizer(config, 5)[1](0)) == pytest.approx(0.2 * config.base_learning_rate * 4)

@@ -79,6 +79,7 @@ def probabilities(classifier, images) -> np.ndarray:
 # --- what is chosen, judged and written
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_on_validation_is_the_one_that_is_judged(train):
     folder = train("resnet", *RESNET, *WATCHED)
     seen = {line["step"]: line["validation/top1"] for line in lines(folder) if "validation/top1" in line}

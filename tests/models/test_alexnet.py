@@ -109,6 +109,7 @@ def test_dropout_acts_in_training_only(variables: Any, images: jax.Array) -> Non
     assert not np.array_equal(first, other) and not np.array_equal(first, plain)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(images: jax.Array) -> None:
     exact, rough = alexnet("alexnet_grouped"), alexnet("alexnet_grouped", dtype=jnp.bfloat16)
     variables = variables_of(rough)

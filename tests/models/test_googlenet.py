@@ -50,7 +50,7 @@ def in_training(model: GoogLeNet, variables: Any, images: jax.Array, **options: 
     return model.apply(variables, images, train=True, mutable=["batch_stats", "intermediates"], **options)
 
 
-@pytest.mark.parametrize("norm", ["batch", "lrn"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "lrn"])
 def test_every_parameter_receives_a_gradient(norm: str, images: jax.Array) -> None:
     model = googlenet(norm=norm)
     variables = variables_of(model)

@@ -19,6 +19,7 @@ def tiny():
     return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
+@pytest.mark.slow
 def test_features_of_a_region_are_those_of_a_crop_of_the_map(tiny):
     model, variables = tiny
     images = jax.random.normal(jax.random.key(1), (2, 40, 56, 3))
@@ -37,6 +38,7 @@ def test_features_of_a_region_are_those_of_a_crop_of_the_map(tiny):
     np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(19, 33), (64, 40)])
 def test_images_of_any_size_are_classified(tiny, size):
     model, variables = tiny
@@ -49,6 +51,7 @@ def test_images_of_any_size_are_classified(tiny, size):
     np.testing.assert_allclose(features, model.apply(variables, images, method="features"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_regions_are_moved_by_where_the_map_begins(tiny):
     """`sppnet_alexnet` says where: a pixel of the image that only pixel (0, 0) of the map is centred at."""
     model = create_model("sppnet_alexnet")

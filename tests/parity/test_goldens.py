@@ -28,7 +28,13 @@ def test_vit_outputs_and_gradients(case: VitCase) -> None:
     jax_side.assert_same(jax_side.vit_numbers(case, jax_side.gradient_shapes(numbers)), numbers)
 
 
-@pytest.mark.parametrize("case", CLASSIFIER_CASES, ids=lambda case: case.name)
+# Slow here because others of the family are not; live comparisons have them all.
+SIBLINGS = {"googlenet_lrn", "resnet_basic", "resnet_preactivation", "resnext_bottleneck", "swin_padded", "swin_small_maps"}
+
+
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=[pytest.mark.slow] if case.name in SIBLINGS else []) for case in CLASSIFIER_CASES],
+    ids=lambda case: case.name)
 def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase) -> None:
     numbers = _golden(case.name)
     jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)
