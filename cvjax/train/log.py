@@ -1,18 +1,35 @@
 """What a run writes down while it trains: a progress bar, `metrics.jsonl` and TensorBoard events."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cvjax.train import metrics
+
+
+@contextlib.contextmanager
+def _as_if_missing(package: str) -> Iterator[None]:
+    """Within this context importing the package fails, unless it has been imported before."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # what Python takes for "there is none"
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+with _as_if_missing("torch"):  # tensorboardX loads it where it is installed, for a second, and does without it as well
+    from tensorboardX import SummaryWriter
 
 TIMING = ("images_per_second", "input_wait", "seconds")  # keys that differ from run to run; all others repeat exactly
 

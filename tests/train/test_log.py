@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tensorboardX.crc32c import crc32c
@@ -10,7 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from cvjax.train.log import TIMING, RunLog, read_metrics
 
-EVERY = 4
+ROOT, EVERY = Path(__file__).parents[2], 4
 
 
 def open_log(folder, start=0, resumed=None, total=12):
@@ -174,3 +178,12 @@ def test_tensorboard_files_can_be_read(tmp_path):
 
 def test_reading_a_log_that_is_not_there(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_torch_is_not_loaded_for_events(tmp_path):
+    """It takes a second of every start where it is installed."""
+    (tmp_path / "torch.py").write_text("raise AssertionError('loaded')")
+    code = "import sys; from cvjax.train.log import SummaryWriter; assert 'torch' not in sys.modules; import torch"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert done.returncode == 1 and done.stderr.endswith("AssertionError: loaded\n"), "by the last import alone"
