@@ -122,7 +122,7 @@ class DenseNet(nn.Module):
         self.norm5 = norm()
         if self.num_classes:
             self.classifier = Dense(self.num_classes, kernel_init=linear_uniform,
-                                       bias_init=nn.initializers.zeros, dtype=self.dtype)
+                                    bias_init=nn.initializers.zeros, dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: `(B, D)`."""

@@ -158,7 +158,7 @@ class GoogLeNet(nn.Module):
         if self.num_classes:
             self.drop = nn.Dropout(self.dropout)
             self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
-                               dtype=self.dtype)
+                            dtype=self.dtype)
 
     def _normalized(self, x: jax.Array) -> jax.Array:
         return x if self.lrn is None else self.lrn(x)

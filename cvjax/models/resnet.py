@@ -184,7 +184,7 @@ class ResNet(nn.Module):
         self.norm = norm() if self.preactivation else None
         if self.num_classes:
             self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
-                               dtype=self.dtype)
+                            dtype=self.dtype)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head: `(B, D)`."""
