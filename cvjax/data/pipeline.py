@@ -221,8 +221,12 @@ class Order:
         chosen = np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            chosen[here] = _permutation(self.records, self.seed, int(epoch))[places[here]]
+            chosen[here] = self.of_epoch(int(epoch))[places[here]]
         return chosen
+
+    def of_epoch(self, epoch: int) -> np.ndarray:
+        """All records in the order of one epoch, counted from 0: int64 `(records,)`."""
+        return _permutation(self.records, self.seed, epoch)
 
 
 @functools.lru_cache(maxsize=4)  # an epoch, and for those who load ahead the next
@@ -242,7 +246,7 @@ class _Positions(grain.MapDataset):
 
     def __getitem__(self, position):
         epoch, place = divmod(position, self._order.records)
-        return int(_permutation(self._order.records, self._order.seed, epoch)[place])
+        return int(self._order.of_epoch(epoch)[place])
 
 
 class _PositionBatches(grain.MapDataset):
