@@ -14,10 +14,10 @@ from cvjax.train.mesh import MeshEngine
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small maps take the way of large ones, `windows` of them at a time."""
-    def choose(windows: float) -> None:
+    """Small maps take the way of large ones, so many pixels of them at a time."""
+    def choose(pixels: float) -> None:
         monkeypatch.setattr(convolution, "WORTHWHILE", 0)
-        monkeypatch.setattr(convolution, "WINDOWS", windows)
+        monkeypatch.setattr(convolution, "PIXELS", pixels)
         monkeypatch.setattr(convolution, "WINDOW_BYTES", 1)
 
     return choose
@@ -49,6 +49,8 @@ CASES = {  # batch, height, width, channels, features, kernel, strides, padding,
     "3x3 strided, odd": (5, 13, 11, 4, 6, (3, 3), 2, (1, 1), 1),
     "3x3 dilated": (4, 12, 12, 4, 3, (3, 3), 1, (2, 2), 2),
     "3x3 strided and dilated": (4, 12, 12, 4, 3, (3, 3), 2, (2, 2), 2),
+    "3x3 padded by more than it reaches": (3, 6, 6, 4, 6, (3, 3), 1, (3, 3), 1),
+    "3x3 without padding": (3, 9, 8, 4, 6, (3, 3), 1, (0, 0), 1),
     "5x3": (7, 9, 8, 3, 5, (5, 3), 1, (2, 1), 1),
     "7x7 strided": (2, 24, 24, 3, 8, (7, 7), 2, (3, 3), 1),
     "11x11 by 4": (2, 35, 35, 3, 8, (11, 11), 4, (2, 2), 1),
@@ -56,13 +58,13 @@ CASES = {  # batch, height, width, channels, features, kernel, strides, padding,
 
 
 WAYS = {"in one": 1e9, "in chunks": 60, "row by row": 1}
-SOME = ("3x3 strided, odd", "3x3 strided and dilated", "7x7 strided")
+SOME = ("3x3 strided, odd", "3x3 dilated", "3x3 strided and dilated", "5x3", "7x7 strided")
 
 
-@pytest.mark.parametrize("case, windows", [(c, w) for c in CASES for w in WAYS if w == "in chunks" or c in SOME])
-def test_the_kernels_gradient_is_the_sum_over_windows(small, case, windows):
+@pytest.mark.parametrize("case, pixels", [(c, w) for c in CASES for w in WAYS if w == "in chunks" or c in SOME])
+def test_the_kernels_gradient_is_the_sum_over_windows(small, case, pixels):
     batch, height, width, channels, features, size, strides, padding, dilation = CASES[case]
-    small(WAYS[windows])
+    small(WAYS[pixels])
     x, kernel = draw(batch, height, width, channels), draw(*size, channels, features)
     window = strides, padding, dilation
     inputs = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
@@ -80,14 +82,21 @@ def test_the_kernels_gradient_is_the_sum_over_windows(small, case, windows):
     np.testing.assert_array_equal(dx, plain)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("1x1")])
+def test_a_large_factor_is_not_transposed(small, monkeypatch, case):
+    monkeypatch.setattr(convolution, "TRANSPOSED_BYTES", 0)
+    test_the_kernels_gradient_is_the_sum_over_windows(small, case, "in one")
+
+
+@pytest.mark.parametrize("few", [0, np.inf], ids=["many pixels", "few pixels"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_form_for_all_cores_is_the_convolution(case):
+def test_a_form_for_all_cores_is_the_convolution(case, few):
     """Forward and transposed, to the rounding of sums of at most 363 products in another order."""
     batch, height, width, channels, features, size, strides, padding, dilation = CASES[case]
     x = jnp.asarray(draw(batch, height, width, channels), jnp.float32)
     kernel = jnp.asarray(draw(*size, channels, features), jnp.float32)
     window = strides, padding, dilation
-    ours, pull = jax.vjp(lambda x: convolution._on_all_cores(x, kernel, features, *window), x)
+    ours, pull = jax.vjp(lambda x: convolution._on_all_cores(x, kernel, features, few, *window), x)
     plain, pull_plain = jax.vjp(lambda x: convolution._convolve(x, kernel, *window), x)
     g = jnp.asarray(draw(*plain.shape), jnp.float32)
     for a, b in ((ours, plain), (pull(g)[0], pull_plain(g)[0])):
@@ -100,8 +109,25 @@ def test_a_form_for_all_cores_is_the_convolution(case):
     ((1, 16, 56, 64), 64, False)])
 def test_narrow_images_stand_side_by_side_where_there_are_too_few_tiles(shape, features, wide):
     x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[3], features))
-    program = str(jax.make_jaxpr(lambda x: convolution._on_all_cores(x, kernel, features, 1, (1, 1), 1))(x))
+    program = str(jax.make_jaxpr(lambda x: convolution._on_all_cores(x, kernel, features, 0, 1, (1, 1), 1))(x))
     assert ("f32[1,16,456," in program) == wide
+
+
+@pytest.mark.parametrize("shape, features, products", [
+    ((2, 4, 4, 8), 32, 2), ((2, 4, 4, 8), 31, 1), ((2, 4, 4, 8), 8, 1), ((2, 4, 4, 8), 7, 0)])
+def test_convolutions_of_few_pixels_are_products_and_their_transposes_of_somewhat_more(small, shape, features, products):
+    """32 pixels come out: to 32 channels both are products, to 8 the transpose alone. The kernel's gradient is none."""
+    small(1e9)
+    kernel = jnp.zeros((3, 3, shape[3], features))
+
+    def both(x, g):
+        y, pull = jax.vjp(lambda x: conv2d(x, kernel, 1, (1, 1)), x)
+        return y, pull(g)
+
+    arrays = jnp.zeros(shape), jnp.zeros((*shape[:3], features))
+    program = jax.export.export(jax.jit(both), platforms=["cpu"])(*arrays).mlir_module()
+    assert program.count("stablehlo.dot_general") == products
+    assert program.count("stablehlo.convolution") == 2 - products
 
 
 def test_groups_have_xlas_gradient(small):
@@ -146,6 +172,19 @@ def test_gradients_of_gradients_batches_and_rematerialisation(small, monkeypatch
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())  # at most 1152 + 288 terms
 
 
+def test_a_hessian_times_a_vector(small, monkeypatch):
+    """Forward over reverse mode, as sharpness and second-order optimizers take it."""
+    small(16)
+    x, kernel, along = (jnp.asarray(draw(*shape), jnp.float32) for shape in ((4, 6, 6, 2), (3, 3, 2, 3), (3, 3, 2, 3)))
+
+    def product():
+        return jax.jit(lambda k, v: jax.jvp(lambda k: jax.grad(loss)(k, x), (k,), (v,))[1])(kernel, along)
+
+    ours = product()
+    monkeypatch.setattr(convolution, "WORTHWHILE", np.inf)
+    np.testing.assert_allclose(ours, product(), rtol=0, atol=1e-5 * np.abs(ours).max())  # at most 1152 + 288 terms
+
+
 def test_forward_mode_is_for_small_maps(small):
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
     assert jax.jvp(lambda k: loss(k, x), (kernel,), (kernel,))[1].shape == ()
@@ -177,7 +216,7 @@ def on_devices() -> None:
     """Print what three convolutions over eight devices exchange, and how far their gradients are from one device's."""
     import json
 
-    convolution.WORTHWHILE, convolution.WINDOWS, convolution.WINDOW_BYTES = 0, 8, 1
+    convolution.WORTHWHILE, convolution.PIXELS, convolution.WINDOW_BYTES = 0, 8, 1
     kernels = [jnp.asarray(draw(*s), jnp.float32) for s in [(3, 3, 3, 4), (3, 3, 4, 4), (1, 1, 4, 8), (1, 1, 8, 4)]]
     images = jnp.asarray(draw(32, 8, 8, 3), jnp.float32)
 
@@ -207,12 +246,12 @@ def test_devices_keep_their_rows_and_exchange_sums_once(python):
     assert max(found["errors"]) < 2e-6  # sums of 2048 products and of 256 in another order
 
 
-@pytest.mark.parametrize("batch, rows, columns, window_bytes, expected", [
-    (32, 32, 32, 4 * 576, (1, 1)),    # 1024 windows of 2.4 MB
-    (32, 4, 4, 4 * 4608, (32, 1)),    # all: few windows, wide ones
-    (31, 4, 4, 4 * 4608, (31, 1)),    # a prime number of images
-    (2, 224, 224, 4 * 576, (1, 56)),  # one image is too many
+@pytest.mark.parametrize("batch, rows, columns, pixel_bytes, expected", [
+    (32, 32, 32, 4 * 384, (2, 1)),    # 2048 pixels of 3.1 MB
+    (32, 4, 4, 4 * 3072, (32, 1)),    # all: few pixels, wide windows
+    (31, 4, 4, 4 * 3072, (31, 1)),    # a prime number of images
+    (2, 224, 224, 4 * 384, (1, 16)),  # one image is too many
     (1, 1, 1, 4, (1, 1)),
 ])
-def test_how_many_windows_are_copied_at_a_time(batch, rows, columns, window_bytes, expected):
-    assert convolution._chunk(batch, rows, columns, window_bytes) == expected
+def test_how_many_windows_are_copied_at_a_time(batch, rows, columns, pixel_bytes, expected):
+    assert convolution._chunk(batch, rows, columns, pixel_bytes) == expected
