@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CACHES = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")  # say where else than under HOME things are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ def environment(home):
             flags += " --xla_backend_optimization_level=0"  # compiles in half the time
         # NPROC: XLA's threads. A virtual device that waits for others holds one for each array it waits for, and where
         # there are no more the devices wait for ever.
-        return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "HOME": str(home), "PYTHONPATH": str(ROOT),
+        others = {name: value for name, value in os.environ.items() if name not in CACHES}
+        return others | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "HOME": str(home), "PYTHONPATH": str(ROOT),
                              "NPROC": "64"}
 
     return make
@@ -85,6 +87,8 @@ def command(home, monkeypatch, capsys):
     import jax
 
     monkeypatch.setenv("HOME", str(home))
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     cache = jax.config.jax_compilation_cache_dir
 

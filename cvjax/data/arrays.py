@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cvjax.data.cache import cache_folder
 from cvjax.data.dataset import ArraySource, Dataset, check_labelled_alike, split_positions
 from cvjax.data.errors import DataError
 
@@ -16,9 +17,9 @@ _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 def open_digits() -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 x 1, in a fixed stratified split of 1,437 and 360.
 
-    They are kept in ~/.cache/cvjax, for scikit-learn takes a second to import.
+    They are kept in the user's cache folder, for scikit-learn takes a second to import.
     """
-    kept = Path.home() / ".cache" / "cvjax" / f"digits-{importlib.metadata.version('scikit-learn')}.npz"
+    kept = cache_folder() / f"digits-{importlib.metadata.version('scikit-learn')}.npz"
     try:
         arrays = dict(np.load(kept, allow_pickle=False))
     except (OSError, ValueError, zipfile.BadZipFile):

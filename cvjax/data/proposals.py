@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cvjax.data.cache import cache_folder
 from cvjax.data.errors import DataError
 
 MODES = ("fast", "quality")
@@ -31,7 +32,7 @@ def selective_search(image: np.ndarray, mode: str = "fast", *, max_proposals: in
     Args:
         image: uint8 `(H, W, 3)`, RGB.
         mode: `fast` or `quality`, which merges under more colour spaces: about four times the boxes, and slower.
-        folder: where boxes are kept; None: ~/.cache/cvjax/proposals. A file there that cannot be read is made anew.
+        folder: where boxes are kept; None: `proposals` in the user's cache folder. A file there that cannot be read is made anew.
 
     Raises:
         ValueError: for another shape, type or mode, or `max_proposals` below 1.
@@ -44,7 +45,7 @@ def selective_search(image: np.ndarray, mode: str = "fast", *, max_proposals: in
         raise ValueError(f"mode must be one of {', '.join(MODES)}, received {mode!r}")
     if max_proposals < 1:
         raise ValueError(f"max_proposals must be at least 1, received {max_proposals}")
-    folder = Path.home() / ".cache" / "cvjax" / "proposals" if folder is None else Path(folder)
+    folder = cache_folder() / "proposals" if folder is None else Path(folder)
     kept = folder / f"{_name(image)}-{mode}.npy"
     boxes = _read(kept)
     if boxes is None:

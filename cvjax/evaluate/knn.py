@@ -1,7 +1,7 @@
 """Nearest neighbours of frozen features by cosine similarity, and the weighted k-nearest-neighbour classification.
 
 The classification is the protocol of DINO (Caron et al. 2021, "Emerging Properties in Self-Supervised Vision
-Transformers", https://arxiv.org/abs/2104.14294, sec. 4.1), taken from Wu et al. 2018
+Transformers", https://arxiv.org/abs/2104.14294, sec. 3.2), taken from Wu et al. 2018
 (https://arxiv.org/abs/1805.01978, sec. 3.4): each of the k training examples with the largest cosine similarity s
 votes for its class with weight exp(s / T), T = 0.07. DINO reports k = 20.
 

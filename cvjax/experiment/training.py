@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from cvjax.data.cache import cache_folder
 from cvjax.evaluate.collapse import CollapseGuard
 from cvjax.experiment.config import ConfigError, config_errors
 from cvjax.experiment.inputs import Inputs
@@ -94,8 +95,10 @@ dry_run: ContextVar[Callable[[Prepared], None]] = ContextVar("dry_run", default=
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs under ~/.cache/cvjax, so that the second start of an experiment is quick."""
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cvjax" / "xla"))
+    """Keep compiled programs, so that the second start of an experiment is quick: where JAX's own settings say (such as
+    JAX_COMPILATION_CACHE_DIR), or else in the user's cache folder."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

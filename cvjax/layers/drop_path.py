@@ -8,7 +8,7 @@ import jax.numpy as jnp
 class DropPath(nn.Module):
     """Zero a whole residual branch for a random share `rate` of the examples, and scale the others to keep the mean.
 
-    Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream. In a loop that is
+    rate: in [0, 1), ValueError otherwise. Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream. In a loop that is
     compiled once for all blocks the rate is an array.
     """
 
@@ -16,6 +16,8 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if isinstance(self.rate, float) and not 0.0 <= self.rate < 1.0:
+            raise ValueError(f"drop path {self.rate}: the rate must be in [0, 1)")
         if not train or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate

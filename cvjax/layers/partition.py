@@ -36,8 +36,9 @@ def spread(x: jax.Array, axis: int, over: str = AXIS) -> jax.Array:
     if over not in mesh.axis_names or mesh.axis_types[mesh.axis_names.index(over)] != AxisType.Auto:
         return x
     if x.shape[axis] % mesh.shape[over]:
-        raise ValueError(f"--mesh {over}={mesh.shape[over]} must divide the {x.shape[axis]} heads or channels "
-                         f"that are to be spread: axis {axis % x.ndim} of {x.shape}")
+        raise ValueError(f"mesh axis {over}={mesh.shape[over]} must divide the {x.shape[axis]} "
+                         f"{'heads or channels' if over == AXIS else 'examples'} that are to be spread: "
+                         f"axis {axis % x.ndim} of {x.shape}")
     spec: list = [PartitionSpec.UNCONSTRAINED] * x.ndim
     spec[axis] = over
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -73,7 +73,7 @@ class Blocks(nn.Module):
         rates = np.linspace(0.0, self.drop_path, self.depth)
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
                         dtype=self.dtype, attention=self.attention)
-        if self.scan and train:
+        if self.scan and train and not self.is_initializing():
             return self._scan(block, x, rates)
         outputs = []
         for i, rate in enumerate(rates):
@@ -94,4 +94,5 @@ class Blocks(nn.Module):
                 {"params": params}, x, True, rngs={"dropout": key} if draws else {})
             return x, x
 
-        return list(jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))[1])
+        x, outputs = jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))
+        return [*outputs[:-1], x]  # where the last alone is asked for, no others are kept

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float = 0.0) -> jax.Array:
     """Targets float32 `(B, K)` of int labels `(B,)`: `1 - smoothing` on the class, the rest spread evenly over all K.
 
-    Source: Szegedy et al. 2016, sec. 7 (https://arxiv.org/abs/1512.00567).
+    A label outside of [0, K) has nan, so that its loss cannot be overlooked. Source: Szegedy et al. 2016, sec. 7
+    (https://arxiv.org/abs/1512.00567).
     """
-    return jax.nn.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
+    targets = jax.nn.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
+    return jnp.where(_is_class(labels, num_classes)[..., None], targets, jnp.nan)
+
+
+def _is_class(labels: jax.Array, num_classes: int) -> jax.Array:
+    return (labels >= 0) & (labels < num_classes)
 
 
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -35,10 +41,11 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, *, threshold: fl
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """1.0 where the label is among the k largest logits, else 0.0: `(B, K)`, `(B,)` -> float32 `(B,)`.
 
-    Of equal logits the first counts as the larger; a row with nan is wrong. Counting instead of sorting keeps each row
-    on its device.
+    Of equal logits the first counts as the larger; a row with nan, or with a label outside of [0, K), is wrong.
+    Counting instead of sorting keeps each row on its device.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     before = (logits == own) & (jnp.arange(logits.shape[-1]) < labels[:, None])
     rank = ((logits > own) | before).sum(axis=-1)
-    return ((rank < k) & ~jnp.isnan(logits).any(axis=-1)).astype(jnp.float32)
+    valid = _is_class(labels, logits.shape[-1]) & ~jnp.isnan(logits).any(axis=-1)
+    return ((rank < k) & valid).astype(jnp.float32)

@@ -40,14 +40,16 @@ def median_frequency_weights(label_maps: Iterable[np.ndarray], num_classes: int)
     """Weights float32 `(K,)`: the median of the classes' frequencies by each class's own.
 
     A class's frequency is its share of the pixels that count in the images that it is in. A class that is nowhere gets
-    0 and is left out of the median. Source: Eigen and Fergus 2015, sec. 6.2 (https://arxiv.org/abs/1411.4734), taken up
-    by SegNet for CamVid.
+    0 and is left out of the median. Source: Eigen and Fergus 2015 (https://arxiv.org/abs/1411.4734), taken up by SegNet
+    for CamVid.
 
-    label_maps: int `(H, W)` each, of labels in [0, K) and 255. ValueError where no pixel counts.
+    label_maps: int `(H, W)` each, of labels in [0, K) and 255. ValueError for others, and where no pixel counts.
     """
     pixels, present = np.zeros(num_classes), np.zeros(num_classes)
     for labels in label_maps:
         counts = np.bincount(labels[labels != IGNORE], minlength=num_classes)
+        if len(counts) > num_classes:
+            raise ValueError(f"a label map has label {len(counts) - 1}: labels must be in [0, {num_classes}), or {IGNORE}")
         pixels += counts
         present += np.where(counts > 0, counts.sum(), 0)
     if not pixels.any():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cvjax.ops.boxes import from_centres, iou
+from cvjax.ops.boxes import from_centres, iou, to_centres
 
 
 class Cells(NamedTuple):
@@ -80,9 +80,7 @@ def yolo_loss(predictions: jax.Array, cells: Cells, num_boxes: int, *, coordinat
     wanted = encoded_boxes(truth)
     found = jax.lax.stop_gradient(decoded_boxes(boxes))
     overlap = iou(found, truth)
-    low, high = found[..., :2], found[..., 2:]
-    distance = _squares(jnp.concatenate([(low + high) / 2, high - low], -1)
-                        - jnp.concatenate([(truth[..., :2] + truth[..., 2:]) / 2, truth[..., 2:] - truth[..., :2]], -1))
+    distance = _squares(to_centres(found) - to_centres(truth))
     best = jnp.where((overlap > 0).any(axis=-1, keepdims=True), overlap, -distance).argmax(axis=-1)
     responsible = cells.present[..., None] & (jnp.arange(num_boxes) == best[..., None])
     one_hot = jax.nn.one_hot(cells.labels, classes.shape[-1], dtype=classes.dtype)

@@ -119,9 +119,7 @@ class Airbench(nn.Module):
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head, the largest value of each channel: `(B, D)`."""
-        check_images(images, self.in_channels)
-        if min(images.shape[1:3]) < 9:
-            raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} pixels: airbench needs at least 9x9")
+        check_images(images, self.in_channels, at_least=9)
         x = self.maps("whiten", gelu(self.whiten(images)))
         for name in ("group1", "group2", "group3"):
             x = self.maps(name, getattr(self, name)(x, train))

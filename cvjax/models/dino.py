@@ -65,7 +65,7 @@ class PrototypeLayer(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """Features `(B, D)` to logits float32 `(B, out_dim)`: an MLP, L2 normalisation, prototypes (sec. 3.2 and app. C).
+    """Features `(B, D)` to logits float32 `(B, out_dim)`: an MLP, L2 normalisation, prototypes (sec. 3.1 and app. C).
 
     layers, hidden, bottleneck: of the MLP (its last layer is the bottleneck). batch_norm: in the MLP.
     """

@@ -12,7 +12,8 @@ names its maps.
 
 Deviations: anchors are torchvision's (see `cvjax.ops.anchors`), an anchor has one logit where the paper has two, and
 regions of ResNets are aligned (He et al. 2017, https://arxiv.org/abs/1703.06870) where the paper pools. Stage 5 has
-regions of 14x14, and strides.
+regions of 14x14, and strides. `batch_statistics=False` fixes a norm's statistics; its scale and bias are trained where
+torchvision fixes them too.
 """
 
 import contextlib

@@ -6,6 +6,7 @@ those of a ViT. Deviations: visible patches are picked before they are embedded,
 work. Positions are constants, not parameters. `tiny` and `small` are not in the paper; their dimensions are DeiT's.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import token_normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
-from cvjax.models.images import as_pair
+from cvjax.models.images import as_pair, check_image_size, check_images
 from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
 from cvjax.ops.attention import Implementation
 from cvjax.ops.masking import Masking, gather_tokens, random_masking
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Images float `(B, H, W, C)`, already normalised, and noise `(B, L)` to `MAEOutput`.
+    """Images float `(B, H, W, C)` of `image_size`, already normalised, and noise `(B, L)` to `MAEOutput`.
 
     mask_ratio: share of the patches hidden from the encoder, `int(L * (1 - mask_ratio))` stay visible.
     """
@@ -107,12 +108,20 @@ class MaskedAutoencoder(nn.Module):
                                self.dtype, self.attention)
 
     def encode(self, images: jax.Array, noise: jax.Array, *, train: bool = False) -> tuple[jax.Array, Masking]:
-        """Latent `(B, 1 + K, D)` of the class token and the visible patches, and the masking."""
+        """Latent `(B, 1 + K, D)` of the class token and the visible patches, and the masking.
+
+        Raises ValueError where images or noise do not fit the model's grid of patches.
+        """
+        check_images(images, self.in_channels)
+        check_image_size(images, self.image_size)
+        expected = images.shape[0], math.prod(self.grid)
+        if noise.shape != expected:
+            raise ValueError(f"noise has shape {noise.shape}: a number for each patch is {expected}")
         masking = random_masking(noise, self.mask_ratio)
         return self.encoder.tokens(images, masking.keep, train=train), masking
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Class-token features `(B, D)` of whole images, nothing masked."""
+        """Class-token features `(B, D)` of whole images of any size, nothing masked."""
         return self.encoder.features(images, train=train)
 
     def __call__(self, images: jax.Array, noise: jax.Array, *, train: bool = False) -> MAEOutput:

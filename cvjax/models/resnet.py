@@ -53,6 +53,8 @@ class ResidualBlock(nn.Module):
     The branch has two 3x3 convolutions ("basic") or 1x1, 3x3 (in `groups`), 1x1 ("bottleneck", figure 5).
     width: channels of the inner convolutions. features: channels of the output.
     dilations: of a basic branch's two convolutions; a bottleneck's 3x3 has the first.
+    is_first: of the network. Pre-activated, its shortcut too starts after the first norm and ReLU, as that of a block
+    that changes shape does (He et al. 2016b, fig. 4e and appendix).
     """
 
     kind: Literal["basic", "bottleneck"]
@@ -63,6 +65,7 @@ class ResidualBlock(nn.Module):
     groups: int
     shortcut: Literal["projection", "identity"]
     preactivation: bool
+    is_first: bool
     drop_path: float
     conv: Any
     norm: Any
@@ -82,8 +85,8 @@ class ResidualBlock(nn.Module):
             conv = self.conv(features, size, strides, size // 2 * dilation, dilation, groups, name=f"conv{i}")
             if self.preactivation:
                 branch = nn.relu(self.norm(name=f"bn{i}")(branch, train=train))
-                if i == 1 and self._changes_shape(x):
-                    x = branch  # the shortcut of a new shape starts after the activation, too (fig. 4e, code)
+                if i == 1 and (self.is_first or self._changes_shape(x)):
+                    x = branch  # the network's first shortcut, and those of a new shape, start after the activation
                 branch = conv(branch)
             else:
                 scale = {"scale_init": self.last_scale} if i == len(convs) else {}
@@ -109,6 +112,7 @@ class Stage(nn.Module):
     """Residual blocks at one resolution; the first one strides. `block` makes block i with its own settings.
 
     dilations: the stage's before, which the first convolution (of the first block) still has, and this one's.
+    is_first: of the network's stages.
     """
 
     depth: int
@@ -116,6 +120,7 @@ class Stage(nn.Module):
     dilations: tuple[int, int]
     block: Any
     drop_path: tuple[float, ...]
+    is_first: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -123,7 +128,7 @@ class Stage(nn.Module):
             strides = self.strides if i == 0 else 1
             before, own = self.dilations
             x = self.block(strides=strides, dilations=(own if i else before, own), drop_path=self.drop_path[i],
-                           name=str(i))(x, train)
+                           is_first=self.is_first and i == 0, name=str(i))(x, train)
         return x
 
 
@@ -179,7 +184,7 @@ class ResNet(nn.Module):
                 groups=self.groups, shortcut=self.shortcut, preactivation=self.preactivation, conv=conv, norm=norm,
                 last_scale=nn.initializers.zeros if self.zero_init_last else nn.initializers.ones)
             first = sum(self.depths[:i])
-            stage = Stage(depth, strides, (before, dilation), block, tuple(rates[first:first + depth]))
+            stage = Stage(depth, strides, (before, dilation), block, tuple(rates[first:first + depth]), i == 0)
             setattr(self, f"layer{i + 1}", stage)
         self.norm = norm() if self.preactivation else None
         if self.num_classes:
@@ -204,16 +209,20 @@ class ResNet(nn.Module):
 
 
 BOTTLENECK_50 = dict(block="bottleneck", depths=(3, 4, 6, 3))
+BOTTLENECK_101 = dict(block="bottleneck", depths=(3, 4, 23, 3))
 CIFAR = dict(stem="cifar", width=16, shortcut="identity", image_size=32, num_classes=10)
 
 VARIANTS = {
     "resnet18": (ResNet, dict(block="basic", depths=(2, 2, 2, 2))),
     "resnet34": (ResNet, dict(block="basic", depths=(3, 4, 6, 3))),
     "resnet50": (ResNet, BOTTLENECK_50),
-    "resnet101": (ResNet, dict(block="bottleneck", depths=(3, 4, 23, 3))),
+    "resnet101": (ResNet, BOTTLENECK_101),
     "resnet152": (ResNet, dict(block="bottleneck", depths=(3, 8, 36, 3))),
     "wide_resnet50_2": (ResNet, dict(BOTTLENECK_50, width_factor=2.0)),
+    "wide_resnet101_2": (ResNet, dict(BOTTLENECK_101, width_factor=2.0)),
     "resnext50_32x4d": (ResNet, dict(BOTTLENECK_50, width_factor=2.0, groups=32)),
+    "resnext101_32x8d": (ResNet, dict(BOTTLENECK_101, width_factor=4.0, groups=32)),
+    "resnext101_64x4d": (ResNet, dict(BOTTLENECK_101, width_factor=4.0, groups=64)),
     "resnet20": (ResNet, dict(CIFAR, depths=(3, 3, 3))),
     "resnet32": (ResNet, dict(CIFAR, depths=(5, 5, 5))),
     "resnet44": (ResNet, dict(CIFAR, depths=(7, 7, 7))),

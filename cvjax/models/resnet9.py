@@ -79,9 +79,7 @@ class ResNet9(nn.Module):
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """What comes before the head, the largest value of each channel: `(B, D)`."""
-        check_images(images, self.in_channels)
-        if min(images.shape[1:3]) < 8:
-            raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} pixels: ResNet-9 needs at least 8x8")
+        check_images(images, self.in_channels, at_least=8)
         x = self.maps("prep", self.prep(images, train))
         for name in ("layer1", "layer2", "layer3"):
             x = self.maps(name, getattr(self, name)(x, train))

@@ -1,6 +1,6 @@
 """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Arr
     implementation: "cudnn" for the fused kernel (FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135) of
     NVIDIA's library, which has to be there: bfloat16 or float16, D a multiple of 8, no bias. "auto" for it on a GPU
     where it can be. Raises ValueError where "cudnn" cannot be.
+    Differentiable in reverse mode, and unless fused in forward mode over that (`jax.jvp` of a `jax.grad`).
     """
+    if implementation not in get_args(Implementation):
+        raise ValueError(f"implementation {implementation!r}: it must be one of {', '.join(get_args(Implementation))}")
     if implementation == "cudnn":
         return _fused(queries, keys, values, bias)
     inputs = (queries, keys, values) if bias is None else (queries, keys, values, bias)
@@ -39,8 +42,8 @@ def _can_be_fused(*inputs: jax.Array) -> bool:
 def _fused(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`attend` by cuDNN. JAX does not let it train with an odd number of tokens: they get one more, which none sees."""
     if queries.dtype not in (jnp.bfloat16, jnp.float16) or bias is not None:
-        raise ValueError("--attention cudnn is for bfloat16 or float16 and no bias, not for "
-                         f"{queries.dtype}{'' if bias is None else ' with a bias'}; --dtype bfloat16 makes a ViT so")
+        raise ValueError("attention by cudnn is for bfloat16 or float16 and no bias, not for "
+                         f"{queries.dtype}{'' if bias is None else ' with a bias'}; dtype bfloat16 makes a ViT so")
     batch, length = queries.shape[:2]
     padded = [jnp.pad(x, ((0, 0), (0, length % 2), (0, 0), (0, 0))) for x in (queries, keys, values)]
     lengths = jnp.full((batch,), length, jnp.int32) if length % 2 else None
@@ -48,7 +51,7 @@ def _fused(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Arr
         return jax.nn.dot_product_attention(*padded, query_seq_lengths=lengths, key_value_seq_lengths=lengths,
                                             implementation="cudnn")[:, :length]
     except (RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"--attention cudnn: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"attention by cudnn: {str(error).splitlines()[0]}") from None
 
 
 def _by_heads(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -62,9 +65,8 @@ def _by_heads(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.
 _HEADS = (0, 1), (0, 1)
 
 
-@jax.custom_vjp
-def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    """Products of queries with keys, `(B, heads, T, D)`: float32 `(B, heads, T, T)`."""
+def _product(q: jax.Array, k: jax.Array) -> jax.Array:
+    """Of queries with keys, `(B, heads, T, D)`: float32 `(B, heads, T, T)`."""
     return lax.dot_general(q, k, (((3,), (3,)), _HEADS), preferred_element_type=jnp.float32)
 
 
@@ -75,4 +77,5 @@ def _scores_backward(inputs: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple
     return lax.dot_general(g, k, (((3,), (2,)), _HEADS)), lax.dot_general(g, q, (((2,), (2,)), _HEADS))
 
 
-_scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_backward)
+_scores = jax.custom_vjp(_product)
+_scores.defvjp(lambda q, k: (_product(q, k), (q, k)), _scores_backward)

@@ -26,7 +26,8 @@ def window_maxima(features: jax.Array, top: jax.Array, bottom: jax.Array, left: 
         `(..., C)`.
     """
     height, width, channels = features.shape
-    table = _tables(features).reshape(-1, channels)
+    # Windows overlap, so gradients are added up in the table: in float32.
+    table = _tables(features).reshape(-1, channels).astype(jnp.promote_types(features.dtype, jnp.float32))
     rows, columns = jnp.maximum(bottom - top, 1), jnp.maximum(right - left, 1)
     vertical, horizontal = _floor_log2(rows), _floor_log2(columns)
     first = (vertical * _levels(width) + horizontal) * height  # where the table has the maxima of this size
@@ -35,7 +36,7 @@ def window_maxima(features: jax.Array, top: jax.Array, bottom: jax.Array, left: 
     xs = [jnp.minimum(left, width - 1), jnp.maximum(right - (1 << horizontal), 0)]
     corners = [table.at[(first + y) * width + x].get(mode="promise_in_bounds") for y in ys for x in xs]
     largest = _larger(_larger(*corners[:2]), _larger(*corners[2:]))
-    return jnp.where(((bottom > top) & (right > left))[..., None], largest, 0)
+    return jnp.where(((bottom > top) & (right > left))[..., None], largest, 0).astype(features.dtype)
 
 
 def _levels(length: int) -> int:

@@ -1,7 +1,7 @@
 """A linear probe that trains on augmented images through a frozen network, as it is published.
 
 He et al. 2022, app. A.1 (https://arxiv.org/abs/2111.06377; authors' `main_linprobe.py`): the head is a batch norm
-without affine (eps 1e-6) and a linear layer. Caron et al. 2021, sec. 4.1 (https://arxiv.org/abs/2104.14294; authors'
+without affine (eps 1e-6) and a linear layer. Caron et al. 2021, sec. 3.2 (https://arxiv.org/abs/2104.14294; authors'
 `eval_linear.py`): a linear layer alone. In both, kernels start with a deviation of 0.01 and biases at 0.
 
 The parameters are the heads'. The network's variables travel in the model state, where no gradient is taken and which a

@@ -5,6 +5,8 @@ import math
 from os import PathLike
 from pathlib import Path
 
+from cvjax.visualize.sheet import legend, save_figure
+
 Series = dict[int, float]  # step -> value
 
 _FIRST = ("loss", "learning_rate")
@@ -67,7 +69,7 @@ def plot_curves(metrics_jsonl: str | PathLike, path: str | PathLike) -> None:
     FigureCanvasAgg(figure)
     for number, (group, curves) in enumerate(groups.items()):
         _panel(figure.add_subplot(rows, columns, number + 1), group, curves, skipped.get(group, 0))
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _read_lines(path: Path) -> list[dict]:
@@ -97,12 +99,13 @@ def _panel(axes, group: str, curves: dict[str, Series], skipped: int) -> None:
     if skipped:
         axes.set_title(f"{skipped} non-finite value{'s' if skipped > 1 else ''} left out", fontsize=9)
     axes.set_xlabel("step", fontsize=9)
-    axes.set_ylabel(name, fontsize=9)
+    axes.set_ylabel(name, fontsize=9, parse_math=False)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if 1 < len(curves) <= _MOST_NAMED:
-        axes.legend(fontsize=8, frameon=False, ncols=1 + (len(curves) > 5))
+        legend(axes, axes.get_lines(), [name or group for name in curves], fontsize=8, frameon=False,
+               ncols=1 + (len(curves) > 5))
 
 
 def _spans_decades(curves: dict[str, Series]) -> bool:

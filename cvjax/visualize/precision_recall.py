@@ -5,8 +5,8 @@ from os import PathLike
 
 import numpy as np
 
-from cvjax.visualize.boxes import class_colours
-from cvjax.visualize.sheet import class_labels, save_figure
+from cvjax.visualize.colours import class_colours
+from cvjax.visualize.sheet import class_labels, legend, save_figure
 
 
 def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.ndarray] | None],
@@ -41,8 +41,9 @@ def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.nda
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, title="average precision",
-                  title_fontsize=8, ncols=1 + len(lines) // 24)
+    drawn = axes.get_lines()
+    legend(figure, drawn, [line.get_label() for line in drawn], loc="outside right upper", fontsize=8,
+           title="average precision", title_fontsize=8, ncols=1 + len(lines) // 24)
     if title:
         axes.set_title(title, fontsize=10, wrap=True, parse_math=False)
     save_figure(figure, path)

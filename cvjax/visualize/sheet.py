@@ -75,6 +75,14 @@ def save_figure(figure, path: str | PathLike, **options) -> None:
         figure.savefig(path, format="png", **options)
 
 
+def legend(owner, lines: Sequence, names: Sequence[str], **options) -> None:
+    """A legend of a figure or axes with names as they are: "_void" would be left out, and "$x$" be a formula."""
+    drawn = owner.legend(lines, [str(number) for number in range(len(names))], **options)
+    for text, name in zip(drawn.get_texts(), names, strict=True):
+        text.set_text(name)
+        text.set_parse_math(False)
+
+
 @contextlib.contextmanager
 def _missing_glyphs_are_boxes() -> Iterator[None]:
     with warnings.catch_warnings():

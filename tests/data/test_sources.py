@@ -218,6 +218,7 @@ def test_npz_that_is_no_npz(tmp_path):
 
 def test_the_digits_are_kept_and_a_damaged_copy_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     first = open_dataset("digits")
     kept, = (tmp_path / ".cache" / "cvjax").iterdir()
     whole = kept.read_bytes()
@@ -228,3 +229,6 @@ def test_the_digits_are_kept_and_a_damaged_copy_is_made_anew(tmp_path, monkeypat
     monkeypatch.setenv("HOME", "/proc/nowhere")  # cannot be written to
     unkept = open_dataset("digits")
     assert first.fingerprint == again.fingerprint == mended.fingerprint == unkept.fingerprint
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    open_dataset("digits")
+    assert [file.name for file in (tmp_path / "elsewhere" / "cvjax").iterdir()] == [kept.name]

@@ -107,7 +107,7 @@ def test_the_command_prints_a_plan_and_lowers(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("options, complaint", [
     (("--batch-size", "36"), "--batch-size 36 does not split over 8 devices"),
     (("--mesh", "data=3"), "data times model must be the 8 devices"),
-    (("--mesh", "model=8"), "--mesh model=8 must divide the 2 heads"),
+    (("--mesh", "model=8"), "mesh axis model=8 must divide the 2 heads"),
     (("--model", "resnet20", "--model-fields", "width=8", "depths=(1,1)", "--mesh", "model=2"), "is for transformers")])
 def test_what_cannot_be_laid_out_is_refused(options, complaint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_what_cannot_be_laid_out_is_refused(options, complaint, tmp_path, monkey
 def test_a_training_refuses_heads_that_do_not_split_in_one_line(process, tmp_path):
     done = process("supervised", *TINY_VIT[1:], "--batch-size", 32, "--mesh", "model=4", "--run-dir", tmp_path / "run",
                    devices=4)
-    assert "--mesh model=4 must divide the 2 heads" in done.complaint
+    assert "mesh axis model=4 must divide the 2 heads" in done.complaint
 
 
 def test_the_plans_options_come_first():

@@ -66,6 +66,14 @@ def test_offline_the_message_says_so(saved, monkeypatch):
         load_weights(saved[0], "hf-hub:timm/x")
 
 
+def test_offline_the_cache_may_have_the_older_file(saved, monkeypatch):
+    model, _, path = saved
+    files = {"model.safetensors": LocalEntryNotFoundError("no connection"), "pytorch_model.bin": path}
+    asked = answer(monkeypatch, files)
+    load_weights(model, "hf-hub:timm/x")
+    assert [file for _, file, _ in asked] == list(files)
+
+
 def test_the_real_client_without_a_network_says_the_same(saved, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

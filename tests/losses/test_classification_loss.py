@@ -121,3 +121,12 @@ def test_top_k():
 
 def test_equal_logits_are_no_hit_for_all_labels():
     assert top_k_correct(jnp.zeros((4, 4)), jnp.arange(4)).sum() == 1
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10])
+def test_a_label_that_is_no_class_is_wrong_and_its_loss_nan(label):
+    logits, labels = jnp.array([[5.0, 0.0, 0.0]] * 2), jnp.array([label, 0])
+    for k in (1, 3):
+        np.testing.assert_array_equal(top_k_correct(logits, labels, k), [0, 1])
+    losses = softmax_cross_entropy(logits, smooth_labels(labels, 3, 0.1))
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])

@@ -100,3 +100,8 @@ def test_median_frequencies_by_hand():
 def test_without_a_pixel_that_counts_there_are_no_frequencies():
     with pytest.raises(ValueError, match="no pixel that counts"):
         median_frequency_weights([np.full((2, 2), 255)], 3)
+
+
+def test_a_label_above_the_classes_is_named():
+    with pytest.raises(ValueError, match=r"^a label map has label 32: labels must be in \[0, 21\), or 255$"):
+        median_frequency_weights([np.array([[0, 32]])], 21)

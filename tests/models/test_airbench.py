@@ -86,7 +86,7 @@ def test_logits_are_a_ninth_and_float32_whatever_the_compute_type() -> None:
 
 
 @pytest.mark.parametrize("fields, shape, message", [
-    ({}, (8, 9, 3), "images of 8x9 pixels: airbench needs at least 9x9"),
+    ({}, (8, 9, 3), "images of 8x9 pixels are too small: both sides must be at least 9"),
     ({}, (9, 9, 1), "images have 1 channels, the model takes 3"),
     ({"convs": 4}, (9, 9, 3), "convs 4: a group has 2 or 3")])
 def test_what_is_impossible_is_refused(fields: dict, shape: tuple[int, ...], message: str) -> None:

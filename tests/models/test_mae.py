@@ -134,3 +134,9 @@ def test_impossible_requests_are_refused(images: jax.Array, noise: jax.Array) ->
         init(mae(decoder_heads=3))
     with pytest.raises(ValueError, match="images have 3 channels, the model takes 1"):
         init(mae(in_channels=1))
+    model = mae()
+    height, width = images.shape[1:3]
+    with pytest.raises(ValueError, match="pixels do not fit: the model's field image_size says"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, height * 2, width, 3)), noise)
+    with pytest.raises(ValueError, match=r"^noise has shape \(\d+, 9\): a number for each patch is \(\d+, 16\)"):
+        jax.eval_shape(model.init, jax.random.key(0), images, noise[:, :9])

@@ -112,3 +112,16 @@ def test_drop_path_grows_with_depth() -> None:
     shapes = jax.eval_shape(lambda: blocks.init(jax.random.key(0), x, train=False))
     jax.eval_shape(lambda variables: blocks.apply(variables, x, train=False, capture_intermediates=watch), shapes)
     np.testing.assert_allclose(rates, [0.0, 0.0, 0.2, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1])
+def test_a_rate_that_drops_everything_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=rf"^drop path {rate}: the rate must be in \[0, 1\)"):
+        DropPath(rate).apply({}, jnp.ones((2, 3)), train=True, rngs={"dropout": jax.random.key(0)})
+
+
+def test_scanned_blocks_start_with_train_too() -> None:
+    blocks, x = Blocks(2, heads=2, scan=True), jnp.ones((2, 3, 8))
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    started, plain = (blocks.init(keys, x, train=train) for train in (True, False))
+    jax.tree.map(np.testing.assert_array_equal, started, plain)

@@ -65,6 +65,8 @@ COUNTS = {
     "resnet44": 658_586,
     "resnet50": 25_557_032,
     "resnet56": 853_018,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
     "resnext50_32x4d": 25_028_904,
     "sppnet": 136_916_520,
     "sppnet_alexnet": 75_780_904,  # AlexNet's 2,469,696 up to conv5, and fc6 of 50 * 256 inputs
@@ -100,6 +102,7 @@ COUNTS = {
     "vit_small_patch8_224": 22_055_272,
     "vit_tiny_patch16_224": 5_717_416,
     "vit_tiny_patch16_384": 5_790_376,
+    "wide_resnet101_2": 126_886_696,
     "wide_resnet50_2": 68_883_240,
     "yolo": 12_496_478,
     "yolov1": 271_703_550,  # the authors' first network, of 7 x 7 cells with 2 boxes and 20 classes
@@ -112,7 +115,8 @@ def test_every_name_has_a_count() -> None:
 
 
 # A hundred layers and more take a second to trace.
-DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "resnet152", "fcn_resnet101")
+DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "resnet152", "resnext101_32x8d",
+        "resnext101_64x4d", "wide_resnet101_2", "fcn_resnet101")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name

@@ -70,7 +70,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits() -> None:
 
 
 @pytest.mark.parametrize("shape, message", [
-    ((7, 9, 3), "images of 7x9 pixels: ResNet-9 needs at least 8x8"),
+    ((7, 9, 3), "images of 7x9 pixels are too small: both sides must be at least 8"),
     ((8, 8, 1), "images have 1 channels, the model takes 3")])
 def test_impossible_images_are_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cvjax.ops.pooling import max_pool
+from cvjax.ops.pooling import adaptive_average_pool, max_pool
 
 
 def by_windows(x: jax.Array, window: int) -> jax.Array:
@@ -111,3 +111,9 @@ def test_pixels_that_no_window_sees_get_no_gradient() -> None:
                  for pool in (lambda x: max_pool(x, 2, 2), lambda x: by_windows(x, 2))]
     np.testing.assert_array_equal(*gradients)
     assert not gradients[0][:, 4].any() and not gradients[0][:, :, 6].any()
+
+
+def test_adaptive_means_are_exact_products_on_every_platform() -> None:
+    """A TPU's products round float32 to bfloat16 unless they are asked not to."""
+    program = str(jax.make_jaxpr(lambda x: adaptive_average_pool(x, 3))(jnp.ones((1, 7, 8, 2))))
+    assert program.count("dot_general") == program.count("HIGHEST, Precision.HIGHEST") == 2, program

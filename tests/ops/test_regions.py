@@ -173,3 +173,15 @@ def test_what_they_do_not_take() -> None:
         pyramid_pool(features, ())
     with pytest.raises(ValueError, match=r"boxes must be \(B, R, 4\) with B = 2, received \(1, 3, 4\)"):
         region_pyramid_pool(features, boxes[:1], 0.25)
+
+
+def test_gradients_of_bfloat16_maps_are_added_up_in_float32() -> None:
+    """1,024 regions of one pixel: in bfloat16, whose steps at 256 are 2, a sum of ones ends at 256."""
+    boxes = jnp.zeros((1, 1024, 4))
+
+    def total(features: jax.Array) -> jax.Array:
+        return roi_pool(features, boxes, (1, 1), 1.0).astype(jnp.float32).sum()
+
+    gradient = jax.grad(total)(jnp.ones((1, 2, 2, 1), jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16
+    assert gradient.astype(jnp.float32).sum() == 1024

@@ -174,7 +174,7 @@ def test_heads_that_do_not_split_are_refused_and_without_a_mesh_nothing_happens(
     x = jnp.zeros((2, 3))
     assert spread(x, 1) is x
     mesh = jax.sharding.AbstractMesh((1, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(ValueError, match="--mesh model=2 must divide the 3"):
+    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(ValueError, match="mesh axis model=2 must divide the 3"):
         jax.eval_shape(lambda x: spread(x, 1), x)
 
 

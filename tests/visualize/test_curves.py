@@ -111,3 +111,14 @@ def test_errors_name_the_line(tmp_path, text, message):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_names_are_shown_as_they_are(tmp_path, figures):
+    """Names that begin with "_" or hold a "$" mean something to matplotlib; letters it lacks are boxes."""
+    names = ["_void", "$x$", "a$b", "犬"]
+    lines = [{"step": step, **{f"test/iou/{name}": step / 10 for name in names}} for step in (1, 2)]
+    plot_curves(write(tmp_path / "metrics.jsonl", lines), tmp_path / "curves.png")
+    (axes,) = figures[0].axes
+    texts = axes.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == names
+    assert not any(text.get_parse_math() for text in texts)
