@@ -9,7 +9,9 @@ taken for as many blank pictures as ImageNet has (with label maps or boxes: scen
 import dataclasses
 import importlib
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from cvjax.experiment.config import ConfigError, command, parse, require
@@ -52,12 +54,16 @@ def prepare(experiment: str, arguments: Sequence[str]) -> Any:
 
     module = importlib.import_module(f"experiments.{experiment}")
     config, name = parse(experiment, module.Config, module.PRESETS, module.__doc__, arguments)
-    if config.data.partition(":")[0] in ("tfds", "folder", "voc", "coco") and "--data" not in arguments:
+    given = {argument.split("=")[0] for argument in arguments}
+    if config.data.partition(":")[0] in ("tfds", "folder", "voc", "coco") and "--data" not in given:
         config = dataclasses.replace(config, data=BLANK.get(experiment, IMAGENET), data_cache=False)
     found: list[Any] = []
     token = dry_run.set(found.append)
     try:
-        module.run(dataclasses.replace(config, dry_run=True), name, StopRequest())
+        # What a run of this name is or has is no matter of a plan; nor does a plan tell pmap from jit.
+        with tempfile.TemporaryDirectory() as nowhere:
+            module.run(dataclasses.replace(config, dry_run=True, parallel="jit", run_dir=Path(nowhere) / name), name,
+                       StopRequest())
     finally:
         dry_run.reset(token)
     if not found:

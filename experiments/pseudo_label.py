@@ -70,7 +70,7 @@ def run(config: Config) -> None:
     if not rows:
         raise DataError(f"none of the {len(files)} images in {config.images} can be read")
     kept = [row for row in rows if row[2] >= config.threshold]
-    with open(config.output, "w", newline="") as file:
+    with open(config.output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "probability"])
         writer.writerows((file, label, f"{probability:.6f}") for file, label, probability in kept)

@@ -53,6 +53,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     from cvjax.evaluate.power_law import fit_power_law
     from cvjax.experiment.run import RunFolder
     from cvjax.experiment.training import enable_compilation_cache
+    from cvjax.train.processes import is_first, wait_for_all
     from cvjax.visualize.scaling import plot_scaling
     from experiments.supervised import run_one
 
@@ -74,11 +75,14 @@ def run(config: Config, name: str, stop: Any) -> None:
             run_one(each, rung, stop)
         if config.dry_run:
             continue
+        wait_for_all(label)
+        if not is_first():  # which alone writes, and reads, summaries
+            continue
         found = rung.summary
         rungs.append((found["protocol"]["parameters"], found["protocol"]["training_images"],
                       found["metrics"]["test/loss"]))
         metrics |= {f"loss/{label}": found["metrics"]["test/loss"], f"top1/{label}": found["metrics"]["test/top1"]}
-    if config.dry_run:
+    if config.dry_run or not is_first():
         return
     law = fit_power_law(*zip(*rungs))
     plot_scaling(folder.figures / "scaling.png", rungs, law)

@@ -154,8 +154,8 @@ PRESETS: dict[str, dict[str, Any]] = {
                        color_jitter=(0.3, 0.3, 0.3, 0.0), ema_decay=0.99996),
     "swin_tiny": dict(TRANSFORMER, model="swin_tiny_patch4_window7_224", drop_path=0.2, warmup=20 / 300, clip_norm=5.0,
                       color_jitter=(0.4, 0.4, 0.4, 0.0)),
-    # Beyer et al. 2022 (https://arxiv.org/abs/2205.01580): a better plain ViT-S/16, in 90 epochs. Pooling is timm's: there is a
-    # class token, which the mean leaves out, and the norm follows the mean; theirs has none and norms first.
+    # Beyer et al. 2022 (https://arxiv.org/abs/2205.01580): a better plain ViT-S/16, in 90 epochs. Pooling is timm's:
+    # there is a class token, which the mean leaves out, and the norm follows the mean; theirs has none and norms first.
     "vit_small_big_vision": dict(
         IMAGENET, model="vit_small_patch16_224", model_fields=("pool=avg", "position=sincos2d"), epochs=90,
         batch_size=1024, optimizer="adamw", base_learning_rate=2.5e-4, weight_decay=0.1, clip_norm=1.0,
@@ -269,6 +269,7 @@ def run_folds(config: Config, folder: Any, stop: Any) -> None:
     from cvjax.experiment.inputs import make_inputs
     from cvjax.experiment.report import report
     from cvjax.experiment.run import RunFolder, print_metrics
+    from cvjax.train.processes import is_first, wait_for_all
 
     values = []
     for fold in range(config.folds):
@@ -279,7 +280,11 @@ def run_folds(config: Config, folder: Any, stop: Any) -> None:
             run_one(part, each, stop)
         if config.dry_run:
             return
-        values.append(each.summary["metrics"]["validation/top1"])
+        wait_for_all(each.path.name)
+        if is_first():  # which alone writes, and reads, summaries
+            values.append(each.summary["metrics"]["validation/top1"])
+    if not is_first():
+        return
     metrics = {"folds/top1_mean": mean(values), "folds/top1_std": stdev(values)}
     inputs = make_inputs(config, image_size=config.image_size, folder=folder)
     if inputs.dataset.test is not None:

@@ -22,7 +22,7 @@ def open_digits() -> Dataset:
     kept = cache_folder() / f"digits-{importlib.metadata.version('scikit-learn')}.npz"
     try:
         arrays = dict(np.load(kept, allow_pickle=False))
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         arrays = _digits()
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,8 @@ def open_npz(path: str, *, seed: int = 0) -> Dataset:
 
 
 def _read(path):
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
         with np.load(path, allow_pickle=False) as file:

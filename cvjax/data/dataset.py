@@ -74,7 +74,7 @@ class ArraySource:
 
     def take(self, positions: np.ndarray) -> "ArraySource":
         """The records at `positions`, int `(M,)`, as a source of their own."""
-        return ArraySource(self.images[positions], self.labels[positions])
+        return dataclasses.replace(self, images=self.images[positions], labels=self.labels[positions])
 
 
 @dataclasses.dataclass(frozen=True)

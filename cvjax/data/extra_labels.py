@@ -63,7 +63,7 @@ def add_labelled_files(dataset: Dataset, path: str) -> Dataset:
         DataError: for a list that cannot be read, is empty, or names unknown classes or files.
     """
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable list of files and labels: {error}") from None

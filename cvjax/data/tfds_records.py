@@ -78,8 +78,8 @@ def open_tfds(name: str) -> Dataset:
 
     `name` is a TFDS name, perhaps with configuration and version (`cifar10`, `imagenet_resized/64x64:0.1.0`),
     found in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`; or the folder of one prepared version. It must have
-    a split `train` and a feature `image`; `label` is optional. The test part is `test`, else `validation`,
-    else the last fifth of `train`.
+    a split `train` and a feature `image`; `label` is optional. The test part is `test` unless it alone is
+    unlabelled, else `validation`, else the last fifth of `train`.
 
     Raises:
         DataError: for an unknown name, one that is not prepared, or one that cannot be read this way.
@@ -88,8 +88,10 @@ def open_tfds(name: str) -> Dataset:
     train, test = _split_names(name, builder)
     names = _class_names(name, features["label"]) if "label" in features else ()
     train, test = (tfds_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
-    if names and _label_of_first(test) < 0:
-        raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
+    if names and _label_of_first(test) < 0:  # as ImageNet's; what it is tested on is then its validation split
+        if "validation" not in builder.info.splits:
+            raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
+        test = tfds_source(builder, "validation", True, test.channels)
     return Dataset(train, test, names, train.channels)
 
 

@@ -76,7 +76,8 @@ class TrainingConfig(DataConfig):
     accumulate: int = 1
     """Split each batch into this many micro-batches, one after the other, to save memory."""
     parallel: Literal["jit", "pmap"] = "jit"
-    """jit: one program over a mesh of all devices. pmap: the same numbers the older way."""
+    """jit: one program over a mesh of all devices. pmap: the older way to the same numbers, but for mixup, dropout and
+    drop path, which each device then draws for itself."""
     mesh: str | None = None
     """data=N,model=M: split batches over N devices, and each layer of a transformer over M; by default M is 1."""
     shard: Literal["none", "fsdp"] = "none"
@@ -179,6 +180,8 @@ class TrainingConfig(DataConfig):
             require(value is None or value > 0, name, value, "more than 0")
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
         require(not self.lookahead or self.ema_decay is not None, "lookahead", self.lookahead, "0 without --ema-decay")
+        if self.parallel == "pmap" and (self.mesh or self.shard != "none"):
+            raise ConfigError("--parallel pmap holds everything on every device: leave --mesh and --shard out")
         require(self.parallel == "jit" or not self.resident, "resident", self.resident, "False with --parallel pmap")
         together = self.steps_per_dispatch
         require(self.parallel == "jit" or together == 1, "steps_per_dispatch", together, "1 with --parallel pmap")
@@ -223,6 +226,8 @@ def parse(experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]
     if {"--steps", "--epochs"} <= given:
         raise ConfigError("--steps and --epochs both given: give one of them")
     base = config(**presets[preset])
+    if "--epochs" in given:  # they come in place of a preset's steps
+        base = dataclasses.replace(base, steps=None)
     text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
     parsed = tyro.cli(config, default=base, args=arguments, description=text,
                       prog=f"python -m experiments.{experiment} [{'|'.join(presets)}]")
@@ -269,6 +274,9 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
         parsed, name = parse(experiment, config, presets, description)
     except ConfigError as error:
         sys.exit(_complain(error))
+    if getattr(parsed, "dry_run", False) and getattr(parsed, "parallel", "jit") == "pmap":
+        print("a dry run shows what --parallel jit would do, which computes the same")
+        parsed = dataclasses.replace(parsed, parallel="jit")
     _run(lambda: run(parsed, name, stop), parsed)
 
 
@@ -283,12 +291,13 @@ def command(run: Callable[[Any], None], experiment: str, config: type, descripti
 
 
 def _run(body: Callable[[], None], config: Any = None) -> None:
-    """config: of a training, which may be one of several processes; these end all together, or none before its time."""
+    """config: of an experiment; a training may be one of several processes, which end all together, or none before its
+    time."""
     keep_freed_memory()  # before jax starts its threads
     import jax
 
     from cvjax.experiment.run import EXPECTED_ERRORS
-    from cvjax.train.processes import is_first, join, leave, wait_to_be_ended
+    from cvjax.train.processes import ProcessError, is_first, join, launcher, leave, wait_to_be_ended
 
     try:
         if isinstance(config, TrainingConfig):
@@ -296,6 +305,9 @@ def _run(body: Callable[[], None], config: Any = None) -> None:
                  timeout=config.coordinator_timeout)
             if not is_first():
                 sys.stdout = open(os.devnull, "w")  # it speaks for all
+        elif config is not None and launcher() in ("Slurm", "Open MPI"):
+            raise ProcessError(f"{launcher()} started several processes, and this experiment runs in one; all of them "
+                               "would write the same folder")
         body()
     except Stopped as saved:
         print(f"{saved}; the same command resumes", file=sys.stderr)

@@ -154,7 +154,7 @@ class Inputs:
 
     def augment(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """One training image uint8 `(H, W, C)` to what the model sees, float32: cropped, flipped, normalised."""
-        crop_key, flip_key = jax.random.split(key)
+        crop_key, flip_key, key = jax.random.split(key, 3)  # fold_in(key, 0) of one key is the first of its split
         size = (self.image_size, self.image_size)
         if self.dataset.in_memory and (self.crop_scale != (1.0, 1.0) or image.shape[:2] != size):
             image = random_resized_crop(crop_key, image, self.image_size, self.crop_scale)

@@ -53,8 +53,6 @@ def make_engine(config: Any) -> Any:
     """The engine that `--parallel`, `--mesh` and `--shard` ask for; ConfigError for what cannot be."""
     with config_errors():
         if config.parallel == "pmap":
-            if config.mesh or config.shard != "none":
-                raise ValueError("--parallel pmap holds everything on every device: leave --mesh and --shard out")
             engine = PmapEngine()
             check_batch_size(config.batch_size, accumulate=config.accumulate, devices=engine.layout.data)
             return engine
@@ -99,8 +97,8 @@ def enable_compilation_cache() -> None:
     JAX_COMPILATION_CACHE_DIR), or else in the user's cache folder."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def params_sha256(params: Any) -> str:

@@ -75,19 +75,26 @@ def join(coordinator_address: str | None = None, num_processes: int | None = Non
     late = threading.Timer(timeout, _end, [f"{where}: not all came within {timeout} s"])
     late.daemon = True
     late.start()  # jax itself would abort with pages of text, and later
+    asked_to_stop = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id, initialization_timeout=timeout + 60,
                                    shutdown_timeout_seconds=7 * 24 * 3600)
     except (ValueError, RuntimeError) as error:
         if coordinator_address is None and isinstance(error, ValueError):
-            print(f"{found} names no other processes: going on alone", file=sys.stderr)
-            return
+            if found == "TPU pod":
+                print(f"{found} names no other processes: going on alone", file=sys.stderr)
+                return
+            needs = "; jax finds them with its package for it: pip install jax[k8s]" if found == "Kubernetes" else ""
+            raise ProcessError(f"{found} started several processes, and jax cannot say which{needs}; or give "
+                               "--coordinator-address, --num-processes and --process-id") from None
         raise ProcessError(f"{where}: {str(error).splitlines()[0]}") from None
     finally:
         late.cancel()
     if distributed.global_state.num_processes > 1:
         ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
         _Watch().start()
+    else:  # jax has taken SIGTERM over, to tell processes that are not there
+        signal.signal(signal.SIGTERM, asked_to_stop)
 
 
 class _Watch:

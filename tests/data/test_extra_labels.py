@@ -84,9 +84,10 @@ def test_a_list_that_does_not_fit_is_one_line(photos, lines, message):
 def test_a_list_that_cannot_be_read_is_one_line(photos):
     whole = open_dataset(f"folder:{photos}/photos")
     (photos / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    for path in (photos / "missing.csv", photos, photos / "binary.csv"):
-        with pytest.raises(DataError, match="is not a readable list of files and labels") as error:
-            add_labelled_files(whole, str(path))
+    unreadable, no_list = "is not a readable list of files and labels", "a list needs the columns file and label"
+    for name, message in (("missing.csv", unreadable), ("", unreadable), ("binary.csv", no_list)):
+        with pytest.raises(DataError, match=message) as error:
+            add_labelled_files(whole, str(photos / name))
         assert "\n" not in str(error.value)
 
 

@@ -334,6 +334,7 @@ def test_files_dropped_by_the_cache_count(spoilt, tmp_path):
     bad = BadFiles(20, 0.5)
     train_batches(source, None, batch_size=2, seed=0, bad=bad).close()
     assert bad.count == 3
+    assert source.take(np.arange(2)).dropped == source.dropped  # and where a part of the source is held out
 
 
 def test_the_list_is_shared_and_survives(tmp_path):

@@ -226,6 +226,9 @@ def test_the_digits_are_kept_and_a_damaged_copy_is_made_anew(tmp_path, monkeypat
     kept.write_bytes(whole[:-500])
     mended = open_dataset("digits")
     assert kept.read_bytes() == whole
+    kept.write_bytes(b"")
+    open_dataset("digits")
+    assert kept.read_bytes() == whole
     monkeypatch.setenv("HOME", "/proc/nowhere")  # cannot be written to
     unkept = open_dataset("digits")
     assert first.fingerprint == again.fingerprint == mended.fingerprint == unkept.fingerprint

@@ -179,6 +179,20 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(dry, tmp_path, experim
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_of_pmap_is_that_of_jit(dry, tmp_path):
+    done = dry("supervised", "--parallel", "pmap")
+    assert done.status == 0, done.err
+    assert "what --parallel jit would do" in done.out and "memory per device" in done.out
+
+
+@pytest.mark.parametrize("variables, name", [
+    ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, "Slurm"), ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI")])
+def test_an_experiment_of_one_process_is_not_run_by_several(dry, monkeypatch, variables, name):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert f"{name} started several processes, and this experiment runs in one" in dry("knn").complaint
+
+
 def test_a_dry_run_does_not_touch_a_finished_run(command, pretrained, unlabelled):
     def content():
         return {path: path.read_bytes() for path in pretrained.rglob("*") if path.is_file()}
@@ -263,6 +277,16 @@ def test_run_folders_are_named_by_preset_and_changed_fields(command, tmp_path):
     assert name() == "digits"
     assert name("--seed", "1", "--run-dir", "elsewhere", "--workers", "2") == "digits-seed=1"
     assert name("folder", "--data", "folder:a/b") == "folder-data=folder_a_b"
+
+
+def test_epochs_come_in_place_of_a_presets_steps():
+    from cvjax.experiment.config import parse
+
+    module = importlib.import_module("experiments.supervised")
+    config, name = parse("supervised", module.Config, module.PRESETS, "Text.", ["cifar10_airbench94", "--epochs", "3"])
+    assert module.PRESETS["cifar10_airbench94"]["steps"] and config.steps is None
+    assert config.total_steps(1000 * config.batch_size) == 3000
+    assert name == "cifar10_airbench94-epochs=3.0"
 
 
 # A field that nothing reads would be accepted, shown by --help, and do nothing.

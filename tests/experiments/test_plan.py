@@ -104,6 +104,12 @@ def test_the_command_prints_a_plan_and_lowers(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_given_in_either_form_are_those_planned_for(capsys):
+    plan.run(plan.Config(), "supervised", ["deit_small", "--data=blank:64,32,7", "--image-size", "32", "--batch-size",
+                                           "16", "--parallel", "pmap"])
+    assert "data blank:64,32,7: 64 training and 2 test images, 7 classes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options, complaint", [
     (("--batch-size", "36"), "--batch-size 36 does not split over 8 devices"),
     (("--mesh", "data=3"), "data times model must be the 8 devices"),

@@ -62,3 +62,23 @@ def test_a_run_too_short_for_its_warm_up_starts_at_the_peak():
     config = Config(**PRESETS["cifar10_airbench94"])
     assert float(build_optimizer(config, 4)[1](0)) == pytest.approx(config.base_learning_rate * 4)  # 1,024 of 256
     assert float(build_optimizer(config, 5)[1](0)) == pytest.approx(0.2 * config.base_learning_rate * 4)
+
+
+def test_crop_and_colours_are_drawn_apart():
+    """`fold_in(key, 0)` is the first key of `split(key)`: an operation that got it would repeat the crop's draws."""
+    import jax
+    import numpy as np
+
+    from cvjax.data.bad_files import BadFiles
+    from cvjax.data.dataset import ArraySource, Dataset
+    from cvjax.experiment.inputs import Inputs
+
+    source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32))
+    seen = []
+    inputs = Inputs(Dataset(source, None, ("a",), 3), 8, 2, BadFiles(4, 0.0, None),
+                    pixel_operations=(lambda key, image: seen.append(key) or image,) * 2,
+                    normalized_operations=(lambda key, image: seen.append(key) or image,))
+    key = jax.random.key(5)
+    inputs.augment(key, source.images[0])
+    numbers = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in [*seen, *jax.random.split(key)]]
+    assert len(seen) == 3 and len(set(numbers)) == 5

@@ -74,3 +74,36 @@ def test_what_ends_a_process_is_no_exception(environment):
             "processes._end('process 1 of 2 is lost')")
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (1, "\nerror: process 1 of 2 is lost\n")
+
+
+@pytest.mark.parametrize("started, complaint", [
+    ("Kubernetes", r"pip install jax\[k8s\]; or give --coordinator-address"),
+    ("Slurm", "started several processes, and jax cannot say which; or give --coordinator-address"), ("TPU pod", None)])
+def test_nobody_goes_on_alone_among_several(monkeypatch, capsys, started, complaint):
+    def refuse(*arguments, **options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("cvjax.train.processes.launcher", lambda: started)
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    if complaint is None:  # a single Cloud TPU machine
+        join()
+        assert "going on alone" in capsys.readouterr().err
+    else:
+        with pytest.raises(ProcessError, match=complaint):
+            join()
+
+
+def test_the_only_process_of_a_tpu_keeps_its_answer_to_sigterm(monkeypatch):
+    def initialize(*arguments, **options):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as jax's preemption manager takes it over
+
+    monkeypatch.setattr("cvjax.train.processes.launcher", lambda: "TPU pod")
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    monkeypatch.setattr("jax._src.distributed.global_state.num_processes", 1)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop = StopRequest().install()
+        join()
+        assert signal.getsignal(signal.SIGTERM) == stop._handle
+    finally:
+        signal.signal(signal.SIGTERM, before)
