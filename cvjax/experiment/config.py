@@ -275,7 +275,7 @@ def main(run: Callable[[Any, str, Any], None], experiment: str, config: type, pr
     except ConfigError as error:
         sys.exit(_complain(error))
     if getattr(parsed, "dry_run", False) and getattr(parsed, "parallel", "jit") == "pmap":
-        print("a dry run shows what --parallel jit would do, which computes the same")
+        print("a dry run shows what --parallel jit would do")
         parsed = dataclasses.replace(parsed, parallel="jit")
     _run(lambda: run(parsed, name, stop), parsed)
 
