@@ -170,6 +170,8 @@ def _images_below(folder, prefix, ignored) -> Iterator[tuple[str, int]]:
             yield prefix + entry.name, entry.stat().st_size
         elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
             yield from _images_below(entry.path, f"{prefix}{entry.name}/", ignored)
+        elif entry.is_dir() and not entry.name.startswith("."):  # it could lead back here
+            ignored["linked folders inside others"] += 1
 
 
 def _is_image(entry, ignored) -> bool:
@@ -181,6 +183,8 @@ def _is_image(entry, ignored) -> bool:
         if extension in EXTENSIONS:
             return True
         ignored[f"{extension or 'extensionless'} files"] += 1
+    elif entry.is_symlink() and not os.path.exists(entry.path):
+        ignored["broken links"] += 1
     return False
 
 

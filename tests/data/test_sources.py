@@ -99,6 +99,17 @@ def test_upper_case_nested_and_left_out_files(tmp_path):
     assert "1 images outside class folders" in data.ignored
 
 
+def test_links_that_are_not_followed_are_counted(tmp_path):
+    write_folder(tmp_path / "photos", {"cat": 2})
+    write_folder(tmp_path / "elsewhere", {"more": 2})
+    (tmp_path / "photos" / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "photos" / "cat" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere" / "more")  # a class may be a link
+    data = open_dataset(f"folder:{tmp_path}/photos")
+    assert data.class_names == ("cat", "dog") and len(data.train) + len(data.test) == 4
+    assert data.ignored == "1 broken links, 1 linked folders inside others"
+
+
 def test_unlabelled_folders(tmp_path):
     for place in (tmp_path / "flat", tmp_path / "split" / "train"):
         write_folder(place.parent, {place.name: 10})
