@@ -226,7 +226,7 @@ def parse(experiment: str, config: type, presets: Mapping[str, Mapping[str, Any]
     if {"--steps", "--epochs"} <= given:
         raise ConfigError("--steps and --epochs both given: give one of them")
     base = config(**presets[preset])
-    if "--epochs" in given:  # they come in place of a preset's steps
+    if "--epochs" in given and getattr(base, "steps", None):  # they come in place of a preset's steps
         base = dataclasses.replace(base, steps=None)
     text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
     parsed = tyro.cli(config, default=base, args=arguments, description=text,
