@@ -67,7 +67,7 @@ def prepare(experiment: str, arguments: Sequence[str]) -> Any:
     finally:
         dry_run.reset(token)
     if not found:
-        raise ConfigError(f"{experiment}: this run is complete, there is nothing to plan; give another --run-dir")
+        raise ConfigError(f"{experiment}: this command trains no network step by step, there is nothing to plan")
     return found[0]
 
 

@@ -32,7 +32,8 @@ def selective_search(image: np.ndarray, mode: str = "fast", *, max_proposals: in
     Args:
         image: uint8 `(H, W, 3)`, RGB.
         mode: `fast` or `quality`, which merges under more colour spaces: about four times the boxes, and slower.
-        folder: where boxes are kept; None: `proposals` in the user's cache folder. A file there that cannot be read is made anew.
+        folder: where boxes are kept; None: `proposals` in the user's cache folder. A file there that cannot be read is
+            made anew.
 
     Raises:
         ValueError: for another shape, type or mode, or `max_proposals` below 1.

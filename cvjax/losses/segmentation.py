@@ -49,7 +49,8 @@ def median_frequency_weights(label_maps: Iterable[np.ndarray], num_classes: int)
     for labels in label_maps:
         counts = np.bincount(labels[labels != IGNORE], minlength=num_classes)
         if len(counts) > num_classes:
-            raise ValueError(f"a label map has label {len(counts) - 1}: labels must be in [0, {num_classes}), or {IGNORE}")
+            raise ValueError(f"a label map has label {len(counts) - 1}: labels must be in [0, {num_classes}), or "
+                             f"{IGNORE}")
         pixels += counts
         present += np.where(counts > 0, counts.sum(), 0)
     if not pixels.any():

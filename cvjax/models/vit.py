@@ -6,7 +6,8 @@ another recipe.
 Deviations: parameters carry timm's names (`blocks/0/attn/qkv`), so published weights map one to one. The patch
 embedding is written as a linear map of flattened patches, the same numbers as a strided convolution, so that MAE can
 embed visible patches only. Queries, keys and values start as one Xavier matrix of D x 3D, as in MAE's code, where the
-official JAX code draws three of D x D, whose range is sqrt(2) larger. Average pooling follows timm: mean of the patch tokens, then `fc_norm`, and no `norm`.
+official JAX code draws three of D x D, whose range is sqrt(2) larger. Average pooling follows timm: mean of the patch
+tokens, then `fc_norm`, and no `norm`.
 """
 
 from typing import Any, Literal

@@ -9,21 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cvjax.train.layout import Layout
 
 
 def arranged(devices: Sequence[jax.Device], layout: Layout) -> np.ndarray:
-    """Devices `(data, model)`. Those of several processes stand process by process, for each loads the rows of its own
-    devices, and together they are the batch in order; those of one stand as JAX likes them best."""
-    shape = layout.data, layout.model
-    if len({device.process_index for device in devices}) == 1:
-        return mesh_utils.create_device_mesh(shape, devices)
+    """Devices of several processes, `(data, model)`: process by process, for each loads the rows of its own devices,
+    and together they are the batch in order."""
     ordered = np.empty(len(devices), object)
     ordered[:] = sorted(devices, key=lambda device: (device.process_index, device.id))
-    return ordered.reshape(shape)
+    return ordered.reshape(layout.data, layout.model)
 
 
 class MeshEngine:
@@ -45,7 +42,11 @@ class MeshEngine:
         together = max(1, layout.model // each)  # processes whose devices share layers, and so see the same images
         # Which part of each batch this process loads, and into how many parts it is cut.
         self.share = (processes.index(jax.process_index()) // together, len(processes) // together)
-        self.mesh = Mesh(arranged(devices, layout), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+        names, types = ("data", "model"), (AxisType.Auto, AxisType.Auto)
+        if len(processes) == 1:  # JAX knows best how they stand
+            self.mesh = jax.make_mesh((layout.data, layout.model), names, axis_types=types, devices=devices)
+        else:
+            self.mesh = Mesh(arranged(devices, layout), names, axis_types=types)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec("data"))
         self.stacked = NamedSharding(self.mesh, PartitionSpec(None, "data"))
