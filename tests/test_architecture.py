@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,13 @@ def test_training_steps_are_compiled_in_one_place_each():
     assert [name_of(path) for path in MODULES if re.search(r"jax\.pmap\(", path.read_text())] == ["cvjax.train.pmap"]
     loops = [name_of(path) for path in MODULES if re.search(r"^\s*state, \w+ = step\(state", path.read_text(), re.M)]
     assert loops == ["cvjax.train.loop"]
+
+
+def test_the_linter_has_nothing_to_say():
+    pytest.importorskip("ruff", reason="the linter comes with requirements-dev.txt")
+    checked = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT,
+                             capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def tracked() -> list[Path]:

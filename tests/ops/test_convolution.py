@@ -115,7 +115,7 @@ def test_narrow_images_stand_side_by_side_where_there_are_too_few_tiles(shape, f
 
 @pytest.mark.parametrize("shape, features, products", [
     ((2, 4, 4, 8), 32, 2), ((2, 4, 4, 8), 31, 1), ((2, 4, 4, 8), 8, 1), ((2, 4, 4, 8), 7, 0)])
-def test_convolutions_of_few_pixels_are_products_and_their_transposes_of_somewhat_more(small, shape, features, products):
+def test_convolutions_of_few_pixels_are_products_their_transposes_of_somewhat_more(small, shape, features, products):
     """32 pixels come out: to 32 channels both are products, to 8 the transpose alone. The kernel's gradient is none."""
     small(1e9)
     kernel = jnp.zeros((3, 3, shape[3], features))
