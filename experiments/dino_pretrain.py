@@ -242,7 +242,7 @@ def draw(views: Any, encoder: Any, inputs: Any, config: Config, folder: Any) -> 
     shown = [inputs.displayable(x) for x in jax.jit(jax.vmap(views))(keys, batch)]
     views_panel(folder.figures / "views.png", batch["image"] / 255, dict(zip(("global", "local"), shown)),
                 title=f"{config.data}: an image, its two global and its local views")
-    if encoder.is_vit:
+    if encoder.has_class_token:
         part = "train" if inputs.dataset.test is None else "test"
         draw_attention(folder.figures / "attention.png", encoder, inputs, part)
 

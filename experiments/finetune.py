@@ -24,7 +24,7 @@ class Config(TrainingConfig):
     pool: Literal["token", "avg"] = "avg"
     """What the head reads: the class token, or the mean of the patch tokens."""
     layer_decay: float = 0.75
-    """Learning rate of each block relative to the next one; 1 for none."""
+    """Learning rate of each block relative to the next one; 1 for none. With --scratch all learn at the same rate."""
     mixup: float = 0.8
     """Mixup's alpha; 0 for none."""
     label_smoothing: float = 0.1
@@ -75,7 +75,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     folder = RunFolder(config, "finetune", name)
     if folder.finished():
         return
-    encoder = load_encoder(config.checkpoint)
+    encoder = dataclasses.replace(load_encoder(config.checkpoint), pool=config.pool)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, crop_scale=config.crop_scale,
                          flip=config.flip, prepare=partial(held_out, config))
     check_channels(encoder, inputs.dataset.channels)
@@ -92,7 +92,7 @@ def run(config: Config, name: str, stop: Any) -> None:
         """Start positions from fixed ones unless they were learnt, and all other parameters from pretrained ones."""
         params = dict(variables["params"])
         positions = sincos_2d(model.width, (encoder.image_size // model.patch_size,) * 2)
-        params["pos_embed"] = params["pos_embed"].at[0].set(jnp.concatenate([jnp.zeros((1, model.width)), positions]))
+        params["pos_embed"] = params["pos_embed"].at[0, model.prefix:].set(positions).at[0, :model.prefix].set(0)
         params |= {key: value for key, value in pretrained.items() if key in params}
         return {**variables, "params": params}
 

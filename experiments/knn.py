@@ -6,7 +6,8 @@
 from typing import Any
 
 from cvjax.experiment.config import main
-from cvjax.experiment.frozen import FrozenConfig, run_frozen
+from cvjax.experiment.frozen import NeighbourConfig as Config
+from cvjax.experiment.frozen import run_frozen
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(data="digits"),
@@ -14,10 +15,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(config: FrozenConfig, name: str, stop: Any) -> None:
+def run(config: Config, name: str, stop: Any) -> None:
     """Extract features, search neighbours, report."""
     run_frozen("knn", config, name, linear=False)
 
 
 if __name__ == "__main__":
-    main(run, "knn", FrozenConfig, PRESETS, __doc__)
+    main(run, "knn", Config, PRESETS, __doc__)

@@ -9,18 +9,9 @@ Mean average precision, precision at 1, 5 and 10, and `figures/neighbours.png`: 
 import dataclasses
 from typing import Any
 
-from cvjax.experiment.config import main, require
-from cvjax.experiment.frozen import DEFAULT_RUN, FrozenConfig, frozen_encoder
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(FrozenConfig):
-    """Retrieval by the features that kNN sees: of a ViT those of the last block."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.probe_blocks is None, "probe_blocks", self.probe_blocks, "left out: retrieval sees the last block")
-
+from cvjax.experiment.config import main
+from cvjax.experiment.frozen import DEFAULT_RUN, frozen_encoder
+from cvjax.experiment.frozen import NeighbourConfig as Config
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(data="digits"),

@@ -97,7 +97,7 @@ def command(home, monkeypatch, capsys):
         from cvjax.experiment.config import main
 
         module = importlib.import_module(f"experiments.{experiment}")
-        config = getattr(module, "Config", None) or module.FrozenConfig
+        config = module.Config
         monkeypatch.setattr(sys, "argv", [experiment, *map(str, arguments)])
         capsys.readouterr()
         status = 0

@@ -24,9 +24,9 @@ def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.
     block's weights are computed. With `pool="avg"` nothing reads what the class token gathers there.
 
     model: a ViT: attention over a class token and then the patches in row-major order, with fields `patch_size` and
-    `pool`. images: float `(B, H, W, C)`, already normalised, of any size that the patch size divides.
+    `class_token`. images: float `(B, H, W, C)`, already normalised, of any size that the patch size divides.
     """
-    if not (hasattr(model, "pool") and hasattr(model, "patch_size")):
+    if not getattr(model, "class_token", False):
         raise ValueError(f"class attention needs a ViT with a class token, received a {type(model).__name__}")
     rows, columns = patch_grid(*images.shape[1:3], model.patch_size)
     last = attention_weights(model, variables, images)[-1]

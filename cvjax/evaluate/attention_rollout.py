@@ -50,19 +50,19 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
     layers' matrices are multiplied. With `pool="token"` it is the class token's row, with `pool="avg"` the mean row of
     the patch tokens; the sum over patches is at most 1, what lacks is the class token's own share.
 
-    model: a ViT: attention over a class token and then the patches in row-major order, with fields `patch_size` and
+    model: a ViT: attention over `prefix` tokens and then the patches in row-major order, with fields `patch_size` and
     `pool`. images: float `(B, H, W, C)`, already normalised.
     """
-    if not (hasattr(model, "pool") and hasattr(model, "patch_size")):
-        raise ValueError(f"attention rollout needs a ViT with a class token, received a {type(model).__name__}")
+    if not (hasattr(model, "pool") and hasattr(model, "prefix")):
+        raise ValueError(f"attention rollout needs a ViT, received a {type(model).__name__}")
     rows, columns = patch_grid(*images.shape[1:3], model.patch_size)
-    layers = attention_weights(model, variables, images)
-    if any(weights.shape[-1] != 1 + rows * columns for weights in layers):
-        raise ValueError(f"attention rollout needs a class token and {rows}x{columns} patches in each layer, "
+    layers, length = attention_weights(model, variables, images), model.prefix + rows * columns
+    if any(weights.shape[-1] != length for weights in layers):
+        raise ValueError(f"attention rollout needs {model.prefix} + {rows}x{columns} tokens in each layer, "
                          f"received layers of {sorted({weights.shape[-1] for weights in layers})} tokens")
-    flow = identity = jnp.eye(1 + rows * columns)
+    flow = identity = jnp.eye(length)
     for weights in layers:
         attention = 0.5 * weights.mean(axis=1) + 0.5 * identity
         flow = jnp.matmul(attention, flow, precision=jax.lax.Precision.HIGHEST)
-    pooled = flow[:, 0] if model.pool == "token" else flow[:, 1:].mean(axis=1)
-    return pooled[:, 1:].reshape(-1, rows, columns)
+    pooled = flow[:, 0] if model.pool == "token" else flow[:, model.prefix:].mean(axis=1)
+    return pooled[:, model.prefix:].reshape(-1, rows, columns)

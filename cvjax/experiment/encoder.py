@@ -41,17 +41,26 @@ class Encoder:
     image_size: int
     channels: int
 
+    def __post_init__(self) -> None:
+        if self.is_vit and not self.model.class_token and self.pool != "avg":
+            raise ConfigError(f"--pool {self.pool}: it must be avg, the encoder has no class token")
+
     @property
     def is_vit(self) -> bool:
         """Whether it has tokens and blocks to choose from."""
         return isinstance(self.model, VisionTransformer)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token is among its tokens, the first of them."""
+        return self.is_vit and self.model.class_token
 
     def apply(self, variables: Any, images: jax.Array) -> jax.Array:
         """Features float32 `(B, D)` of normalised images `(B, H, W, C)`; the last `knn_width` are the last block's."""
         if not self.is_vit:
             return self.model.apply(variables, images, train=False).astype(jnp.float32)
         outputs = self.model.apply(variables, images, method="block_tokens")
-        means = [x[:, 1:].mean(axis=1) for x in outputs[-self.blocks:]]
+        means = [x[:, self.model.prefix:].mean(axis=1) for x in outputs[-self.blocks:]]
         tokens = [x[:, 0] for x in outputs[-self.blocks:]]
         parts = {"token": tokens, "avg": means, "token+avg": means[-1:] + tokens}[self.pool]
         return jnp.concatenate(parts, axis=1).astype(jnp.float32)
@@ -175,10 +184,10 @@ def dino_encoder(model: DINO, teacher: Mapping[str, Any], pool: Pool, blocks: in
 
 
 def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), image_size: int | None = None,
-                      pool: Pool = "token", blocks: int = 4) -> Encoder:
+                      pool: Pool | None = None, blocks: int = 4) -> Encoder:
     """An encoder from a published weight file: a registered model's `name`, and what `load_weights` reads.
 
-    image_size: None for the model's own.
+    image_size: None for the model's own. pool: None for the class token, or without one the mean of the patch tokens.
     """
     from cvjax.interop import load_weights
 
@@ -190,4 +199,5 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     except (ValueError, OSError) as error:
         raise ConfigError(f"--weights {weights}: {str(error).splitlines()[0]}") from None
     size = model.image_size if isinstance(model.image_size, int) else model.image_size[0]
+    pool = pool or ("token" if getattr(model, "class_token", True) else "avg")
     return Encoder("published", model, variables, pool, blocks, size, model.in_channels)

@@ -3,8 +3,9 @@
 A label map is a PNG of numbers, not colours: a palette image, as those of PASCAL VOC and DAVIS, or a grey one.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -12,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from cvjax.data import DataError, DecodeError
-from cvjax.data.decode import LazyImage, to_array
+from cvjax.data.decode import LazyImage, decode_label_map, to_array
 from cvjax.data.folder import EXTENSIONS
-from cvjax.evaluate.mask_scores import VOID
 
 Fit = Callable[[int, int], tuple[int, int]]
 
@@ -84,13 +84,10 @@ def read_picture(path: Path, channels: int, fit: Fit) -> tuple[np.ndarray, tuple
 
     Pixels are uint8 `(h, w, channels)`. DataError in one line, naming the file, when it cannot be read.
     """
-    try:
-        with LazyImage(path.read_bytes(), channels) as lazy:
-            size = lazy.height, lazy.width
-            height, width = fit(*size)
-            return to_array(lazy.load().resize((width, height), Image.Resampling.BICUBIC)), size
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
+    with _named(path), LazyImage(path.read_bytes(), channels) as lazy:
+        size = lazy.height, lazy.width
+        height, width = fit(*size)
+        return to_array(lazy.load().resize((width, height), Image.Resampling.BICUBIC)), size
 
 
 def read_label_map(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -98,23 +95,20 @@ def read_label_map(path: Path, size: tuple[int, int] | None = None) -> np.ndarra
 
     size: height and width it must have. DataError in one line, naming the file, for anything that is no label map.
     """
-    try:
-        data = path.read_bytes()
-        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise DataError(f"{path} is no PNG: a mask is a PNG that holds labels, by a palette or as grey")
-        with Image.open(path, formats=("PNG",)) as image:
-            mode, labels = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{path}: {reason[:200]}") from None
-    if mode not in ("P", "L", "1"):
-        raise DataError(f"{path} holds colours or 16 bits (mode {mode}): a mask is a PNG of 8-bit labels, by a palette "
-                        "or as grey")
-    if mode == "L" and (bits := data[24]) < 8:  # Pillow spreads the values of 2 and 4 bits over 0 to 255
-        labels = labels // (VOID // (2**bits - 1))
+    with _named(path):
+        labels = decode_label_map(path.read_bytes())
     if size is not None and labels.shape != size:
         raise DataError(f"{path} has {labels.shape[1]}x{labels.shape[0]} pixels, its picture {size[1]}x{size[0]}")
-    return labels.astype(np.uint8)
+    return labels
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Within this context what cannot be read becomes a DataError that names the file."""
+    try:
+        yield
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
 def label_map_for(picture: Path, folder: Path) -> Path:

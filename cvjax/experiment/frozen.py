@@ -49,6 +49,16 @@ class FrozenConfig(DataConfig):
             require(value is None or value >= 1, name, value, "at least 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class NeighbourConfig(FrozenConfig):
+    """Neighbours by the features of a ViT's last block, or what others have at their end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.probe_blocks is None, "probe_blocks", self.probe_blocks, "left out: neighbours are sought by the "
+                "last block")
+
+
 def frozen_encoder(config: FrozenConfig, own: Callable[["Encoder"], dict[str, Any]] = lambda encoder: {},
                    ) -> tuple["Encoder", dict[str, Any]]:
     """The encoder that a configuration asks for, and whose it is, for the protocol's part `encoders`.

@@ -43,9 +43,10 @@ def load_vit(config: FrozenViTConfig) -> "Encoder":
 
     encoder = load_encoder(config.checkpoint, config.step) if config.checkpoint else \
         published_encoder(config.model, config.weights, fields=config.model_fields)
-    if not encoder.is_vit:
-        raise ConfigError(f"{config.checkpoint or f'--model {config.model}'} is a {type(encoder.model).__name__}: it "
-                          "must be a ViT, with a class token and patches")
+    if not encoder.has_class_token:
+        raise ConfigError(f"{config.checkpoint or f'--model {config.model}'} is a {type(encoder.model).__name__}"
+                          f"{' without a class token' * encoder.is_vit}: it must be a ViT, with a class token and "
+                          "patches")
     return encoder
 
 
@@ -78,7 +79,7 @@ def tokens_of(encoder: "Encoder") -> Callable[[Any, "jax.Array"], "jax.Array"]:
 
 def token_protocol(encoder: "Encoder") -> dict[str, Any]:
     """What `tokens_of` gives, as JSON."""
-    where = "after the norm of the last block" if encoder.model.pool == "token" else "after the last block, no norm"
+    where = "after the norm of the last block" if encoder.model.normed_tokens else "after the last block, no norm"
     return {"network": encoder.name, "tokens": where, "patch_size": encoder.model.patch_size}
 
 

@@ -120,7 +120,7 @@ def _explain(path: Path, classifier: Classifier, inputs: Inputs, part: str) -> N
 def explanations(model: nn.Module, variables: Any, images: jax.Array, classes: Any) -> dict[str, np.ndarray]:
     """Heading -> heat `(B, h, w)` of normalised images: attention rollout of a ViT; Grad-CAM and occlusion of models
     with spatial maps; nothing for others."""
-    if hasattr(model, "patch_size") and hasattr(model, "pool"):
+    if hasattr(model, "prefix"):
         return {"attention rollout": np.asarray(attention_rollout(model, variables, images))}
     maps = feature_maps(model, variables, images)  # a linear classifier and an MLP name none
     spatial = [name for name, x in maps.items() if x.ndim == 4 and min(x.shape[1:3]) > 1]

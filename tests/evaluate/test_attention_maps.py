@@ -46,7 +46,7 @@ def test_it_is_the_class_tokens_row_of_the_last_block(variables) -> None:
 def test_other_models_are_refused(variables) -> None:
     class Pixels(nn.Module):
         patch_size: int = 4
-        pool: str = "token"
+        class_token: bool = True
 
         @nn.compact
         def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -54,6 +54,8 @@ def test_other_models_are_refused(variables) -> None:
 
     with pytest.raises(ValueError, match="needs a ViT with a class token, received a Dense"):
         class_attention(nn.Dense(3), {}, IMAGES)
+    with pytest.raises(ValueError, match="needs a ViT with a class token, received a VisionTransformer"):
+        class_attention(MODEL.clone(class_token=False, pool="avg"), variables, IMAGES)
     with pytest.raises(ValueError, match="cannot be cut into patches of 4"):
         class_attention(MODEL, variables, IMAGES[:, :7])
     with pytest.raises(ValueError, match="2x3 patches in the last block, received 12 tokens"):

@@ -51,6 +51,7 @@ class Biased(nn.Module):
 
     patch_size: int = 4
     pool: str = "token"
+    prefix: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -97,6 +98,17 @@ def test_rollout_is_the_product_of_the_layers(pool) -> None:
     np.testing.assert_allclose(rollout.sum(axis=(1, 2)), 1 - row[:, 0], rtol=1e-4)
 
 
+def test_rollout_without_a_class_token_loses_nothing() -> None:
+    model = vit(pool="avg", class_token=False, depth=3)
+    variables = parameters(model)
+    flow = np.eye(6)
+    for weight in attention_weights(model, variables, IMAGES):
+        flow = (0.5 * np.mean(np.asarray(weight, np.float64), axis=1) + 0.5 * np.eye(6)) @ flow
+    rollout = attention_rollout(model, variables, IMAGES)
+    np.testing.assert_allclose(rollout.reshape(2, 6), flow.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(rollout.sum(axis=(1, 2)), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_uniform_attention_gives_the_answer_by_hand(depth) -> None:
     """With J the matrix of 1 / T, (I + J) / 2 to the power n is I / 2^n + (1 - 1 / 2^n) J, because J J = J."""
@@ -129,15 +141,16 @@ def test_other_models_are_refused() -> None:
     class Other(nn.Module):
         patch_size: int = 4
         pool: str = "token"
+        prefix: int = 1
 
         def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
             return images
 
     with pytest.raises(ValueError, match="^Other has no self-attention"):
         attention_rollout(Other(), {}, IMAGES)
-    with pytest.raises(ValueError, match="needs a ViT with a class token, received a Dense"):
+    with pytest.raises(ValueError, match="needs a ViT, received a Dense"):
         attention_rollout(nn.Dense(3), {}, IMAGES)
-    with pytest.raises(ValueError, match=r"2x3 patches in each layer, received layers of \[12\] tokens"):
+    with pytest.raises(ValueError, match=r"2x3 tokens in each layer, received layers of \[12\] tokens"):
         attention_rollout(Biased(), parameters(Biased()), IMAGES)
     with pytest.raises(ValueError, match="cannot be cut into patches of 4"):
         attention_rollout(vit(), {}, IMAGES[:, :7])

@@ -164,9 +164,10 @@ def test_a_picture_is_read_whole_and_its_own_size_is_told(tmp_path):
     ("BROKEN VIT", "broken.png: not a JPEG, PNG, WebP, GIF or BMP image"),
     ("IN IN VIT", "have one name: their results would be one file"),
     ("IN VIT --masks gone", "--masks gone: it must be a folder"),
-    ("IN VIT --masks EMPTY", "a.png for "), ("IN VIT --masks IN", "a.png holds colours or 16 bits (mode RGB)"),
+    ("IN VIT --masks EMPTY", "a.png for "),
+    ("IN VIT --masks IN", "a.png: a label map must have a palette or be grey, this PNG is RGB"),
     ("IN VIT --masks SMALL", "a.png has 4x3 pixels, its picture 32x32"),
-    ("IN VIT --masks JPEG", "a.png is no PNG"), ("IN VIT --masks CUT", "a.png: "),
+    ("IN VIT --masks JPEG", "a.png: a label map must be a PNG"), ("IN VIT --masks CUT", "a.png: "),
     ("IN VIT --output IN", ", which is read"), ("IN VIT --output FILE", "it must be a folder, or not exist"),
     ("IN VIT --masks SMALL --output SMALL", ", which is read"),
 ])

@@ -26,7 +26,7 @@ NOISE = 2.5  # the suite runs on every core of a machine that others may use too
 
 def config_of(experiment: str) -> type:
     module = importlib.import_module(f"experiments.{experiment}")
-    return getattr(module, "Config", None) or module.FrozenConfig
+    return module.Config
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS + COMMANDS)

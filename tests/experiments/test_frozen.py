@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from cvjax.evaluate.protocol import protocol_of
+from cvjax.experiment.classifier import parse_fields
+from cvjax.experiment.config import ConfigError
 from cvjax.experiment.frozen import FrozenConfig, frozen_encoder
+from cvjax.experiment.frozen_vit import FrozenViTConfig, load_vit
 from cvjax.interop import save_weights
 from cvjax.models import create_model
 from cvjax.train.checkpoint import Checkpointer, restore_weights
@@ -143,6 +146,39 @@ def test_a_published_file_gives_the_encoder_that_a_run_of_the_same_weights_gives
     assert of_file.protocol() == of_run.protocol() and source["weights"] == words["weights"]
 
 
+WITHOUT_CLASS_TOKEN = (*FIELDS, "class_token=False", "pool=avg")
+
+
+def test_without_a_class_token_patches_are_averaged(tmp_path):
+    fields = WITHOUT_CLASS_TOKEN
+    model = create_model(CONFIG["model"], **parse_fields(fields), image_size=8, in_channels=1, num_classes=0)
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    save_weights(variables, model, tmp_path / "vit.safetensors")
+    words = dict(model=CONFIG["model"], image_size=8, weights=str(tmp_path / "vit.safetensors"),
+                 model_fields=(*fields, "in_channels=1"))
+    encoder, _ = frozen_encoder(FrozenConfig(**words, probe_blocks=1))
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    assert encoder.pool == "avg"
+    np.testing.assert_allclose(encoder.apply(encoder.variables, images), model.apply(variables, images), atol=1e-6)
+    with pytest.raises(ConfigError, match="--pool token: it must be avg, the encoder has no class token"):
+        frozen_encoder(FrozenConfig(**words, pool="token"))
+    with pytest.raises(ConfigError, match="a VisionTransformer without a class token: it must be a ViT, with a class"):
+        load_vit(FrozenViTConfig(model=words["model"], weights=words["weights"], model_fields=words["model_fields"]))
+
+
+@pytest.mark.slow
+def test_a_network_without_a_class_token_is_trained_explained_and_fine_tuned(command, tmp_path, data):
+    run, tuned, model = tmp_path / "run", tmp_path / "tuned", ("--model", CONFIG["model"])
+    for experiment, more in (("supervised", (*model, "--model-fields", *WITHOUT_CLASS_TOKEN, "--run-dir", run)),
+                             ("finetune", ("--checkpoint", run, "--run-dir", tuned))):
+        done = command(experiment, "digits", "--data", data, *more, "--steps", 4, "--batch-size", 20, "--schedule",
+                       "cosine")
+        assert done.status == 0, done.err
+    assert (run / "figures" / "explanations.png").is_file()
+    after, _ = restore_weights(tuned / "checkpoints", "latest")
+    assert after["params"]["pos_embed"].shape == (1, 4, 16) and "cls_token" not in after["params"]
+
+
 def test_the_protocol_of_files_says_how_they_are_resized_and_cropped(tmp_path):
     from cvjax.data import BadFiles, open_dataset
     from cvjax.experiment.inputs import Inputs
@@ -203,6 +239,7 @@ def test_the_best_head_is_chosen_by_the_validation_part_and_ties_by_its_loss():
     ("knn", "--weights /missing.pth --model vit_tiny_patch16_224", "--weights /missing.pth: "),
     ("knn", "--weights f.pth --model vit_tini_patch16_224", "unknown model 'vit_tini_patch16_224'"),
     ("knn", "--probe-blocks 0", "--probe-blocks 0: it must be at least 1"),
+    ("knn", "--probe-blocks 2", "--probe-blocks 2: it must be left out: neighbours are sought by the last block"),
     ("few_shot", "--shots 0", "--shots (0,): it must be one or more numbers from 1 on"),
     ("few_shot", "--draws 1", "--draws 1: it must be at least 2"),
     ("linear_probe", "--epochs 0", "--epochs 0: it must be at least 1"),

@@ -145,7 +145,7 @@ def test_davis(command, tmp_path, weights):
     ("gone VIT --truth MASKS", "no such folder: gone"), ("EMPTY VIT --truth MASKS", "no images ("),
     ("FRAMES VIT --truth gone", "--truth gone: it must be a folder"), ("FRAMES VIT --truth EMPTY", "no mask "),
     ("FRAMES VIT --mask gone.png", "gone.png: No such file or directory"),
-    ("FRAMES VIT --mask FRAMES/f1.png", "f1.png holds colours or 16 bits (mode RGB)"),
+    ("FRAMES VIT --mask FRAMES/f1.png", "f1.png: a label map must have a palette or be grey, this PNG is RGB"),
     ("FRAMES VIT --mask other.png", "other.png has 40x40 pixels, its picture 96x32"),
     ("FRAMES VIT --mask void.png", "void.png has no object: objects count from 1; it has 255, which marks"),
     ("FRAMES VIT --mask zero.png", "zero.png has no object: objects count from 1"),

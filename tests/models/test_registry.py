@@ -86,10 +86,12 @@ COUNTS = {
     "vgg19_bn": 143_678_248,
     "vit_base_patch16_224": 86_567_656,
     "vit_base_patch16_384": 86_859_496,
+    "vit_base_patch16_gap_224": 86_566_120,  # a class token and its position less
     "vit_base_patch32_224": 88_224_232,
     "vit_base_patch32_384": 88_297_192,
     "vit_base_patch8_224": 86_576_872,
     "vit_huge_patch14_224": 632_045_800,
+    "vit_huge_patch14_gap_224": 632_043_240,
     "vit_large_patch14_224": 304_203_752,
     "vit_large_patch16_224": 304_326_632,
     "vit_large_patch16_384": 304_715_752,

@@ -39,14 +39,15 @@ def gradients(model: VisionTransformer, variables: Any, images: jax.Array) -> An
     return jax.jit(jax.grad(lambda v: jnp.square(model.apply(v, images, train=True)).sum()))(variables)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(pool="avg", qk_norm=True, layer_scale=0.1, position="sincos2d")],
-                         ids=["plain", "with_options"])
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", qk_norm=True, layer_scale=0.1, position="sincos2d"),
+                                    dict(pool="avg", class_token=False)],
+                         ids=["plain", "with_options", "without_class_token"])
 def test_every_parameter_receives_a_gradient(fields: dict, images: jax.Array) -> None:
     model = vit(**fields)
     grads = jax.tree_util.tree_leaves_with_path(gradients(model, variables_of(model), images))
     none = [jax.tree_util.keystr(path) for path, leaf in grads if not jnp.abs(leaf).max() > 1e-5]
     # A constant added to all keys moves every score of a query alike, which the softmax does not see.
-    assert none == [f"['params']['blocks']['{i}']['attn']['k_norm']['bias']" for i in range(2) if fields]
+    assert none == [f"['params']['blocks']['{i}']['attn']['k_norm']['bias']" for i in range(2) if "qk_norm" in fields]
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +138,35 @@ def test_average_pooling_leaves_the_class_token_out(images: jax.Array) -> None:
                                standard * norm["scale"] + norm["bias"], atol=1e-5)
 
 
-def test_kept_patches_keep_their_positions(images: jax.Array, variables: Any) -> None:
-    model = vit()
+def test_without_a_class_token_the_norm_precedes_the_mean(images: jax.Array) -> None:
+    model = vit(pool="avg", class_token=False)
+    variables = variables_of(model)
+    assert "cls_token" not in variables["params"] and variables["params"]["pos_embed"].shape == (1, 4, 8)
+    last = model.apply(variables, images, mutable=["intermediates"],
+                       capture_intermediates=lambda m, _: m.name == "1")[1]["intermediates"]["blocks"]["1"]["__call__"]
+    norm = variables["params"]["norm"]
+    x = last[0]
+    standard = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    tokens = standard * norm["scale"] + norm["bias"]
+    np.testing.assert_allclose(model.apply(variables, images, method="tokens"), tokens, atol=1e-5)
+    np.testing.assert_allclose(model.apply(variables, images, method="features"), tokens.mean(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False)], ids=str)
+def test_kept_patches_keep_their_positions(images: jax.Array, fields: dict) -> None:
+    model = vit(**fields)
+    variables = variables_of(model)
     whole = model.apply(variables, images, method="tokens")
     order = jnp.tile(jnp.array([2, 0, 3, 1]), (4, 1))
     shuffled = model.apply(variables, images, order, method="tokens")
-    np.testing.assert_allclose(shuffled[:, 1:], whole[:, 1:][:, order[0]], atol=1e-5)
+    first = model.prefix
+    np.testing.assert_allclose(shuffled[:, first:], whole[:, first:][:, order[0]], atol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False)], ids=str)
 @pytest.mark.parametrize("position", ["learned", "sincos2d"])
-def test_images_need_not_be_square_or_of_the_trained_size(position: str) -> None:
-    model = vit(image_size=(8, 12), position=position)
+def test_images_need_not_be_square_or_of_the_trained_size(position: str, fields: dict) -> None:
+    model = vit(image_size=(8, 12), position=position, **fields)
 
     def tokens(*size: int) -> jax.Array:
         out, _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, *size, 3)), method="tokens")
@@ -155,7 +174,7 @@ def test_images_need_not_be_square_or_of_the_trained_size(position: str) -> None
 
     for height, width in ((8, 12), (12, 8), (16, 24)):
         shape = jax.eval_shape(lambda height=height, width=width: tokens(height, width)).shape
-        assert shape == (1, 1 + height * width // 16, 8)
+        assert shape == (1, model.prefix + height * width // 16, 8)
 
 
 def test_drop_path_acts_in_training_only(variables: Any, images: jax.Array) -> None:
@@ -180,5 +199,7 @@ def test_impossible_requests_are_refused() -> None:
         init(vit(image_size=9), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="width 8 cannot be split into 3 heads"):
         init(vit(heads=3), 1, 8, 8, 3)
+    with pytest.raises(ValueError, match="pool 'token': it must be 'avg' without a class token"):
+        init(vit(class_token=False), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="a width that is a multiple of 4, got 6"):
         init(vit(width=6, position="sincos2d"), 1, 8, 8, 3)

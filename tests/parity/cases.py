@@ -60,7 +60,8 @@ class VitCase:
 
     def weight_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """The shapes of a model's parameters with those of the positions that are loaded."""
-        length = 1 + _patches(self.weights_size or self.image_size, self.patch_size)
+        prefix = int(self.options.get("class_token", True))
+        length = prefix + _patches(self.weights_size or self.image_size, self.patch_size)
         return {**shapes, "pos_embed": (1, length, self.width)}
 
 
@@ -150,6 +151,8 @@ VIT_CASES = (
     VitCase("vit_qk_norm_layer_scale", options=dict(qk_norm=True, layer_scale=0.1)),
     VitCase("vit_average_larger_input", input_size=(24, 20), options=dict(pool="avg")),
     VitCase("vit_resized_weights", image_size=(12, 28), weights_size=(16, 16)),
+    VitCase("vit_without_class_token", image_size=(12, 28), weights_size=(16, 16),
+            options=dict(class_token=False, pool="avg")),
 )
 SWIN = "swin_tiny_patch4_window7_224"
 SMALL_SWIN = dict(width=12, depths=(2, 2), heads=(2, 3), num_classes=5)

@@ -64,6 +64,8 @@ def mae_numbers(case: MaeCase) -> dict[str, np.ndarray]:
 def timm_vit(case: VitCase) -> VisionTransformer:
     renamed = {"pool": "global_pool", "layer_scale": "init_values"}
     options = {renamed.get(name, name): value for name, value in case.options.items()}
+    if not options.get("class_token", True):
+        options["fc_norm"] = False  # the norm comes before the mean, as in timm's own networks without a class token
     return VisionTransformer(img_size=case.image_size, patch_size=case.patch_size, embed_dim=case.width,
                              depth=case.depth, num_heads=case.heads, num_classes=case.num_classes,
                              dynamic_img_size=True, **options)
@@ -72,7 +74,8 @@ def timm_vit(case: VitCase) -> VisionTransformer:
 def vit_numbers(case: VitCase) -> dict[str, np.ndarray]:
     model = timm_vit(case)
     weights = _tensors(fill(case.weight_shapes(parameter_shapes(model))))
-    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size)
+    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size,
+                                                  num_prefix_tokens=model.num_prefix_tokens)
     model.load_state_dict(weights)
     images = _images(case.inputs())
     logits = model(images)

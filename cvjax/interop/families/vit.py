@@ -27,9 +27,9 @@ PATCHES = Layout(_patches_to_convolution, _convolution_to_patches)  # (p*p*C, D)
 TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCHES), *TORCH)
 
 
-def stored_positions(width: int, grid: tuple[int, int]) -> np.ndarray:
-    """Fixed positions as files hold them, with zeros for the class token: `(1, 1 + L, width)`."""
-    return np.concatenate([np.zeros((1, width), np.float32), sincos_2d(width, grid)])[None]
+def stored_positions(width: int, grid: tuple[int, int], prefix: int = 1) -> np.ndarray:
+    """Fixed positions as files hold them, with zeros for the class token: `(1, prefix + L, width)`."""
+    return np.concatenate([np.zeros((prefix, width), np.float32), sincos_2d(width, grid)])[None]
 
 
 def _grid(model: VisionTransformer) -> tuple[int, int]:
@@ -38,16 +38,18 @@ def _grid(model: VisionTransformer) -> tuple[int, int]:
 
 def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
     """Fixed positions under the `name` that a publisher has for learned ones."""
-    return lambda model: {} if model.position == "learned" else {name: stored_positions(model.width, _grid(model))}
+    return lambda model: {} if model.position == "learned" else {
+        name: stored_positions(model.width, _grid(model), model.prefix)}
 
 
 def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer) -> np.ndarray:
-    """Positions `(1, 1 + L, D)` of a square grid to the model's; a grid that is not square stays as it is."""
-    side = math.isqrt(positions.shape[1] - 1)
-    if side * side != positions.shape[1] - 1:
+    """Positions `(1, prefix + L, D)` of a square grid to the model's; a grid that is not square stays as it is."""
+    prefix = model.prefix
+    side = math.isqrt(positions.shape[1] - prefix)
+    if side * side != positions.shape[1] - prefix:
         return positions
-    patches = resize_positions(jnp.asarray(positions[0, 1:]), (side, side), _grid(model))
-    return np.concatenate([positions[:, :1], np.asarray(patches)[None]], axis=1)
+    patches = resize_positions(jnp.asarray(positions[0, prefix:]), (side, side), _grid(model))
+    return np.concatenate([positions[:, :prefix], np.asarray(patches)[None]], axis=1)
 
 
 def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
