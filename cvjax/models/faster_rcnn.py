@@ -38,7 +38,7 @@ from cvjax.models.resnet import ResNet
 from cvjax.models.vgg import VGG
 from cvjax.ops.anchors import ASPECT_RATIOS, SIZES, pyramid_anchors
 from cvjax.ops.boxes import area
-from cvjax.ops.roi import roi_align, roi_pool
+from cvjax.ops.roi import pyramid_roi_align, roi_pool
 
 _UNIT_FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # torchvision's pyramids start from it
 _BOX_NORMAL = nn.initializers.normal(stddev=0.001)  # layers that give boxes (Girshick 2015, sec. 2.3)
@@ -240,11 +240,13 @@ class FasterRCNN(OnBackbone):
         maps = maps[:len(self.maps)]
         # What goes from the image to a map is a power of two, whatever was lost at the borders.
         levels = [round(math.log2(image_size[0] / x.shape[1])) for x in maps]
-        look = roi_pool if self.region_pooling == "pool" else partial(roi_align, sampling_ratio=2, aligned=False)
-        wanted = region_levels(boxes, levels, self.canonical_size)
+        wanted, size = region_levels(boxes, levels, self.canonical_size), (self.region_size,) * 2
+        if self.region_pooling == "align":
+            return pyramid_roi_align(maps, boxes, wanted - levels[0], size, [2.0**-level for level in levels],
+                                     aligned=False)
         features = jnp.zeros(())
         for x, level in zip(maps, levels):
-            regions = look(x, boxes, (self.region_size,) * 2, 2.0**-level)
+            regions = roi_pool(x, boxes, size, 2.0**-level)
             features = jnp.where((wanted == level)[..., None, None, None], regions, features)
         return features
 

@@ -1,18 +1,23 @@
-"""Features of regions in maps of one size: RoI pooling (Girshick 2015) and RoI align (He et al. 2017).
+"""Features of regions: RoI pooling (Girshick 2015) and RoI align (He et al. 2017), this of pyramids too.
 
 Both take a map for each image and the same number of boxes for each, padding included: no loop on the host, and
 nothing whose shape depends on a box. Boxes get no gradient, as in the papers.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cvjax.ops.window_maxima import window_maxima
 
-_AT_ONCE = 32  # regions that RoI align interpolates together: bounds what is between its two products
+# RoI align's gradient on a CPU, where adding to pixels is slow: up to so many pixels, of all maps, it is products.
+_FEW_PIXELS = 8192
+_AT_ONCE = 32  # regions that these take together: bounds what is between them
 
 
 def roi_pool(features: jax.Array, boxes: jax.Array, output_size: tuple[int, int], spatial_scale: float) -> jax.Array:
@@ -49,8 +54,7 @@ def roi_align(features: jax.Array, boxes: jax.Array, output_size: tuple[int, int
     """The mean of `sampling_ratio`**2 bilinear samples in each bin (Mask R-CNN, https://arxiv.org/abs/1703.06870).
 
     Equals torchvision.ops.roi_align with the same arguments: samples up to one pixel outside the map read its edge,
-    those further outside count as 0. The weights of a sample are a product of one for its row and one for its column,
-    so a region is two matrix products: bins x rows, and bins x columns.
+    those further outside count as 0.
 
     Args:
         features: `(B, H, W, C)`.
@@ -67,40 +71,135 @@ def roi_align(features: jax.Array, boxes: jax.Array, output_size: tuple[int, int
     Raises:
         ValueError: for other shapes, an output size below 1 or a sampling ratio below 1.
     """
-    _check(features, boxes, output_size)
+    levels = jnp.zeros(boxes.shape[:-1], jnp.int32)
+    return pyramid_roi_align((features,), boxes, levels, output_size, (spatial_scale,), sampling_ratio=sampling_ratio,
+                             aligned=aligned)
+
+
+def pyramid_roi_align(maps: Sequence[jax.Array], boxes: jax.Array, levels: jax.Array, output_size: tuple[int, int],
+                      spatial_scales: Sequence[float], *, sampling_ratio: int = 2, aligned: bool = True) -> jax.Array:
+    """`roi_align` of each region in its own map of a pyramid (Lin et al. 2017, https://arxiv.org/abs/1612.03144).
+
+    Four pixels are read for each sample, however large the maps are.
+
+    Args:
+        maps: each `(B, H, W, C)`, of one dtype, with H and W of its own.
+        levels: which of the maps each region is read from, int `(B, R)`.
+        spatial_scales: one for each map.
+        boxes, output_size, sampling_ratio, aligned: see `roi_align`, as are what it returns and raises.
+    """
+    for features in maps:
+        _check(features, boxes, output_size)
     if sampling_ratio < 1:
         raise ValueError(f"sampling_ratio must be at least 1, received {sampling_ratio}")
-    corners = lax.stop_gradient(boxes).astype(jnp.float32) * jnp.float32(spatial_scale) - (0.5 if aligned else 0.0)
-    weigh = partial(_bilinear_weights, samples=sampling_ratio, smallest=0.0 if aligned else 1.0)
-    rows = weigh(corners[..., 1], corners[..., 3], bins=output_size[0], length=features.shape[1])
-    columns = weigh(corners[..., 0], corners[..., 2], bins=output_size[1], length=features.shape[2])
-    return jax.vmap(_interpolate)(features, rows, columns)
+    scales = jnp.asarray(spatial_scales, jnp.float32)[levels]
+    corners = lax.stop_gradient(boxes).astype(jnp.float32) * scales[..., None] - (0.5 if aligned else 0.0)
+    return _align(tuple(maps), corners, levels, _Samples(*output_size, sampling_ratio, 0.0 if aligned else 1.0))
 
 
-def _interpolate(features: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """`(H, W, C)`, `(R, P, H)` and `(R, Q, W)` -> `(R, P, Q, C)`."""
-    exact = lax.Precision.HIGHEST  # float32 where a TPU would round to bfloat16
-    dtype = features.dtype
+class _Samples(NamedTuple):
+    """Bins down and across, samples in each along a side, and how short a region's side may be."""
 
-    def one(weights: tuple[jax.Array, jax.Array]) -> jax.Array:
-        down, across = (x.astype(dtype) for x in weights)
-        lines = jnp.einsum("ph,hwc->pwc", down, features, precision=exact)
-        across = jnp.broadcast_to(across, (down.shape[0], *across.shape))  # a plain batch: nothing is transposed
-        return jnp.einsum("pqw,pwc->pqc", across, lines, precision=exact)
+    down: int
+    across: int
+    per_bin: int
+    smallest: float
 
-    return lax.map(one, (rows, columns), batch_size=_AT_ONCE)
+    def places(self, low: jax.Array, high: jax.Array, bins: int, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Where along a side of a map `length` pixels long the samples read it, and their weights: `(..., bins, S)`."""
+        side = jnp.maximum(high - low, self.smallest) if self.smallest else high - low
+        share, length = (side / bins)[..., None, None], length[..., None, None]
+        places = (low[..., None, None] + jnp.arange(bins)[:, None] * share  # in torchvision's order, which rounds
+                  + (jnp.arange(self.per_bin) + 0.5) * share / self.per_bin)
+        inside = (places >= -1) & (places <= length)
+        return jnp.clip(places, 0, length - 1), inside / self.per_bin
 
 
-def _bilinear_weights(low: jax.Array, high: jax.Array, *, bins: int, length: int, samples: int, smallest: float
-                      ) -> jax.Array:
-    """`(..., bins, length)`: what each pixel of a side adds to the mean of a bin's samples, from low to high."""
-    side = high - low if not smallest else jnp.maximum(high - low, smallest)
-    share = (side / bins)[..., None, None]
-    places = low[..., None, None] + jnp.arange(bins)[:, None] * share + (jnp.arange(samples) + 0.5) * share / samples
-    inside = (places >= -1) & (places <= length)
-    places = jnp.clip(places, 0, length - 1)
-    weights = jnp.maximum(1 - jnp.abs(places[..., None] - jnp.arange(length)), 0) * inside[..., None]
-    return weights.mean(axis=-2)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _align(maps: tuple[jax.Array, ...], corners: jax.Array, levels: jax.Array, samples: _Samples) -> jax.Array:
+    """Regions `(B, R, 4)` in pixels of their maps -> `(B, R, down, across, C)`."""
+    pixels = jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
+    read = jax.vmap(lambda pixels, places: pixels.at[places].get(mode="clip"))  # a box that is nan reads anything
+    total = jnp.zeros((), jnp.float32)
+    for places, weights in _reads([x.shape for x in maps], corners, levels, samples):
+        total += weights[..., None] * read(pixels, places)
+    return total.astype(pixels.dtype)
+
+
+def _align_forward(maps, corners, levels, samples):
+    return _align(maps, corners, levels, samples), (maps, corners, levels)
+
+
+def _align_backward(samples, kept, gradient):
+    maps, corners, levels = kept
+    spread = _spread_by_products if sum(x.shape[1] * x.shape[2] for x in maps) <= _FEW_PIXELS else _spread_by_pixels
+    gradients = spread(gradient.astype(jnp.float32), [x.shape for x in maps], corners, levels, samples)
+    return tuple(g.astype(x.dtype) for g, x in zip(gradients, maps)), None, None
+
+
+_align.defvjp(_align_forward, _align_backward)
+
+
+def _reads(shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array, samples: _Samples
+           ) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """What makes up the bins: places int32 `(B, R, down, across)` in the pixels of all maps, one map after the other,
+    and their weights; four for each sample of a bin."""
+    sizes = np.array([shape[1:3] for shape in shapes])
+    heights, widths, starts = (jnp.asarray(x)[levels] for x in (*sizes.T, np.cumsum(sizes.prod(1)) - sizes.prod(1)))
+    rows, down = _taps(corners[..., 1], corners[..., 3], samples.down, heights, samples)
+    columns, across = _taps(corners[..., 0], corners[..., 2], samples.across, widths, samples)
+    rows = starts[..., None, None] + rows * widths[..., None, None]
+    for i, j in np.ndindex(rows.shape[-1], columns.shape[-1]):
+        yield rows[..., :, None, i] + columns[..., None, :, j], down[..., :, None, i] * across[..., None, :, j]
+
+
+def _taps(low: jax.Array, high: jax.Array, bins: int, length: jax.Array, samples: _Samples
+          ) -> tuple[jax.Array, jax.Array]:
+    """Pixels of a side that each bin reads, int32 `(B, R, bins, 2 S)`, and their weights."""
+    places, weights = samples.places(low, high, bins, length)
+    first = jnp.floor(places)
+    second = jnp.minimum(first + 1, length[..., None, None] - 1)
+    return (jnp.concatenate([first, second], axis=-1).astype(jnp.int32),
+            jnp.concatenate([1 - (places - first), places - first], axis=-1) * jnp.tile(weights, 2))
+
+
+def _spread_by_pixels(gradient: jax.Array, shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array,
+                      samples: _Samples) -> list[jax.Array]:
+    """The gradients of maps of these shapes: each bin is added to the pixels that it read."""
+    ends = np.cumsum([shape[1] * shape[2] for shape in shapes])
+    add = jax.vmap(lambda total, places, values: total.at[places].add(values, mode="clip"))
+    total = jnp.zeros((len(gradient), ends[-1], gradient.shape[-1]))
+    for places, weights in _reads(shapes, corners, levels, samples):
+        total = add(total, places, weights[..., None] * gradient)
+    return [x.reshape(shape) for x, shape in zip(jnp.split(total, ends[:-1], axis=1), shapes)]
+
+
+def _spread_by_products(gradient: jax.Array, shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array,
+                        samples: _Samples) -> list[jax.Array]:
+    """The same sum. The weight of a pixel is a product of one for its row and one for its column, so that a region is
+    two matrix products in every map; the weights are 0 in all but its own."""
+    def weights(low: jax.Array, high: jax.Array, bins: int, length: int) -> jax.Array:
+        """What each pixel of a side adds to a bin, `(B, R, bins, length)`."""
+        places, weights = samples.places(low, high, bins, jnp.full(levels.shape, length))
+        return (jnp.maximum(1 - jnp.abs(places[..., None] - jnp.arange(length)), 0) * weights[..., None]).sum(axis=-2)
+
+    def grouped(x: jax.Array) -> jax.Array:
+        """`(B, R, ...)` -> `(R / n, B, n, ...)`, filled up with zeros."""
+        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % _AT_ONCE), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(len(x), -1, _AT_ONCE, *x.shape[2:]), 1, 0)
+
+    def add(total: jax.Array, group: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        part, down, across = group
+        lines = jnp.einsum("brqw,brpqc->brpwc", across, part, precision=exact)
+        return total + jnp.einsum("brph,brpwc->bhwc", down, lines, precision=exact), None
+
+    exact, gradients = lax.Precision.HIGHEST, []  # float32 where a TPU would round to bfloat16
+    for level, shape in enumerate(shapes):
+        down = weights(corners[..., 1], corners[..., 3], samples.down, shape[1])
+        across = weights(corners[..., 0], corners[..., 2], samples.across, shape[2])
+        groups = (grouped(gradient), grouped(down * (levels == level)[..., None, None]), grouped(across))
+        gradients.append(lax.scan(add, jnp.zeros(shape), groups)[0])
+    return gradients
 
 
 def _bins(first: jax.Array, last: jax.Array, bins: int, length: int) -> tuple[jax.Array, jax.Array]:

@@ -1,12 +1,16 @@
 """RoI pooling, RoI align and spatial pyramids against loops over pixels."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.ops import roi
 from cvjax.ops.pyramid import pyramid_pool, region_pyramid_pool
-from cvjax.ops.roi import roi_align, roi_pool
+from cvjax.ops.roi import pyramid_roi_align, roi_align, roi_pool
 
 HEIGHT, WIDTH, SCALE = 9, 12, 0.25
 
@@ -95,10 +99,47 @@ def test_roi_align_is_the_mean_of_its_samples(size: tuple[int, int], samples: in
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["pool", "align", pytest.param("pyramid", marks=pytest.mark.slow)])
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
+FORMS = {"products": 10**9, "pixels": 0}  # of RoI align's gradient -> up to how many pixels the first is taken
+
+
+@pytest.mark.parametrize("form, dtype", [("products", jnp.float32), ("pixels", jnp.float32), ("pixels", jnp.bfloat16)])
+def test_regions_of_a_pyramid_are_those_of_their_own_maps(monkeypatch, form: str, dtype: jnp.dtype) -> None:
+    """Gradients too: 40 regions, more than one group of products."""
+    monkeypatch.setattr(roi, "_FEW_PIXELS", FORMS[form])
+    rng = np.random.default_rng(5)
+    shapes, scales = ((2, 9, 12, 3), (2, 5, 6, 3)), (0.25, 0.125)
+    maps = tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+    boxes = regions(rng, 80).reshape(2, 40, 4) + np.float32(0.0371)
+    levels = rng.integers(0, 2, (2, 40))
+    weights = rng.normal(size=(2, 40, 2, 3, 3)).astype(np.float32)
+
+    def together(maps: tuple) -> jax.Array:
+        return pyramid_roi_align(maps, boxes, levels, (2, 3), scales)
+
+    def one_by_one(maps: tuple) -> jax.Array:
+        each = [roi_align(x, boxes, (2, 3), scale) for x, scale in zip(maps, scales)]
+        return sum(jnp.where((levels == i)[..., None, None, None], x, 0) for i, x in enumerate(each))
+
+    def numbers(regions_of: Callable[[tuple], jax.Array]) -> tuple:
+        value, pull = jax.vjp(regions_of, maps)
+        return value, pull(weights.astype(dtype))
+
+    found, expected = (jax.jit(partial(numbers, f), compiler_options={"xla_backend_optimization_level": 0})()
+                       for f in (together, one_by_one))
+    assert found[0].dtype == dtype
+    # Equal sums in another order, of some ten float32 values up to 5; then rounded to 8 bits in bfloat16.
+    tolerance = dict(rtol=0, atol=1e-5) if dtype == jnp.float32 else dict(rtol=2**-7, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.float32(a), np.float32(b), **tolerance)
+
+
+@pytest.mark.parametrize("name", ["pool", "align/products", "align/pixels",
+                                  pytest.param("pyramid", marks=pytest.mark.slow)])
+def test_gradients_are_those_of_finite_differences(monkeypatch, name: str) -> None:
     """Pooling is piecewise linear and align linear: steps that change no order have no truncation error. All values
     are 1/8 apart, so a step of 1/32 changes none; sums of whole 32nds are exact."""
+    name, _, form = name.partition("/")
+    monkeypatch.setattr(roi, "_FEW_PIXELS", FORMS.get(form))
     rng = np.random.default_rng(2)
     boxes = regions(rng, 12).reshape(2, 6, 4)
     features = (rng.permutation(2 * HEIGHT * WIDTH * 2) / 8).astype(np.float32).reshape(2, HEIGHT, WIDTH, 2)
@@ -175,12 +216,15 @@ def test_what_they_do_not_take() -> None:
         region_pyramid_pool(features, boxes[:1], 0.25)
 
 
-def test_gradients_of_bfloat16_maps_are_added_up_in_float32() -> None:
+@pytest.mark.parametrize("name", ["pool", "align/products", "align/pixels"])
+def test_gradients_of_bfloat16_maps_are_added_up_in_float32(monkeypatch, name: str) -> None:
     """1,024 regions of one pixel: in bfloat16, whose steps at 256 are 2, a sum of ones ends at 256."""
-    boxes = jnp.zeros((1, 1024, 4))
+    boxes, (name, _, form) = jnp.zeros((1, 1024, 4)), name.partition("/")
+    monkeypatch.setattr(roi, "_FEW_PIXELS", FORMS.get(form))
+    look = {"pool": roi_pool, "align": partial(roi_align, sampling_ratio=1, aligned=False)}[name]
 
     def total(features: jax.Array) -> jax.Array:
-        return roi_pool(features, boxes, (1, 1), 1.0).astype(jnp.float32).sum()
+        return look(features, boxes, (1, 1), 1.0).astype(jnp.float32).sum()
 
     gradient = jax.grad(total)(jnp.ones((1, 2, 2, 1), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
