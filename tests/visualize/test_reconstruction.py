@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-from matplotlib.image import imread
 from sklearn.datasets import load_digits
 
 from cvjax.losses.mae import pixel_target
 from cvjax.visualize import reconstruction_images, reconstruction_panel
-from cvjax.visualize.reconstruction import _GAP, _LINE
+from tests.visualize.figures import misplaced, read, texts
 
 
 def example(count=2, channels=1, seed=0):
@@ -58,42 +57,38 @@ def test_predictions_beyond_white_are_clipped():
     assert (pasted[removed_pixels(mask)] == 1).all()
 
 
-@pytest.mark.parametrize("count, columns, channels", [(1, 1, 1), (2, 1, 3), (8, 2, 1), (7, 2, 3)])
-def test_the_png_shows_each_pixel_enlarged_and_unblurred(tmp_path, count, columns, channels):
+@pytest.mark.parametrize("count, columns, channels", [(1, 1, 1), (2, 1, 3), (8, 2, 1), (9, 3, 3)])
+def test_the_png_shows_each_pixel_enlarged_and_unblurred(tmp_path, saved, count, columns, channels):
     images, mask, prediction = example(count, channels)
     settings = dict(patch_size=2, normalized_pixels=False)
     reconstruction_panel(tmp_path / "panel.png", images, mask, prediction, title="digits", **settings)
-    png = imread(tmp_path / "panel.png")[..., :3]
-    side, rows = 96, -(-count // columns)  # 8 pixels, 12 times enlarged
-    width = columns * (3 * side + 2 * _GAP + 3 * _GAP) + 3 * _GAP
-    height = rows * (side + _GAP) + 2 * _GAP
-    assert png.shape == (height + 3 * _LINE, width, 3)
+    assert misplaced(saved[0]) == []
+    png = read(tmp_path / "panel.png")
+    side, gap, margin, rows = 96, 6, 18, -(-count // columns)  # 8 pixels, 12 times enlarged
+    first = 16 + 2 + gap + 16  # a line of title, and the headings
+    width = columns * (3 * side + 2 * gap + margin) + margin
+    assert png.shape == (first + rows * (side + gap) - gap + margin, width, 3)
 
     masked, pasted = reconstruction_images(images, mask, prediction, **settings)
     for number in range(count):
         row, column = divmod(number, columns)
-        top = 3 * _LINE + row * (side + _GAP)
+        top = first + row * (side + gap)
         for place, picture in enumerate((images[number], masked[number], pasted[number])):
-            left = 3 * _GAP + column * (3 * side + 5 * _GAP) + place * (side + _GAP)
+            left = margin + column * (3 * side + 2 * gap + margin) + place * (side + gap)
             shown = png[top : top + side, left : left + side]
             enlarged = np.kron(np.broadcast_to(picture, (8, 8, 3)), np.ones((12, 12, 1)))
             np.testing.assert_allclose(shown, enlarged, atol=1 / 255)
-    assert (png[:, : 3 * _GAP][3 * _LINE :] == 1).all()  # the margin is white
+    assert (png[first:, :margin] == 1).all()  # the margin is white
 
 
-def test_the_title_tells_of_true_statistics(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    texts, write = [], Figure.text
-    monkeypatch.setattr(Figure, "text", lambda self, *a, **kw: texts.append(a[2]) or write(self, *a, **kw))
+def test_the_title_tells_of_true_statistics(tmp_path, saved):
     images, mask, prediction = example(8)
     for normalized_pixels in (False, True):
-        texts.clear()
         reconstruction_panel(
             tmp_path / "p.png", images, mask, prediction,
             patch_size=2, normalized_pixels=normalized_pixels, title="MAE on digits",
         )
-        joined = " ".join(texts)
+        joined = " ".join(texts(saved.pop()))
         assert "MAE on digits" in joined and joined.count("original masked reconstruction") == 2
         assert ("reconstruction uses each patch's true mean and variance" in joined) == normalized_pixels
 
