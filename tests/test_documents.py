@@ -1,0 +1,55 @@
+"""What README and the notebook show runs as it stands there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "docs" / "tour.ipynb"
+
+
+def run(code: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)})
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def as_python(cell: str) -> str:
+    """A cell without Jupyter: installs nothing, and starts commands itself."""
+    started = r"import subprocess, sys; subprocess.run([sys.executable, *'\1'.split()], check=True)"
+    return "\n".join(re.sub(r"^!python (.*)", started, line) for line in cell.splitlines()
+                     if not line.startswith("%pip "))
+
+
+def test_the_notebook_is_kept_without_outputs_and_its_code_is_python() -> None:
+    """Outputs would be of one machine, on one day, and nobody could review them."""
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(codes) > 5 and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in codes)
+    for cell in codes:
+        compile(as_python("".join(cell["source"])), "cell", "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    out = run("\n".join(as_python("".join(cell["source"])) for cell in cells), tmp_path)
+    assert float(re.search(r"test .*'top1': ([\d.]+)", out).group(1)) > 0.95, out  # 342 of 360 digits
+    features = {name: float(number) for name, number in re.findall(r"^(\S+) +(\d\.\d{4})$", out, re.M)}
+    assert features["knn/mae"] > features["knn/random"] + 0.1
+    assert {path.name for path in tmp_path.glob("*.png")} == {"heat.png", "neighbours.png"}
+
+
+@pytest.mark.slow
+def test_readmes_code_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        run(block, tmp_path)
