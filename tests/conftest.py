@@ -73,9 +73,9 @@ def python(environment):
 @pytest.fixture(scope="session")
 def process(environment):
     """`process("knn", "--seed", 1)`: an experiment in a process of its own, to its end."""
-    def run(experiment: str, *arguments, devices: int = 1) -> Outcome:
+    def run(experiment: str, *arguments, devices: int = 1, timeout: float = 280) -> Outcome:
         done = subprocess.run([sys.executable, "-m", f"experiments.{experiment}", *map(str, arguments)], cwd=ROOT,
-                              env=environment(devices), capture_output=True, text=True, timeout=280)
+                              env=environment(devices), capture_output=True, text=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run

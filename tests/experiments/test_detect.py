@@ -371,8 +371,9 @@ def test_photos_in_files_and_their_validation_part(train, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_scenes_are_learnt(process, tmp_path):
     """The default command, without network access; minutes on two cores."""
-    done = process("detect", "--run-dir", tmp_path / "run")
+    done = process("detect", "--run-dir", tmp_path / "run", timeout=1400)
     assert done.status == 0, done.err
     assert summary(tmp_path / "run")["metrics"]["test/ap50"] >= 0.9

@@ -324,9 +324,10 @@ def compare(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_scenes_are_learnt(process, tmp_path):
     """The default command, without network access; minutes on two cores."""
-    done = process("segment", "--run-dir", tmp_path / "run")
+    done = process("segment", "--run-dir", tmp_path / "run", timeout=1400)
     assert done.status == 0, done.err
     metrics = summary(tmp_path / "run")["metrics"]
     assert metrics["test/miou"] >= 0.8 > 0.2 > metrics["colour/miou"]
