@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import grain
@@ -48,6 +48,7 @@ def train_batches(
     bad: BadFiles | None = None,
     only_index: bool = False,
     with_epoch: bool = False,
+    repeats: int = 1,
 ) -> "TrainBatches":
     """An endless stream of shuffled batches, every epoch in another order.
 
@@ -65,6 +66,9 @@ def train_batches(
         bad: where bad records are counted; by default a count with the usual limit and no file.
         only_index: batches of an `ArraySource` are `index` alone, the same ones, for images that are on the device.
         with_epoch: batches also have `epoch` int32 `(B,)`: how often the training set had been gone through before.
+        repeats: each record comes so many times in a row (Hoffer et al. 2020, https://arxiv.org/abs/1901.09335), to be
+            augmented otherwise each time. An epoch keeps its length, so it sees one in `repeats` of the records (as
+            timm's does). Batches then also have `copy` int32 `(B,)`, from 0: which of the times it is.
 
     Raises:
         DataError: for an impossible combination; from the stream, when too many records are bad.
@@ -72,7 +76,9 @@ def train_batches(
     local = _local_batch(source, crop, batch_size, process_index, process_count)
     if not 0 <= seed < 2**32:
         raise DataError(f"seed must lie in [0, 2**32), got {seed}")
-    order = Order(len(source), seed)
+    if repeats < 1:
+        raise DataError(f"repeats must be at least 1, got {repeats}")
+    order = Order(len(source), seed, repeats)
     if crop is None:
         dataset = _PositionBatches(order, local, process_index, process_count)
         dataset = dataset.map(_only_index if only_index else _Gather(source))
@@ -88,18 +94,23 @@ def train_batches(
         "records": len(source),
         "fingerprint": source.fingerprint,
     }
+    if repeats > 1:
+        identity["repeats"] = int(repeats)
     start = functools.partial(_iterate, dataset, workers=workers, threads=threads or _default_threads())
-    rows = process_index * local + np.arange(local) if with_epoch else None
-    return TrainBatches(start, identity, start_batch, source, crop, _counted(source, bad), rows)
+    fields = {"epoch": order.epochs} if with_epoch else {}
+    fields |= {"copy": order.copies} if repeats > 1 else {}
+    rows = process_index * local + np.arange(local)
+    return TrainBatches(start, identity, start_batch, source, crop, _counted(source, bad), fields, rows)
 
 
 class TrainBatches:
     """The iterator that `train_batches` returns. `close()` stops its threads and worker processes."""
 
     def __init__(self, start: Callable, identity: dict, next_batch: int, source: Source, crop: Crop | None,
-                 bad: BadFiles, rows: np.ndarray | None = None):
+                 bad: BadFiles, fields: Mapping[str, Callable[[np.ndarray], np.ndarray]], rows: np.ndarray):
         self._start, self._identity, self._source, self._crop, self.bad = start, identity, source, crop, bad
-        self._rows = rows  # of a global batch, those of this process; None where no epochs are asked for
+        self._fields = fields  # name -> function of positions in the stream, for what is known without a record
+        self._rows = rows  # of a global batch, those of this process
         self._open(next_batch)
 
     def __iter__(self) -> "TrainBatches":
@@ -109,9 +120,8 @@ class TrainBatches:
         if not self._running:
             raise StopIteration
         batch = next(self._running[0])
-        if self._rows is not None:
-            positions = self._next_batch * self._identity["batch_size"] + self._rows
-            batch["epoch"] = (positions // len(self._source)).astype(np.int32)
+        positions = self._next_batch * self._identity["batch_size"] + self._rows
+        batch |= {name: field(positions).astype(np.int32) for name, field in self._fields.items()}
         self._next_batch += 1
         for index in batch.pop("bad", ()):
             if index >= 0:
@@ -208,11 +218,15 @@ def _iterate(dataset, start, *, workers, threads):
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The order of training: position in the endless stream -> record, another permutation in every epoch."""
+    """The order of training: position in the endless stream -> record, another permutation in every epoch.
+
+    repeats: see `train_batches`.
+    """
 
     version: ClassVar[int] = 2  # 1 was Grain's own, which takes 5 microseconds a record
     records: int
     seed: int
+    repeats: int = 1
 
     def __call__(self, positions: np.ndarray | int) -> np.ndarray:
         """Records int64, in the shape of `positions`."""
@@ -221,8 +235,16 @@ class Order:
         chosen = np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            chosen[here] = self.of_epoch(int(epoch))[places[here]]
+            chosen[here] = self.of_epoch(int(epoch))[places[here] // self.repeats]
         return chosen
+
+    def epochs(self, positions: np.ndarray) -> np.ndarray:
+        """How many epochs ended before."""
+        return positions // self.records
+
+    def copies(self, positions: np.ndarray) -> np.ndarray:
+        """How often the record was there just before, in [0, repeats)."""
+        return positions % self.records % self.repeats
 
     def of_epoch(self, epoch: int) -> np.ndarray:
         """All records in the order of one epoch, counted from 0: int64 `(records,)`."""
@@ -246,7 +268,7 @@ class _Positions(grain.MapDataset):
 
     def __getitem__(self, position):
         epoch, place = divmod(position, self._order.records)
-        return int(self._order.of_epoch(epoch)[place])
+        return int(self._order.of_epoch(epoch)[place // self._order.repeats])
 
 
 class _PositionBatches(grain.MapDataset):

@@ -35,6 +35,9 @@ class AugmentationConfig(ColourConfig):
 
     alternating_flip: bool = False
     """Mirror each training image in every other epoch, and not by chance."""
+    aug_repeats: int = 1
+    """Repeated augmentation: so many copies of each image in a row, augmented one by one. An epoch sees as many images
+    as without it, counted with their copies."""
     shift: int = 0
     """Move training images by up to this many pixels each way."""
     shift_padding: Literal["constant", "reflect"] = "constant"
@@ -73,7 +76,8 @@ class AugmentationConfig(ColourConfig):
         greatest = 10 if self.policy_table == "timm" else 30
         require(0 <= self.policy_magnitude <= greatest, "policy_magnitude", self.policy_magnitude,
                 f"in [0, {greatest}] with --policy-table {self.policy_table}")
-        require(self.policy_ops >= 1, "policy_ops", self.policy_ops, "at least 1")
+        for name in ("policy_ops", "aug_repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.flip or not self.alternating_flip, "alternating_flip", self.alternating_flip,
                 "False with --no-flip")
         require(self.shift or self.shift_padding == "constant", "shift_padding", self.shift_padding,

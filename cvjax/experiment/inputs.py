@@ -42,6 +42,7 @@ class Inputs:
     whole_images: training images from files come squeezed into a square, uncropped, with their `extent`.
     crop_scale: share of the area a random training crop keeps, (1, 1) for no cropping.
     flip, alternating: mirror half of the training images; by turns in place of by chance.
+    repeats: how often each training image comes in a row; see `train_batches`.
     pixel_operations, normalized_operations: what else happens to a training image (key, image) -> image, before and
     after it is normalised.
     """
@@ -54,6 +55,7 @@ class Inputs:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     alternating: bool = False
+    repeats: int = 1
     pixel_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
     normalized_operations: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = ()
 
@@ -79,7 +81,7 @@ class Inputs:
         crop = None if self.dataset.in_memory else crop
         return train_batches(self.dataset.train, crop, batch_size=self.batch_size, seed=seed, workers=workers,
                              process_index=share[0], process_count=share[1], bad=self.bad,
-                             only_index=resident, with_epoch=self.flip and self.alternating)
+                             only_index=resident, with_epoch=self.flip and self.alternating, repeats=self.repeats)
 
     def resident_arrays(self, data: str) -> dict[str, np.ndarray]:
         """All training images and labels, for the device; ConfigError where they are in files or have no room there.
@@ -117,6 +119,8 @@ class Inputs:
                   "index": ((), jnp.int32)}
         if self.whole_images and not self.dataset.in_memory:
             shapes["extent"] = ((2,), jnp.float32)
+        if self.repeats > 1:
+            shapes["copy"] = ((), jnp.int32)
         return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
     def eval_batches(self, split: str, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:

@@ -42,14 +42,17 @@ class Task:
 def example_keys(rng: jax.Array, batch: Batch) -> jax.Array:
     """One key per example, from the step's key and the record's index: keys `(B,)`.
 
-    An example draws the same numbers wherever its row lands, so one device, eight devices and pmap agree.
+    An example draws the same numbers wherever its row lands, so one device, eight devices and pmap agree. Where a batch
+    repeats records, it has `copy` `(B,)`, and each copy draws its own.
     """
-    return jax.vmap(lambda index: jax.random.fold_in(rng, index))(batch["index"])
+    keys = jax.vmap(lambda index: jax.random.fold_in(rng, index))(batch["index"])
+    return jax.vmap(jax.random.fold_in)(keys, batch["copy"]) if "copy" in batch else keys
 
 
 def batch_key(rng: jax.Array, batch: Batch) -> jax.Array:
     """One key for what is drawn per batch (dropout, mixup); differs between shards and micro-batches of one step."""
-    return jax.random.fold_in(jax.random.fold_in(rng, batch["index"][0]), batch["index"].shape[0])
+    first = {name: batch[name][:1] for name in ("index", "copy") if name in batch}
+    return jax.random.fold_in(example_keys(rng, first)[0], batch["index"].shape[0])
 
 
 def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

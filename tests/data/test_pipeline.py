@@ -141,6 +141,29 @@ def test_epochs_are_counted_row_by_row(kind, crop, request):
     assert "epoch" not in take(source, crop, 1)[0]
 
 
+@both
+def test_repeated_records_come_in_a_row_and_an_epoch_sees_a_share_of_them(kind, crop, request):
+    """As timm's RepeatAugSampler for all replicas together: an epoch of N is the first N / 3 records, thrice."""
+    source = request.getfixturevalue(kind)
+    batches = take(source, crop, 13, repeats=3, with_epoch=True)
+    index, copy, epoch = (np.concatenate([b[name] for b in batches]) for name in ("index", "copy", "epoch"))
+    order = Order(N, seed=0)
+    np.testing.assert_array_equal(index[:N], np.repeat(order.of_epoch(0), 3)[:N])
+    np.testing.assert_array_equal(index[N:2 * N], np.repeat(order.of_epoch(1), 3)[:N])
+    np.testing.assert_array_equal(copy, np.concatenate([np.arange(N) % 3] * 3)[:52])  # each epoch starts with a first
+    np.testing.assert_array_equal(epoch, np.arange(52) // N)
+    assert copy.dtype == np.int32 and "copy" not in take(source, crop, 1)[0]
+    for part in (0, 1):
+        rows = slice(2 * part, 2 * part + 2)
+        late = take(source, crop, 8, repeats=3, with_epoch=True, start_batch=5, process_index=part, process_count=2)
+        assert_same(late, [{key: value[rows] for key, value in batch.items()} for batch in batches[5:]])
+
+
+def test_copies_of_a_record_are_cropped_differently(files):
+    batch = take(files, CROP, 1, batch_size=12, repeats=4)[0]
+    assert len(set(batch["index"])) == 3 and len({image.tobytes() for image in batch["image"]}) == 12
+
+
 def test_a_record_is_cropped_differently_in_each_epoch(files):
     crops = {}
     for batch in take(files, CROP, 3 * N, batch_size=1):
@@ -172,9 +195,9 @@ def test_state_restores_and_is_json(kind, crop, request):
     stream.close()
 
 
-@pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8), ("order", 1)])
+@pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8), ("order", 1), ("repeats", 3)])
 def test_a_state_of_another_stream_is_refused(arrays, name, value):
-    stream = train_batches(arrays, None, batch_size=4, seed=3)
+    stream = train_batches(arrays, None, batch_size=4, seed=3, repeats=2)
     with pytest.raises(DataError, match=f"{name} was {value}, now it is {stream.state()[name]}"):
         stream.restore({**stream.state(), name: value})
     next(stream)
@@ -219,7 +242,7 @@ def test_a_single_record_and_a_batch_larger_than_the_data(arrays):
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 5, "process_count": 2}, "multiple of the 2 processes, got 5"),
         ({"process_index": 2, "process_count": 2}, "process_index"),
-        ({"seed": -1}, "seed"),
+        ({"seed": -1}, "seed"), ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"start_batch": -1}, "at least 0"),
     ],
 )

@@ -17,7 +17,7 @@ from cvjax.train.log import TIMING
 
 ARGUMENTS = ("--model", "linear", "--model-fields", "--batch-size", 64, "--steps", 27, "--log-every", 5,
              "--checkpoint-every", 10, "--eval-every", 20, "--crop-scale", 1, 1, "--flip", "--alternating-flip",
-             "--ema-decay", 0.9)
+             "--aug-repeats", 3, "--ema-decay", 0.9)
 
 
 @pytest.fixture

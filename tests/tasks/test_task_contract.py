@@ -19,6 +19,16 @@ def test_a_record_draws_the_same_wherever_its_row_is():
     assert len({tuple(key) for key in keys}) == 4
 
 
+def test_copies_of_a_record_draw_their_own():
+    rng = jax.random.key(0)
+    batch = {"index": jnp.array([5, 5, 5, 3]), "copy": jnp.array([0, 1, 2, 0])}
+    keys = words(example_keys(rng, batch))
+    assert len({tuple(key) for key in keys}) == 4
+    np.testing.assert_array_equal(words(example_keys(rng, {name: x[1:2] for name, x in batch.items()})), keys[1:2])
+    same_record = [{"index": jnp.array([5]), "copy": jnp.array([copy])} for copy in (0, 2)]
+    assert not np.array_equal(*(words(batch_key(rng, shard)) for shard in same_record))
+
+
 def test_another_step_draws_anew():
     batch = {"index": jnp.arange(4)}
     first, second = (words(example_keys(jax.random.key(step), batch)) for step in (1, 2))
