@@ -150,6 +150,8 @@ class TrainingConfig(DataConfig):
     """Stop when this many evaluations on the validation part brought nothing better; 0 for never."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    profile: int = 0
+    """Trace so many steps (dispatches, with --steps-per-dispatch), into the run's folder `profile`; 0 for none."""
     max_skipped: int = 0
     """Steps in a row whose loss or gradient is not finite that are skipped; one more ends the run."""
 
@@ -157,7 +159,8 @@ class TrainingConfig(DataConfig):
         super().__post_init__()
         for name in ("accumulate", "log_every", "checkpoint_every", "steps_per_dispatch"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate", "max_skipped", "lookahead"):
+        for name in ("eval_every", "workers", "weight_decay", "base_learning_rate", "max_skipped", "lookahead",
+                     "profile"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
@@ -246,7 +249,7 @@ def _run_name(preset: str, base: Any, parsed: Any) -> str:
 PLACE = ("run_dir", "overwrite", "dry_run", "coordinator_address", "num_processes", "process_id", "coordinator_timeout")
 # What may change when a run is resumed.
 FREE = ("workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every", "resident",
-        "steps_per_dispatch")
+        "steps_per_dispatch", "profile")
 
 
 def as_json(config: Any) -> dict[str, Any]:

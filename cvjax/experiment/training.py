@@ -30,6 +30,7 @@ from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import StopRequest
 from cvjax.train.processes import is_first
+from cvjax.train.profile import profiled
 from cvjax.train.schedules import make_schedule, scaled_learning_rate
 from cvjax.train.state import TrainState, create_state
 from cvjax.train.step import Lookahead, make_train_step
@@ -211,13 +212,14 @@ def train(config: Any, run: RunFolder, task: Any, inputs: Inputs, stop: StopRequ
         try:
             dispatch = compile_dispatch(engine, step, state, steps=config.steps_per_dispatch,
                                         feed=inputs.feed(config.seed), resident=resident)
-            state = fit(state, dispatch, batches, engine=engine, total_steps=total_steps,
-                        steps_per_dispatch=config.steps_per_dispatch,
-                        learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
-                        checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
-                        evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,
-                        eval_every=config.eval_every, collapse=collapse, max_skipped=config.max_skipped,
-                        skipped_before=saved.get("skipped", 0), stop=stop)
+            with profiled(dispatch, run.path / "profile", config.profile, log.note) as dispatch:
+                state = fit(state, dispatch, batches, engine=engine, total_steps=total_steps,
+                            steps_per_dispatch=config.steps_per_dispatch,
+                            learning_rate=rates.__getitem__, log=log, checkpointer=checkpointer, meta=meta,
+                            checkpoint_every=config.checkpoint_every, part=part, early_stopping=early_stopping,
+                            evaluate=(lambda state: evaluate_on(part, state.variables)) if evaluates else None,
+                            eval_every=config.eval_every, collapse=collapse, max_skipped=config.max_skipped,
+                            skipped_before=saved.get("skipped", 0), stop=stop)
         finally:
             batches.close()
             log.close()

@@ -51,11 +51,12 @@ def assert_near(found, lines):
 
 
 @pytest.mark.slow
-def test_the_same_run_from_the_device_and_in_rows(train):
+def test_the_same_run_from_the_device_and_in_rows(train, tmp_path):
     lines, summary = train("host")
     resident_lines, resident = train("resident", "--resident")
     assert resident_lines == lines and resident["params_sha256"] == summary["params_sha256"]
-    assert_near(train("rows", "--resident", "--steps-per-dispatch", 5)[0], lines)
+    assert_near(train("rows", "--resident", "--steps-per-dispatch", 5, "--profile", 1)[0], lines)
+    assert len(list((tmp_path / "rows" / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_a_killed_run_goes_on_from_the_host_and_step_by_step(train, monkeypatch):
