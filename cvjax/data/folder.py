@@ -93,7 +93,7 @@ def list_folder(path: str) -> tuple[FileSource, FileSource | None, tuple[str, ..
     test = _relabel(*_scan(test_root, ignored), class_names) if test_root else None
     if test is not None:
         check_labelled_alike(train.labels, test.labels, path)
-    return train, test, class_names, _words(ignored)
+    return train, test, class_names, in_words(ignored)
 
 
 def hold_test(train: Source, test: Source | None, class_names: tuple[str, ...], ignored: str, *, seed: int,
@@ -126,7 +126,8 @@ def image_files(path: str | Path) -> list[str]:
     return files
 
 
-def _words(ignored):
+def in_words(ignored: collections.Counter) -> str:
+    """What was left out and how often, such as "2 .txt files, 1 hidden entries"; empty for nothing."""
     return ", ".join(f"{count} {what}" for what, count in sorted(ignored.items()) if count)
 
 
@@ -152,7 +153,7 @@ def _scan(root, ignored) -> tuple[tuple[str, ...], FileSource]:
     classes = {entry.name: list(_images_below(entry.path, f"{entry.name}/", ignored)) for entry in folders}
     empty = [name for name, files in classes.items() if not files]
     if len(empty) == len(classes) and not loose:
-        seen = f"; found {_words(ignored)}" if _words(ignored) else ""
+        seen = f"; found {in_words(ignored)}" if in_words(ignored) else ""
         raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {root}{seen}")
     ignored["folders without images"] += len(empty)
     class_names = tuple(name for name in classes if classes[name])

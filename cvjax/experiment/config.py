@@ -31,7 +31,7 @@ class DataConfig:
     """What every experiment can be told."""
 
     data: str = "digits"
-    """digits | folder:PATH | packed:DIR | tfds:NAME | npz:FILE | blank:RECORDS,SIDE,CLASSES (grey)"""
+    """digits | folder:PATH | tar:PATH | packed:DIR | tfds:NAME | npz:FILE | blank:RECORDS,SIDE,CLASSES (grey)"""
     data_cache: bool = False
     """Decode all images once and keep them in memory; they must have one size."""
     data_max_bad: float = 0.01
