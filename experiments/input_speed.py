@@ -20,7 +20,7 @@ class Config:
     """Which images, and how many."""
 
     data: tyro.conf.Positional[str]
-    """folder:PATH | packed:DIR"""
+    """folder:PATH | tar:PATH | packed:DIR"""
     image_size: int = 224
     """Side of the crops."""
     images: int = 200
@@ -38,8 +38,8 @@ class Config:
 
     def __post_init__(self) -> None:
         kind, _, path = self.data.partition(":")
-        if kind not in ("folder", "packed") or not path:
-            raise ConfigError(f"cannot measure {self.data!r}: it must be folder:PATH or packed:DIR")
+        if kind not in ("folder", "tar", "packed") or not path:
+            raise ConfigError(f"cannot measure {self.data!r}: it must be folder:PATH, tar:PATH or packed:DIR")
         for name in ("image_size", "images", "repeats", "batch_size", "batches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.workers >= 0, "workers", self.workers, "0 or more")

@@ -55,7 +55,7 @@ def test_pack_and_measure(folder, tmp_path, command):
     (("pack", "folder:x", "--output", "y", "--image-size", 0), "--image-size 0: it must be at least 1"),
     (("pack", "folder:x", "--output", "y", "--shard-mb", 0), "--shard-mb 0: it must be at least 1"),
     (("pack", "folder:/missing", "--output", "y"), "no such folder: /missing"),
-    (("input_speed", "npz:x"), "cannot measure 'npz:x': it must be folder:PATH or packed:DIR"),
+    (("input_speed", "npz:x"), "cannot measure 'npz:x': it must be folder:PATH, tar:PATH or packed:DIR"),
     (("input_speed", "packed:/missing"), "no pack in /missing"),
     (("input_speed", "folder:x", "--batches", 0), "--batches 0: it must be at least 1"),
     (("input_speed", "folder:x", "--output", "/missing/file"), "--output /missing/file: it must be a file in a folder"),
