@@ -69,8 +69,11 @@ def test_a_papers_segmentation_step_lowers_at_full_size(preset, size, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset, size", [("voc_yolov1", "64x448x448"), ("voc_fast_yolov1", "64x448x448"),
-                                          ("bccd_yolov1", "8x240x320")])
-def test_a_papers_detection_step_lowers_at_full_size(preset, size, tmp_path):
+                                          ("bccd_yolov1", "8x240x320"), ("voc_fast_rcnn_vgg16", "2x600x1000"),
+                                          ("voc_faster_rcnn_vgg16", "1x600x1000"), ("bccd_faster_rcnn", "8x240x320"),
+                                          ("coco_faster_rcnn_resnet50_fpn", "16x1024x1024")])
+def test_a_papers_detection_step_lowers_at_full_size(preset, size, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # for regions of selective search
     _, program = lower("detect", preset, "--data", "scenes:80,2,32", tmp_path=tmp_path)
     assert f"tensor<{size}x3xui8>" in program and f"tensor<{size}x3xf32>" in program
 
