@@ -170,6 +170,7 @@ def run(config: Config, name: str, stop: Any) -> None:
     out_dim, momentum = fitting_out_dim(config, images), fitting_momentum(config, steps)
     axis_name = ENGINES[config.parallel].axis_name
     model = build_dino(as_json(config), image_size=size, channels=channels, out_dim=out_dim, axis_name=axis_name)
+    dino_encoder(model, {}, config.pool, config.probe_blocks, size, channels)  # what it refuses, before the training
     views = make_views(config, size, inputs.statistics)
     task = dino_task(
         model, views=views, preprocess=inputs.preprocess, axis_name=axis_name,

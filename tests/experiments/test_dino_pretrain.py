@@ -140,9 +140,11 @@ def test_without_the_centre_the_default_run_collapses_says_so_and_stops(command,
      "--drop-path", 0.1, "--pool", "token+avg"),
     ("--model", "swin_tiny_patch4_window7_224", "--model-fields", "patch_size=1", "width=8", "depths=(1,1)",
      "heads=(1,2)", "window=4", "--drop-path", 0.1),
-], ids=["vit", "swin"])
+    ("--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=2", "width=16", "depth=1", "heads=2", "pool=avg",
+     "class_token=False", "--pool", "avg"),
+], ids=["vit", "swin", "vit without class token"])
 def test_other_backbones_take_views_of_two_sizes(pretrain, backbone, no_probes):
-    _, folder = pretrain(backbone[1], *backbone, "--steps", 2)
+    _, folder = pretrain(f"{backbone[1]}-{backbone[-1]}", *backbone, "--steps", 2)
     assert load_encoder(folder).name == "dino"
 
 
@@ -154,6 +156,8 @@ def test_other_backbones_take_views_of_two_sizes(pretrain, backbone, no_probes):
     (("--blur", 2, 0, 0), "--blur"),
     (("--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=4", "--local-size", 6), "6"),
     (("--model-fields", "widht=8"), "widht"),
+    (("--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=4", "depth=1", "class_token=False", "pool=avg",
+      "--local-size", 4), "--pool token: it must be avg"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(command, runs, arguments, words):
     done = command("dino_pretrain", "--run-dir", runs / "refused", "--dry-run", *arguments)
