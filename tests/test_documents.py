@@ -44,7 +44,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert float(re.search(r"test .*'top1': ([\d.]+)", out).group(1)) > 0.95, out  # 342 of 360 digits
     features = {name: float(number) for name, number in re.findall(r"^(\S+) +(\d\.\d{4})$", out, re.M)}
     assert features["knn/mae"] > features["knn/random"] + 0.1
-    assert {path.name for path in tmp_path.glob("*.png")} == {"heat.png", "neighbours.png"}
+    assert {path.name for path in (tmp_path / "tour").glob("*.png")} == {"heat.png", "neighbours.png"}
 
 
 @pytest.mark.slow
