@@ -82,7 +82,8 @@ def test_pictures_of_one_class_are_pretrained_on_and_not_probed(pretrain, tmp_pa
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("experiment", [pytest.param("knn", marks=pytest.mark.slow), "finetune"])
+@pytest.mark.slow  # the same check as retrieval's, which the suite runs
+@pytest.mark.parametrize("experiment", ["knn", "finetune"])
 def test_an_encoder_of_grey_images_and_coloured_data(command, tmp_path, experiment):
     grey = np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8)
     np.savez(tmp_path / "grey.npz", train_images=grey)
