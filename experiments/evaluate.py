@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from cvjax.experiment.config import ConfigError, DataConfig, config_errors, main
+from cvjax.experiment.config import ConfigError, DataConfig, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +28,11 @@ PRESETS: dict[str, dict[str, Any]] = {"digits": {}}
 
 def run(config: Config, name: str, stop: Any) -> None:
     """Write `summary.json` and `figures/`."""
-    import jax
-
     from cvjax.experiment.classifier import load_classifier
-    from cvjax.experiment.inputs import make_inputs
+    from cvjax.experiment.inputs import check_batches, make_inputs
     from cvjax.experiment.report import check_same_classes, report
     from cvjax.experiment.run import RunFolder, print_metrics
     from cvjax.experiment.training import enable_compilation_cache
-    from cvjax.train.layout import check_batch_size
 
     enable_compilation_cache()
     folder = RunFolder(config, "evaluate", name)
@@ -43,8 +40,7 @@ def run(config: Config, name: str, stop: Any) -> None:
         return
     classifiers = [load_classifier(run, config.step) for run in config.checkpoint]
     inputs = make_inputs(config, image_size=max(each.image_size for each in classifiers), folder=folder)
-    with config_errors():
-        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.local_device_count())
+    check_batches(inputs)
     if getattr(inputs.dataset, config.part) is None:
         raise ConfigError(f"--part {config.part}: {config.data} has no such split")
     check_same_classes(classifiers[0], inputs.dataset, config.data)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from cvjax.data.errors import DataError
 
 TEST_SHARE = 0.2
+CLASS_LIST = "classes.txt"
 
 
 class Source(Protocol):
@@ -152,6 +154,21 @@ def split_positions(
         test.append(members[:cut])
         train.append(members[cut:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def listed_classes(folder: Path) -> tuple[str, ...] | None:
+    """The names in `classes.txt`, one a line, as they stand there; None where the folder has no such file."""
+    path = folder / CLASS_LIST
+    if not path.is_file():
+        return None
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def check_known_classes(found: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises DataError when a test part has classes that the training part has not."""
+    if unknown := sorted(set(found) - set(known)):
+        more = ", ..." if len(unknown) > 3 else ""
+        raise DataError(f"{what} has classes that train has not: {', '.join(unknown[:3])}{more}")
 
 
 def check_labelled_alike(train: np.ndarray, test: np.ndarray, what: str) -> None:

@@ -14,6 +14,7 @@ from cvjax.data.dataset import (
     ArraySource,
     Dataset,
     Source,
+    check_known_classes,
     check_labelled_alike,
     fingerprint,
     split_positions,
@@ -122,13 +123,18 @@ def image_files(path: str | Path) -> list[str]:
         raise DataError(f"no such folder: {path}")
     files = [os.path.join(root, name) for name, _ in _images_below(root, "", collections.Counter())]
     if not files:
-        raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {path}")
+        raise no_images(path)
     return files
 
 
 def in_words(ignored: collections.Counter) -> str:
     """What was left out and how often, such as "2 .txt files, 1 hidden entries"; empty for nothing."""
     return ", ".join(f"{count} {what}" for what, count in sorted(ignored.items()) if count)
+
+
+def no_images(where: str | os.PathLike, found: str = "") -> DataError:
+    """What to raise where there is no image file; `found`: what is there instead."""
+    return DataError(f"no images ({', '.join(EXTENSIONS)}) in {where}{f'; found {found}' * bool(found)}")
 
 
 def _split_roots(root, ignored):
@@ -153,8 +159,7 @@ def _scan(root, ignored) -> tuple[tuple[str, ...], FileSource]:
     classes = {entry.name: list(_images_below(entry.path, f"{entry.name}/", ignored)) for entry in folders}
     empty = [name for name, files in classes.items() if not files]
     if len(empty) == len(classes) and not loose:
-        seen = f"; found {in_words(ignored)}" if in_words(ignored) else ""
-        raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {root}{seen}")
+        raise no_images(root, in_words(ignored))
     ignored["folders without images"] += len(empty)
     class_names = tuple(name for name in classes if classes[name])
     if class_names:
@@ -191,12 +196,9 @@ def _is_image(entry, ignored) -> bool:
 
 def _relabel(names, source, class_names) -> FileSource:
     """A test split's records, labelled by the training split's classes."""
-    unknown = sorted(set(names) - set(class_names))
-    if unknown and class_names:
-        more = ", ..." if len(unknown) > 3 else ""
-        raise DataError(f"{source.root} has classes that train has not: {', '.join(unknown[:3])}{more}")
     if not names or not class_names:
         return source
+    check_known_classes(names, class_names, source.root)
     labels = np.array([class_names.index(name) for name in names], np.int32)[source.labels]
     return dataclasses.replace(source, labels=labels)
 

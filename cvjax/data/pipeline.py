@@ -238,6 +238,11 @@ class Order:
             chosen[here] = self.of_epoch(int(epoch))[places[here] // self.repeats]
         return chosen
 
+    def record(self, position: int) -> int:
+        """The record at one position, without the arrays that several take."""
+        epoch, place = divmod(position, self.records)
+        return int(self.of_epoch(epoch)[place // self.repeats])
+
     def epochs(self, positions: np.ndarray) -> np.ndarray:
         """How many epochs ended before."""
         return positions // self.records
@@ -267,8 +272,7 @@ class _Positions(grain.MapDataset):
         return sys.maxsize
 
     def __getitem__(self, position):
-        epoch, place = divmod(position, self._order.records)
-        return int(self._order.of_epoch(epoch)[place // self._order.repeats])
+        return self._order.record(position)
 
 
 class _PositionBatches(grain.MapDataset):

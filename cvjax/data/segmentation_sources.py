@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cvjax.data.dataset import Dataset, Source, fingerprint, split_positions
+from cvjax.data.dataset import CLASS_LIST, Dataset, Source, fingerprint, listed_classes, split_positions
 from cvjax.data.decode import DecodeError, LazyImage, decode_label_map
 from cvjax.data.errors import DataError
 from cvjax.data.folder import image_files
@@ -263,13 +263,10 @@ def _pair(root, images, maps, ignored):
 
 def _named_classes(root):
     """The lines of `classes.txt`; None where there is no such file."""
-    path = root / "classes.txt"
-    if not path.is_file():
-        return None
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
-        raise DataError(f"{path} must name 2 to {IGNORE} classes, one a line and each once; it has {len(names)}, "
-                        f"{len(set(names))} different")
+    names = listed_classes(root)
+    if names is not None and (not 2 <= len(names) <= IGNORE or len(set(names)) < len(names)):
+        raise DataError(f"{root / CLASS_LIST} must name 2 to {IGNORE} classes, one a line and each once; it has "
+                        f"{len(names)}, {len(set(names))} different")
     return names
 
 

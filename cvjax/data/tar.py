@@ -19,11 +19,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cvjax.data.dataset import Dataset, check_labelled_alike, fingerprint
+from cvjax.data.dataset import (
+    CLASS_LIST,
+    Dataset,
+    check_known_classes,
+    check_labelled_alike,
+    fingerprint,
+    listed_classes,
+)
 from cvjax.data.errors import DataError
-from cvjax.data.folder import EXTENSIONS, TEST_FOLDERS, hold_test, in_words
-
-CLASS_NAMES = "classes.txt"
+from cvjax.data.folder import EXTENSIONS, TEST_FOLDERS, hold_test, in_words, no_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +92,17 @@ def open_tar(path: str, *, seed: int = 0, cache: bool = False) -> Dataset:
     ignored: collections.Counter = collections.Counter()
     folder, shards_of = (root, _split(root, ignored)) if root.is_dir() else (root.parent, [[root.name]])
     parts = [_images_of(folder, shards, ignored) for shards in shards_of]
-    numbered = [images[0].label is not None for images in parts]
-    class_names = _class_names(folder, parts) if all(numbered) else _folder_names(parts, path)
+    numbered = parts[0][0].label is not None
+    if any((images[0].label is not None) != numbered for images in parts):
+        raise DataError(f"{path}: one of training and test files has labels as numbers, and the other has not")
+    class_names = _class_names(folder, parts) if numbered else _folder_names(parts, path)
     known = {name: label for label, name in enumerate(class_names)}
     sources = []
     for images, shards in zip(parts, shards_of):
-        labels = [image.label if all(numbered) else known.get(image.folder, -1) for image in images]
+        labels = [image.label if numbered else known.get(image.folder, -1) for image in images]
         sources.append(TarSource(str(folder), tuple(shards), tuple(image.name for image in images),
                                  np.array([image[1:4] for image in images], np.int64), np.array(labels, np.int32)))
     train, test = sources if len(sources) == 2 else (*sources, None)
-    if any(numbered) != all(numbered):
-        raise DataError(f"{path}: one of training and test files has labels as numbers, and the other has not")
     if test is not None:
         check_labelled_alike(train.labels, test.labels, path)
     return hold_test(train, test, class_names, in_words(ignored), seed=seed, cache=cache)
@@ -144,8 +149,7 @@ def _images_of(folder: Path, shards: Sequence[str], ignored: collections.Counter
             raise DataError(f"{folder / name} cannot be read as a tar file that is not compressed: {reason}") from None
     which = f"{folder / shards[0]}{f' and {len(shards) - 1} more' * (len(shards) > 1)}"
     if not found:
-        seen = f"; found {in_words(ignored)}" if in_words(ignored) else ""
-        raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {which}{seen}")
+        raise no_images(which, in_words(ignored))
     bare = [image.name for image in found if image.label is None]
     if 0 < len(bare) < len(found):
         raise DataError(f"{len(bare)} of {len(found)} images in {which} have no label, such as {bare[0]}")
@@ -187,12 +191,11 @@ def _label(text: bytes, extension: str, name: str, known: int | None) -> int | N
 def _class_names(folder: Path, parts: Sequence[Sequence[_Image]]) -> tuple[str, ...]:
     """Names of the classes of images whose labels are numbers."""
     count = 1 + max(image.label for images in parts for image in images)
-    listed = folder / CLASS_NAMES
-    if not listed.is_file():
+    names = listed_classes(folder)
+    if names is None:
         return tuple(map(str, range(count)))
-    names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
     if len(names) < count:
-        raise DataError(f"{listed} names {len(names)} classes, the labels need {count}")
+        raise DataError(f"{folder / CLASS_LIST} names {len(names)} classes, the labels need {count}")
     return names
 
 
@@ -201,7 +204,6 @@ def _folder_names(parts: Sequence[Sequence[_Image]], path: str) -> tuple[str, ..
     train, *test = ({image.folder for image in images} for images in parts)
     if len(train) < 2:
         return ()
-    if test and len(test[0]) > 1 and (unknown := sorted(test[0] - train)):
-        raise DataError(f"the test files of {path} have classes that those for training have not: "
-                        f"{', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)}")
+    if test and len(test[0]) > 1:
+        check_known_classes(test[0], train, f"{path}: the test part")
     return tuple(sorted(train))

@@ -13,7 +13,7 @@ import numpy as np
 from cvjax.data.bad_files import BadFiles
 from cvjax.data.box_annotations import UNKNOWN, Objects, Problems, mend
 from cvjax.data.boxed_files import BoxedFiles, true_extents, unlabelled_files
-from cvjax.data.dataset import Dataset, split_positions
+from cvjax.data.dataset import CLASS_LIST, Dataset, listed_classes, split_positions
 from cvjax.data.errors import DataError
 from cvjax.data.folder import EXTENSIONS
 
@@ -136,13 +136,12 @@ def _read(file) -> _Annotation:
 
 
 def _classes(root, annotations) -> tuple[str, ...]:
-    listed = root / "classes.txt"
-    if listed.is_file():
-        names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
-        if not names or len(set(names)) != len(names):
-            raise DataError(f"{listed} must name classes, one a line and each once, got {len(names)} lines with "
-                            f"{len(set(names))} names")
-        return tuple(names)
+    listed = listed_classes(root)
+    if listed is not None:
+        if not listed or len(set(listed)) != len(listed):
+            raise DataError(f"{root / CLASS_LIST} must name classes, one a line and each once, got {len(listed)} lines "
+                            f"with {len(set(listed))} names")
+        return listed
     names = {name for annotation in annotations for name in annotation.names}
     if not names:
         raise DataError(f"voc:{root}: the training part has no object, and there is no classes.txt to name classes")

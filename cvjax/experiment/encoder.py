@@ -42,7 +42,7 @@ class Encoder:
     channels: int
 
     def __post_init__(self) -> None:
-        if self.is_vit and not self.model.class_token and self.pool != "avg":
+        if self.is_vit and not self.has_class_token and self.pool != "avg":
             raise ConfigError(f"--pool {self.pool}: it must be avg, the encoder has no class token")
 
     @property

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cvjax.data import DataError, DecodeError
 from cvjax.data.decode import LazyImage, decode_label_map, to_array
-from cvjax.data.folder import EXTENSIONS
+from cvjax.data.folder import EXTENSIONS, no_images
 
 Fit = Callable[[int, int], tuple[int, int]]
 
@@ -34,7 +34,7 @@ def pictures_in(folder: str | PathLike) -> list[Path]:
     files = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file()
              and not path.name.startswith(".")]
     if not files:
-        raise DataError(f"no images ({', '.join(EXTENSIONS)}) in {folder}")
+        raise no_images(folder)
     return sorted(files, key=natural_order)
 
 

@@ -26,6 +26,7 @@ from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
 from cvjax.experiment.config import ConfigError, DataConfig, TrainingConfig, config_errors
 from cvjax.experiment.run import RunFolder
 from cvjax.train.dispatch import Feed, check_room
+from cvjax.train.layout import check_batch_size
 from cvjax.train.processes import is_first
 
 CANVAS = 1.5  # side of the square that whole images are squeezed into, in sides of what the model sees
@@ -225,6 +226,12 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
             raise DataError(f"the images of {config.data} are not squares of one size: give --image-size")
         image_size = height
     return Inputs(dataset, image_size, config.batch_size, bad, **augmentation)
+
+
+def check_batches(inputs: Inputs) -> None:
+    """ConfigError unless batches split over the devices of this process."""
+    with config_errors():
+        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.local_device_count())
 
 
 def count_bad_files(config: DataConfig, dataset: Dataset, folder: RunFolder) -> BadFiles:

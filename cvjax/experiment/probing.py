@@ -7,10 +7,9 @@ import jax
 import numpy as np
 
 from cvjax.evaluate.probe import Extractor, probe_features, table
-from cvjax.experiment.config import ConfigError, config_errors
+from cvjax.experiment.config import ConfigError
 from cvjax.experiment.encoder import Encoder
-from cvjax.experiment.inputs import Inputs, eval_crop
-from cvjax.train.layout import check_batch_size
+from cvjax.experiment.inputs import Inputs, check_batches, eval_crop
 from cvjax.train.mesh import MeshEngine
 
 
@@ -49,8 +48,7 @@ def check_probing(inputs: Inputs, shots: Sequence[int] = ()) -> None:
     """
     if not inputs.dataset.num_classes or inputs.dataset.test is None:
         raise ConfigError("probing needs labels and a test split, this data set has none")
-    with config_errors():
-        check_batch_size(inputs.batch_size, accumulate=1, devices=jax.local_device_count())
+    check_batches(inputs)
     labels = inputs.dataset.train.labels
     if shots and labels is not None:
         counts = np.bincount(labels[labels >= 0], minlength=inputs.dataset.num_classes)
