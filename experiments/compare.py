@@ -1,11 +1,13 @@
-"""Numbers of finished runs as a table (Markdown) and a plot, seeds averaged; only what has one protocol is compared.
+"""Compare the numbers of finished runs in a table (Markdown) and a plot; all numbers of a column have one protocol.
 
     python -m experiments.compare runs/knn/digits runs/knn/digits-seed=1 runs/dino_pretrain/digits
     python -m experiments.compare runs/*/digits --metrics 'knn/*' test/loss --output pictures/digits
 
-Columns are metrics: the encoder's name is not part of them, so that `knn` holds the number of each run's own encoder,
-and `knn/random` and `knn/pixels` its baselines. Runs that differ in nothing but the seed (their own, or that of the run
-they started from) are one row, mean ± standard deviation.
+Of `runs/*/*`, what is unfinished or no run is left out and named.
+
+Columns are metrics. The encoder's name is not part of a column's: `knn` holds the number of each run's own encoder, and
+`knn/random` and `knn/pixels` hold its baselines. Runs that differ only in the seed (their own, or that of the run they
+started from) share one row: mean ± standard deviation.
 """
 
 import dataclasses
@@ -14,7 +16,8 @@ from typing import Annotated
 
 import tyro
 
-from cvjax.experiment.config import ConfigError, command
+from cvjax.errors import ConfigError
+from cvjax.workflow.command import command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,31 +31,12 @@ class Config:
     mix_protocols: bool = False
     """Put numbers of different protocols into one column all the same, and mark it."""
     output: Path = Path("comparison")
-    """OUTPUT.md and OUTPUT.png are written."""
+    """The files OUTPUT.md and OUTPUT.png are written."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise ConfigError("no runs given")
 
 
-def run(config: Config) -> None:
-    """Read, compare, print, write, draw."""
-    from cvjax.experiment.comparison import HEADLINES, compare, read_run
-    from cvjax.visualize.comparison import plot_comparison
-
-    if config.output.is_dir() or not config.output.parent.is_dir():
-        raise ConfigError(f"--output {config.output}: it must be the start of a file's name in a folder that exists")
-    comparison = compare([read_run(path) for path in config.runs], config.metrics or HEADLINES,
-                         mix_protocols=config.mix_protocols)
-    text = comparison.markdown()
-    print(text)
-    table, picture = (config.output.with_name(config.output.name + ending) for ending in (".md", ".png"))
-    table.write_text(text)
-    plot_comparison(picture, comparison.titles,
-                    {label: [None if cell is None else (cell.mean, cell.deviation) for cell in cells]
-                     for label, cells in comparison.rows.items()})
-    print(f"written to {table} and {picture}")
-
-
 if __name__ == "__main__":
-    command(run, "compare", Config, __doc__)
+    command("experiments.compare", "experiments.wiring.compare")

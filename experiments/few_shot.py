@@ -1,4 +1,6 @@
-"""A handful of labels per class: ridge regression on frozen features, mean and deviation over draws of the examples.
+"""Few-shot classification: ridge regression on frozen features of a few labelled images per class.
+
+The accuracy is the mean over several draws of these images, with its standard deviation.
 
 As in Big Vision's few-shot evaluation (Dosovitskiy et al. 2021, sec. 4.1); see `cvjax.evaluate.few_shot`.
 
@@ -8,8 +10,9 @@ As in Big Vision's few-shot evaluation (Dosovitskiy et al. 2021, sec. 4.1); see 
 import dataclasses
 from typing import Any
 
-from cvjax.experiment.config import main, require
-from cvjax.experiment.frozen import FrozenConfig, run_frozen
+from cvjax.workflow.command import main
+from cvjax.workflow.config import require
+from cvjax.workflow.frozen.options import FrozenConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +22,12 @@ class Config(FrozenConfig):
     shots: tuple[int, ...] = (1, 5, 10)
     """Training images per class."""
     draws: int = 5
-    """How often to draw them anew."""
+    """How many times these images are drawn anew."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(len(self.shots) > 0 and min(self.shots) >= 1, "shots", self.shots, "one or more numbers from 1 on")
-        require(self.draws >= 2, "draws", self.draws, "at least 2, to have a deviation")
+        require(len(self.shots) > 0 and min(self.shots) >= 1, "shots", self.shots, "one or more numbers of at least 1")
+        require(self.draws >= 2, "draws", self.draws, "at least 2, for a standard deviation")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,10 +36,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(config: Config, name: str, stop: Any) -> None:
-    """Extract features, draw, fit, report."""
-    run_frozen("few_shot", config, name, linear=False, knn=False, shots=config.shots, draws=config.draws)
-
-
 if __name__ == "__main__":
-    main(run, "few_shot", Config, PRESETS, __doc__)
+    main("experiments.few_shot", "experiments.wiring.few_shot")

@@ -1,8 +1,8 @@
-"""A model's layers as a table: output shapes, parameters, multiply-accumulates, receptive fields and strides.
+"""Print a model's layers as a table: output shapes, parameters, multiply-accumulates, receptive fields and strides.
 
     python -m experiments.inspect resnet50
     python -m experiments.inspect --all          # every model, one row each
-    python -m experiments.inspect --arithmetic   # the lecture's sums, from the models themselves
+    python -m experiments.inspect --arithmetic   # the lecture's calculations, from the models themselves
 """
 
 import dataclasses
@@ -10,21 +10,22 @@ from typing import Annotated
 
 import tyro
 
-from cvjax.experiment.config import ConfigError, command
+from cvjax.errors import ConfigError
+from cvjax.workflow.command import command
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to show; nothing is computed, so any size is quick."""
+    """What to show. Only shapes are computed, so any size is quick."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
     """A name from list_models()."""
     all: bool = False
     """One row for each model instead."""
     arithmetic: bool = False
-    """Where the parameters of AlexNet are, and what small kernels and bottlenecks save."""
+    """Show the parameters of AlexNet layer by layer, and how many weights small kernels and bottlenecks save."""
     image_size: int | None = None
-    """Side of the image; by default what the model was made for."""
+    """Side of the image; by default the model's own."""
     in_channels: int | None = None
     """Channels of the image; by default the model's own."""
     num_classes: int | None = None
@@ -37,96 +38,5 @@ class Config:
             raise ConfigError("give one of NAME, --all or --arithmetic")
 
 
-def run(config: Config) -> None:
-    """Print what was asked for."""
-    from cvjax.experiment.classifier import check_model, parse_fields
-    from cvjax.experiment.config import config_errors
-    from cvjax.models import create_model, list_models
-    from cvjax.models.images import as_pair
-    from cvjax.models.summary import summarize, table
-
-    if config.arithmetic:
-        print(arithmetic())
-        return
-    given = {name: getattr(config, name) for name in ("image_size", "in_channels", "num_classes")}
-    given = {name: value for name, value in given.items() if value is not None} | parse_fields(config.model_fields)
-    with config_errors():
-        if config.all:
-            print(f"{'model':36}{'parameters':>14}{'MACs':>18}  image")
-            for name in (name for name in list_models() if not name.startswith("mae_")):
-                model = create_model(name, **given)
-                height, width = as_pair(model.image_size)
-                check_model(model, name, (height, width, model.in_channels))
-                summary = summarize(model, (height, width, model.in_channels))
-                print(f"{name:36}{summary.parameters:14,}{summary.macs:18,}  {height}x{width}x{model.in_channels}",
-                      flush=True)
-            return
-        if config.name.startswith("mae_"):
-            raise ConfigError(f"{config.name} takes a mask besides the image: inspect its encoder, "
-                              f"such as {config.name.removeprefix('mae_')}_224")
-        model = create_model(config.name, **given)
-        shape = (*as_pair(model.image_size), model.in_channels)
-        check_model(model, config.name, shape)
-        summary = summarize(model, shape)
-    print(f"{config.name}: {type(model).__name__} on {'x'.join(map(str, as_pair(model.image_size)))}"
-          f"x{model.in_channels}\n")
-    print(table(summary))
-
-
-def arithmetic() -> str:
-    """The sums of the lectures, each read off a model's own parameters and receptive fields."""
-    import math
-
-    import jax
-
-    from cvjax.layers.conv import Conv
-    from cvjax.models import create_model
-    from cvjax.models.resnet import ResNet
-    from cvjax.models.summary import summarize
-    from cvjax.ops.receptive_field import ReceptiveField
-
-    def kernels(name: str) -> list[tuple[str, tuple[int, ...]]]:
-        model = create_model(name)
-        size = model.image_size
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), "float32"))
-        layers = [layer for layer in summarize(model, (size, size, 3)).layers if layer.parameters]
-        by_path = {jax.tree_util.keystr(path[:-1], simple=True, separator="/"): leaf.shape for path, leaf in
-                   jax.tree_util.tree_leaves_with_path(shapes["params"]) if path[-1].key == "kernel"}
-        return [(layer.path, by_path[layer.path]) for layer in layers]
-
-    lines = ["AlexNet (2012), weights without biases:"]
-    rows = kernels("alexnet_grouped")
-    lines += [f"  {path:16}{' x '.join(map(str, shape)):22}{math.prod(shape):>12,}" for path, shape in rows]
-    before, after = (side * side * 256 * 4096 for side in (13, 6))
-    lines += ["  The lecture's column 35k 307k 884k 663k 442k 177M 16M 4M counts the sixth layer on the 13 x 13 x 256",
-              f"  map before the last pooling, {before:,}; after it the map is 6 x 6, and the network has",
-              f"  6 * 6 * 256 * 4096 = {after:,}.", ""]
-
-    def parameters(*convolutions: tuple[int, int, int]) -> int:
-        total = 0
-        for before, after, size in convolutions:
-            conv = Conv(after, size, use_bias=False)
-            shapes = jax.eval_shape(conv.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 9, 9, before), "float32"))
-            total += sum(leaf.size for leaf in jax.tree.leaves(shapes))
-        return total
-
-    two = ReceptiveField().through(3).through(3)
-    one = ReceptiveField().through(5)
-    c = 64
-    lines += ["Two 3x3 convolutions see what one 5x5 sees, with fewer weights (VGG, sec. 2.3):",
-              f"  receptive field {two.size} and {one.size}; with {c} channels "
-              f"{parameters((c, c, 3), (c, c, 3)):,} and {parameters((c, c, 5)):,} weights (18 C^2 and 25 C^2)", "",
-              "A 1x1 convolution in front narrows the input of the dear ones:",
-              f"  GoogLeNet 3a, 5x5 branch on 192 channels: {parameters((192, 16, 1), (16, 32, 5)):,} weights, "
-              f"{parameters((192, 32, 5)):,} without its 1x1",
-              f"  ResNet bottleneck on 256 channels: {parameters((256, 64, 1), (64, 64, 3), (64, 256, 1)):,} weights, "
-              f"{parameters((256, 256, 3), (256, 256, 3)):,} for two 3x3 convolutions", ""]
-    shallow, deep = (summarize(ResNet(block=block, depths=(3, 4, 6, 3)), (224, 224, 3)) for block in
-                     ("basic", "bottleneck"))
-    lines += [f"ResNet-34 has {shallow.macs / 1e9:.2f} billion multiply-accumulates, ResNet-50 with bottlenecks "
-              f"{deep.macs / 1e9:.2f} billion"]
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    command(run, "inspect", Config, __doc__)
+    command("experiments.inspect", "experiments.wiring.inspect")

@@ -5,9 +5,10 @@
 
 from typing import Any
 
-from cvjax.experiment.config import main
-from cvjax.experiment.frozen import NeighbourConfig as Config
-from cvjax.experiment.frozen import run_frozen
+from cvjax.workflow.command import main
+from cvjax.workflow.frozen.options import NeighbourConfig
+
+Config = NeighbourConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(data="digits"),
@@ -15,10 +16,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(config: Config, name: str, stop: Any) -> None:
-    """Extract features, search neighbours, report."""
-    run_frozen("knn", config, name, linear=False)
-
-
 if __name__ == "__main__":
-    main(run, "knn", Config, PRESETS, __doc__)
+    main("experiments.knn", "experiments.wiring.knn")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -12,7 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CACHES = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")  # say where else than under HOME things are kept
+CACHES = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")  # may place caches outside HOME
+
+# Most of the suite's time is XLA's, which compiles thousands of small programs that run once. These flags make it three
+# times as quick at that; what they compile is slower, and rounds in other places. The long tests do without.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jax") < "0.12":  # later ones have no such emitters to choose
+    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Quick compilation for this process and those that tests start, unless long tests are chosen or XLA_FLAGS set."""
+    if config.option.markexpr.startswith("not slow"):
+        os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +59,11 @@ def home(tmp_path_factory) -> Path:
 def environment(home):
     """`environment(devices=1)`: variables for a process of its own on that many virtual CPU devices."""
     def make(devices: int = 1) -> dict[str, str]:
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         if devices > 1:
             flags += " --xla_backend_optimization_level=0"  # compiles in half the time
-        # NPROC: XLA's threads. A virtual device that waits for others holds one for each array it waits for, and where
-        # there are no more the devices wait for ever.
+        # NPROC: XLA's threads. A virtual device that waits for others holds one for each array it waits for. If there
+        # are too few, the devices wait for ever.
         others = {name: value for name, value in os.environ.items() if name not in CACHES}
         return others | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "HOME": str(home), "PYTHONPATH": str(ROOT),
                              "NPROC": "64"}
@@ -59,11 +72,17 @@ def environment(home):
 
 
 @pytest.fixture(scope="session")
-def python(environment):
+def patience(request) -> float:
+    """Seconds that another process may take: a little less than the test itself, whose limit `--timeout` raises."""
+    return float(request.config.getoption("timeout") or request.config.getini("timeout")) - 20
+
+
+@pytest.fixture(scope="session")
+def python(environment, patience):
     """`python(code, devices=1)`: run code in a process of its own; the JSON value of the last line it prints."""
     def run(code: str, *, devices: int = 1):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(devices), capture_output=True,
-                              text=True, timeout=280)
+                              text=True, timeout=patience)
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -71,14 +90,48 @@ def python(environment):
 
 
 @pytest.fixture(scope="session")
-def process(environment):
+def process(environment, patience):
     """`process("knn", "--seed", 1)`: an experiment in a process of its own, to its end."""
-    def run(experiment: str, *arguments, devices: int = 1, timeout: float = 280) -> Outcome:
-        done = subprocess.run([sys.executable, "-m", f"experiments.{experiment}", *map(str, arguments)], cwd=ROOT,
+    def run(experiment: str, *arguments, package: str = "experiments", devices: int = 1,
+            timeout: float = patience) -> Outcome:
+        done = subprocess.run([sys.executable, "-m", f"{package}.{experiment}", *map(str, arguments)], cwd=ROOT,
                               env=environment(devices), capture_output=True, text=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def memory():
+    """The files at memory:// addresses: none before and after the test."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+
+    def clear() -> None:
+        files.store.clear()
+        files.pseudo_dirs[:] = [""]
+
+    clear()
+    yield files
+    clear()
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The file system of an object store on this machine, with the empty bucket `photos`; s3:// leads there."""
+    from tests.data.servers import s3_server
+
+    pytest.importorskip("moto.server", reason="moto[server] is the object store")
+    s3fs = pytest.importorskip("s3fs", reason="s3:// is read by s3fs")
+    with s3_server(tmp_path) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # others know another server
+        files = s3fs.S3FileSystem(use_listings_cache=False)
+        files.mkdir("photos")
+        yield files
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -92,20 +145,18 @@ def command(home, monkeypatch, capsys):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     cache = jax.config.jax_compilation_cache_dir
 
-    def run(experiment: str, *arguments) -> Outcome:
-        from cvjax.experiment.config import command as start
-        from cvjax.experiment.config import main
+    def run(experiment: str, *arguments, package: str = "experiments") -> Outcome:
+        from cvjax.workflow.command import command as start
+        from cvjax.workflow.command import main
 
-        module = importlib.import_module(f"experiments.{experiment}")
-        config = module.Config
+        options, wiring = f"experiments.{experiment}", f"experiments.wiring.{experiment}"
+        if package == "benchmarks":  # a benchmark is a folder
+            options, wiring = f"benchmarks.{experiment}.config", f"benchmarks.{experiment}.measure"
         monkeypatch.setattr(sys, "argv", [experiment, *map(str, arguments)])
         capsys.readouterr()
         status = 0
         try:
-            if hasattr(module, "PRESETS"):
-                main(module.run, experiment, config, module.PRESETS, module.__doc__)
-            else:
-                start(module.run, experiment, config, module.__doc__)
+            (main if hasattr(importlib.import_module(options), "PRESETS") else start)(options, wiring)
         except SystemExit as stop:
             status = stop.code or 0
         return Outcome(status, *capsys.readouterr())

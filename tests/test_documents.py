@@ -1,4 +1,4 @@
-"""What README and the notebook show runs as it stands there."""
+"""The code in README, the pages in docs/ and the notebook runs as it stands there."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tour.ipynb"
+PAGES = ("README.md", "docs/guide.md", "docs/extending.md")  # those with Python code
 
 
 def run(code: str, folder: Path) -> str:
@@ -25,6 +26,11 @@ def as_python(cell: str) -> str:
     started = r"import subprocess, sys; subprocess.run([sys.executable, *'\1'.split()], check=True)"
     return "\n".join(re.sub(r"^!python (.*)", started, line) for line in cell.splitlines()
                      if not line.startswith("%pip "))
+
+
+def test_readme_holds_what_a_newcomer_needs_and_no_more() -> None:
+    """Results and measurements have pages of their own in docs/."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 
 def test_the_notebook_is_kept_without_outputs_and_its_code_is_python() -> None:
@@ -47,9 +53,34 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "tour").glob("*.png")} == {"heat.png", "neighbours.png"}
 
 
+@pytest.mark.parametrize("page", ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in
+                                                      (ROOT / "docs").glob("*"))])
+def test_a_page_names_commands_and_pages_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for module in set(re.findall(r"python -m ((?:experiments|benchmarks)[.\w]*)", text)):
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    for link in re.findall(r"\]\(([^):#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(link).is_file(), link
+
+
+def test_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+
+
 @pytest.mark.slow
-def test_readmes_code_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert blocks
     for block in blocks:
         run(block, tmp_path)
+
+
+def test_the_rules_of_readers_name_tests_that_exist() -> None:
+    known = {path.name: set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M))
+             for path in (ROOT / "tests").rglob("test_*.py")}
+    known[""] = set().union(*known.values())
+    named = re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", (ROOT / "docs/data.md").read_text(encoding="utf-8"))
+    assert len(named) > 30 and not [f"{file}::{name}" for file, name in named if name not in known[file]]

@@ -1,26 +1,10 @@
-"""Where examples come from, and how they become batches."""
+"""Where examples come from, and how they become batches.
 
-from cvjax.data import augment
-from cvjax.data.bad_files import BadFiles
-from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
-from cvjax.data.dataset import ArraySource, Dataset, Source
-from cvjax.data.decode import DecodeError
-from cvjax.data.errors import DataError
-from cvjax.data.pipeline import TrainBatches, eval_batches, train_batches
-from cvjax.data.sources import open_dataset
+- `sources/` reads images with labels, `boxes/` images with boxes, `label_maps/` images with label maps;
+- `dataset`, `held_out`: the data set that all of them give, and its held-out parts;
+- `decode`, `resize`, `crops`: from an encoded image to pixels of one size, on the host;
+- `pipeline`: from records to batches;
+- `augment/`: random changes of a batch's images, on the device.
 
-__all__ = [
-    "ArraySource",
-    "BadFiles",
-    "DataError",
-    "Dataset",
-    "DecodeError",
-    "RandomResizedCrop",
-    "ResizeCenterCrop",
-    "Source",
-    "TrainBatches",
-    "augment",
-    "eval_batches",
-    "open_dataset",
-    "train_batches",
-]
+Nothing is imported here, so that `--help`, which reads the table of data sets, stays fast.
+"""

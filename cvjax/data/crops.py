@@ -1,7 +1,9 @@
 """Crops made on the host, where images still differ in size: (image, rng) -> uint8 (size, size, channels).
 
-Each is a small frozen dataclass that pickles, and draws only from the generator it is given. `Squeeze` gives fields of
-an example, the others its image.
+Pixels that are no photo's (see `is_levels`) keep their type, float32 or uint8, and their number of channels.
+
+Each is a small frozen dataclass that pickles, and draws only from the generator it is given. `SeveralCrops` and
+`Squeeze` give fields of an example, the others its image.
 """
 
 import dataclasses
@@ -10,9 +12,12 @@ import math
 import numpy as np
 from PIL import Image
 
-from cvjax.data.decode import LazyImage, to_array
+from cvjax.data.decode import LazyImage, is_levels, to_array
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.resize import INTERPOLATIONS, resize
+from cvjax.data.stored import decode_stored
 
+Box = tuple[int, int, int, int]  # top, left, height, width
 _TRIES = 10
 
 
@@ -44,15 +49,63 @@ class RandomResizedCrop:
 
     def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
         with LazyImage(image, self.channels) as lazy:
-            top, left, height, width = random_box(rng, lazy.height, lazy.width, self.scale, self.ratio)
-            # The whole image must be large enough for the box to be of `size`.
-            target = math.ceil(self.size * lazy.height / height), math.ceil(self.size * lazy.width / width)
-            pixels = lazy.pixels(target)
-            # A JPEG decoded smaller has the box to its nearest pixel, of at least twice as many as come out.
-            y, x = pixels.shape[0] / lazy.height, pixels.shape[1] / lazy.width
-            rows = slice(round(top * y), round((top + height) * y))
-            columns = slice(round(left * x), round((left + width) * x))
-            return resize(pixels[rows, columns], self.size, self.interpolation)
+            box = random_box(rng, lazy.height, lazy.width, self.scale, self.ratio)
+            return _cut(lazy, lazy.pixels(_whole(lazy, box, self.size)), box, self.size, self.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSquareCrop:
+    """The shorter side to a length drawn from `short_side`, then a square of `size` at a random place.
+
+    The training crop before Inception's: AlexNet (Krizhevsky et al. 2012, sec. 4.1: 224 of 256 pixels), VGG (Simonyan
+    and Zisserman 2015, sec. 3.1: of 256 to 512), ResNet (He et al. 2016, sec. 3.4: of 256 to 480). The box is rounded
+    to whole pixels of the original image.
+
+    Attributes:
+        size: side of the square that comes out.
+        short_side: least and greatest length of the shorter side, each as likely, at least `size`.
+        interpolation: as in `RandomResizedCrop`.
+        channels: 1 or 3.
+    """
+
+    size: int
+    short_side: tuple[int, int] = (256, 256)
+    interpolation: str = "bicubic"
+    channels: int = 3
+
+    def __post_init__(self):
+        _check_size(self.size)
+        _check_interpolation(self.interpolation)
+        if not self.size <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(f"short_side must satisfy {self.size} (size) <= least <= greatest, got {self.short_side}")
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        with LazyImage(image, self.channels) as lazy:
+            short = int(rng.integers(self.short_side[0], self.short_side[1] + 1))
+            side = max(1, round(min(lazy.height, lazy.width) * self.size / short))
+            top, left = (int(rng.integers(length - side + 1)) for length in (lazy.height, lazy.width))
+            box = top, left, side, side
+            return _cut(lazy, lazy.pixels(_whole(lazy, box, self.size)), box, self.size, self.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralCrops:
+    """Random crops of one picture, which is decoded once: fields of an example, uint8 `(count, size, size, channels)`.
+
+    Attributes:
+        crops: the name of a field, its crop, and how many of them, at least 1; all of the same channels.
+    """
+
+    crops: tuple[tuple[str, RandomResizedCrop, int], ...]
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        with LazyImage(image, self.crops[0][1].channels) as lazy:
+            boxes = [(name, crop, [random_box(rng, lazy.height, lazy.width, crop.scale, crop.ratio)
+                                   for _ in range(count)]) for name, crop, count in self.crops]
+            targets = [_whole(lazy, box, crop.size) for _, crop, of_crop in boxes for box in of_crop]
+            pixels = lazy.pixels((max(height for height, _ in targets), max(width for _, width in targets)))
+            return {name: np.stack([_cut(lazy, pixels, box, crop.size, crop.interpolation) for box in of_crop])
+                    for name, crop, of_crop in boxes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +117,14 @@ class ResizeCenterCrop:
         resize: length of the shorter side before the crop, at least `size`; None for `size` itself.
         interpolation: Pillow's `bicubic`, `bilinear`, ..., all antialiased.
         channels: 1 or 3.
+        squash: both sides to `resize`, whatever the image's proportions.
     """
 
     size: int
     resize: int | None = None
     interpolation: str = "bicubic"
     channels: int = 3
+    squash: bool = False
 
     def __post_init__(self):
         _check_size(self.size)
@@ -79,30 +134,72 @@ class ResizeCenterCrop:
 
     def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         with LazyImage(image, self.channels) as lazy:
-            # By Pillow and in full, whatever its size: evaluation numbers are compared with other codes'.
-            image, (left, top, right, bottom) = lazy.load(), self._box(lazy.height, lazy.width)
-            # An image past the limit of pixels is smaller than its header says.
-            x, y = image.width / lazy.width, image.height / lazy.height
-            box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
-            return to_array(image.resize((self.size, self.size), _resampling(self.interpolation), box=box))
+            return self.of(lazy)
+
+    def of(self, lazy: LazyImage) -> np.ndarray:
+        """The crop of an opened image."""
+        # Pillow resizes the fully decoded image, because evaluation numbers are compared with those of other codes.
+        image = lazy.load()
+        left, top, right, bottom = self._box(lazy.height, lazy.width)
+        # An image past the limit of pixels is smaller than its header says.
+        x, y = image.width / lazy.width, image.height / lazy.height
+        box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
+        resized = to_array(image.resize((self.size, self.size), _resampling(self.interpolation), box=box))
+        return np.clip(resized, 0, 255)  # floats may leave the range
 
     def _box(self, height, width):
-        """The crop in the image's own pixels, so that only what is kept gets resized."""
+        """The crop in the image's own pixels, so that only the part that is kept gets resized."""
         short, resize = min(height, width), self.resize or self.size
-        resized = [resize if side == short else int(resize * side / short) for side in (height, width)]
+        resized = [resize if self.squash or side == short else int(resize * side / short) for side in (height, width)]
         top, left = (round((side - self.size) / 2) for side in resized)
         y, x = height / resized[0], width / resized[1]
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationCrop:
+    """The evaluation crop, by one rule wherever the image is stored: in files, packed, cached or in an array.
+
+    An image of exactly the model's size is taken as it is. Any other image is resized to the size divided by
+    `preprocessing.crop`, rounded down as timm does, and the central square is cut out.
+
+    Attributes:
+        size: side of the square that comes out, which is the model's image size.
+        channels: 1 or 3; any other number for images that have as many, in arrays or in files (`decode_stored`).
+        preprocessing: how the image is resized, and which share of it is kept.
+    """
+
+    size: int
+    channels: int = 3
+    preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def resized(self) -> ResizeCenterCrop:
+        """The crop of an image of another size."""
+        how = self.preprocessing
+        return ResizeCenterCrop(self.size, int(self.size / how.crop), how.interpolation, self.channels,
+                                squash=how.crop_mode == "squash")
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        if isinstance(image, bytes) and self.channels not in (1, 3):
+            image = decode_stored(image, self.channels)
+        if isinstance(image, np.ndarray) and is_levels(image) and image.shape[2] > 1:  # Pillow takes one
+            grey = dataclasses.replace(self, channels=1)
+            return np.concatenate([grey(image[:, :, [i]]) for i in range(image.shape[2])], axis=2)
+        with LazyImage(image, self.channels) as lazy:
+            if (lazy.height, lazy.width) == (self.size, self.size):
+                return to_array(lazy.load())
+            return self.resized.of(lazy)
+
+
+@dataclasses.dataclass(frozen=True)
 class Squeeze:
-    """The whole picture, squeezed into a square, and what its sides were: for crops that are made on the device.
+    """The whole picture squeezed into a square, with its original sides, for crops that are made on the device.
 
     Gives `image` uint8 `(size, size, channels)` and `extent` float32 `(2,)`, height and width in the picture's pixels.
 
     Attributes:
-        size: side of the square; crops are no sharper than it is.
+        size: side of the square; crops are no sharper than the square.
         interpolation, channels: as in `RandomResizedCrop`.
     """
 
@@ -117,12 +214,27 @@ class Squeeze:
     def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         with LazyImage(image, self.channels) as lazy:
             return {"image": resize(lazy.pixels((self.size, self.size)), self.size, self.interpolation),
-                    "extent": np.float32([lazy.height, lazy.width])}
+                    "extent": np.array([lazy.height, lazy.width], np.float32)}
+
+
+def _whole(lazy: LazyImage, box: Box, size: int) -> tuple[int, int]:
+    """Height and width that the whole image must have for the box to be of `size`."""
+    return math.ceil(size * lazy.height / box[2]), math.ceil(size * lazy.width / box[3])
+
+
+def _cut(lazy: LazyImage, pixels: np.ndarray, box: Box, size: int, interpolation: str) -> np.ndarray:
+    """A box of an opened image, from its pixels, perhaps decoded smaller, resized to a square of `size`."""
+    top, left, height, width = box
+    # In a JPEG decoded smaller, the box is rounded to whole pixels, at least twice as many as come out.
+    y, x = pixels.shape[0] / lazy.height, pixels.shape[1] / lazy.width
+    rows = slice(round(top * y), round((top + height) * y))
+    columns = slice(round(left * x), round((left + width) * x))
+    return resize(pixels[rows, columns], size, interpolation)
 
 
 def random_box(
     rng: np.random.Generator, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
+) -> Box:
     """A box `(top, left, height, width)` of random area and log-uniform ratio inside the image.
 
     After ten boxes that do not fit: the largest central box whose ratio is allowed.

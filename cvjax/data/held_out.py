@@ -1,20 +1,20 @@
-"""Parts of the training part: a share of it, or what is held out to choose by, a validation share or a fold."""
+"""Takes parts of the training part: a share of it, or a validation part, which is a share or a fold."""
 
 import dataclasses
 
 import numpy as np
 
-from cvjax.data.dataset import Dataset, split_positions
-from cvjax.data.errors import DataError
+from cvjax.data.dataset import Dataset, split_positions, strata
+from cvjax.errors import DataError
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """The data set with a random `share` of its training part, class by class, as its validation part.
 
-    Where labels are not known before reading (tfds:), records are drawn regardless of class.
+    If labels are not known before reading (tfds:), records are drawn regardless of class.
 
     Raises:
-        DataError: when a class has too few records to be in both parts.
+        DataError: when a class has too few records to be in both parts, or the data set brings such a part.
     """
     return _with_validation(dataset, *split_positions(_labels(dataset), dataset.class_names, seed, share))
 
@@ -41,7 +41,7 @@ def fold_out(dataset: Dataset, folds: int, fold: int, seed: int) -> Dataset:
     The folds of one seed share no record, cover all, and have each class as evenly as its count allows.
 
     Raises:
-        DataError: when there are more folds than records of a class.
+        DataError: when there are more folds than records of a class, or the data set brings a validation part.
     """
     labels, rng = _labels(dataset), np.random.default_rng(seed)
     numbers, dealt = np.empty(len(labels), int), 0
@@ -50,7 +50,7 @@ def fold_out(dataset: Dataset, folds: int, fold: int, seed: int) -> Dataset:
         if len(members) < folds:
             what = f"class {dataset.class_names[label]!r}" if dataset.class_names else "the data set"
             raise DataError(f"{folds} folds need as many images of each class, {what} has {len(members)}")
-        # Dealt on from where the last class ended, for the folds to be of equal size.
+        # Dealing goes on where the last class ended, so that the folds have equal sizes.
         numbers[members] = (dealt + np.arange(len(members))) % folds
         dealt += len(members)
     return _with_validation(dataset, np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold))
@@ -58,9 +58,12 @@ def fold_out(dataset: Dataset, folds: int, fold: int, seed: int) -> Dataset:
 
 def _labels(dataset):
     labels = dataset.train.labels
-    return np.zeros(len(dataset.train), np.int32) if labels is None else labels
+    return np.zeros(len(dataset.train), np.int32) if labels is None else strata(labels)
 
 
 def _with_validation(dataset, kept, held):
+    if dataset.validation is not None:
+        raise DataError(f"the data set brings a validation part of {len(dataset.validation)} images; leave out "
+                        "--validation and --folds")
     train, validation = dataset.train.take(kept), dataset.train.take(held)
     return dataclasses.replace(dataset, train=train, validation=validation)

@@ -1,9 +1,10 @@
 """Resizing with antialiasing, close to Pillow's and faster: a short filter, then OpenCV's interpolation.
 
 Pillow stretches its filter by the factor that the image shrinks by. Here a filter of a few taps, the same everywhere in
-the image, runs first, and OpenCV's interpolation, which by itself would alias, reads what it leaves; the taps are those
-with which the two together come nearest to Pillow's filter. Images that shrink to less than a half are first averaged
-over blocks of 2, 4, ... pixels, until they are two to four times as large as wanted (Pillow's `reducing_gap=2`).
+the image, runs first. OpenCV's interpolation, which would alias by itself, then reads the filtered image. The taps are
+chosen so that the two together come nearest to Pillow's filter. Images that shrink to less than a half are first
+averaged over blocks of 2, 4, ... pixels, until they are two to four times as large as wanted (Pillow's
+`reducing_gap=2`).
 """
 
 import dataclasses
@@ -17,17 +18,18 @@ import numpy as np
 # Loading has threads of its own, one image each; OpenCV's would only get in their way.
 cv2.setNumThreads(1)
 
-# Neighbouring pixels' correlation in photographs, taken for a first-order Markov process (Jain, Fundamentals of Digital
-# Image Processing, 1989). Between 0.9 and 0.99 no tap changes by more than 0.01.
+# The correlation of neighbouring pixels in photographs, modelled as a first-order Markov process (Jain, Fundamentals of
+# Digital Image Processing, 1989). Between 0.9 and 0.99 no tap changes by more than 0.01.
 _CORRELATION = 0.98
-_GAP = 2  # averaging over blocks leaves at least this many times the size that is wanted
+_MOST = 4  # channels that OpenCV averages at once
+_GAP = 2  # averaging over blocks leaves at least this many times the wanted size
 _STEPS = 16  # shrinking factors are rounded to 1 / 16 for the choice of taps
 _PHASES = (np.arange(16) + 0.5) / 16 - 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class _Filter:
-    """Pillow's kernel, OpenCV's, how far both reach, and what OpenCV calls it."""
+    """Pillow's kernel, OpenCV's, the reach of both, and OpenCV's name for it."""
 
     pillow: Callable[[np.ndarray], np.ndarray]
     opencv: Callable[[np.ndarray], np.ndarray]
@@ -53,13 +55,17 @@ INTERPOLATIONS = tuple(_FILTERS)
 
 
 def resize(pixels: np.ndarray, size: int | tuple[int, int], interpolation: str = "bicubic") -> np.ndarray:
-    """uint8 `(H, W, 1 | 3)` -> uint8 `(size, size, 1 | 3)`, antialiased.
+    """uint8, or float32 in [0, 255], `(H, W, C)` -> the same type `(size, size, C)`, antialiased.
 
     Args:
         size: side of a square, or height and width.
-        interpolation: `bicubic` or `bilinear`: of Pillow's, the one it is like.
+        interpolation: `bicubic` or `bilinear`: the filter of Pillow's that it approximates.
     """
     sizes = (size, size) if isinstance(size, int) else size
+    if pixels.shape[2] > _MOST:
+        parts = [resize(pixels[:, :, i:i + _MOST], size, interpolation) for i in range(0, pixels.shape[2], _MOST)]
+        return np.concatenate(parts, axis=2)
+    pixels = np.ascontiguousarray(pixels)
     height, width = (side // _blocks(side / wanted) for side, wanted in zip(pixels.shape, sizes))
     if (height, width) != pixels.shape[:2]:
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
@@ -68,6 +74,8 @@ def resize(pixels: np.ndarray, size: int | tuple[int, int], interpolation: str =
     if len(rows) > 1 or len(columns) > 1:
         pixels = cv2.sepFilter2D(pixels, -1, columns, rows, borderType=cv2.BORDER_REPLICATE)
     resized = cv2.resize(pixels, sizes[::-1], interpolation=_FILTERS[interpolation].flag)
+    if resized.dtype != np.uint8:  # cubic weights overshoot
+        resized = np.clip(resized, 0, 255)
     return resized[:, :, None] if resized.ndim == 2 else resized
 
 
@@ -80,8 +88,8 @@ def _blocks(shrink: float) -> int:
 def _taps(steps: int, interpolation: str) -> np.ndarray:
     """Taps float32 `(2 n + 1,)`, symmetric, of sum 1, for images that shrink by the factor `steps / 16`.
 
-    They minimise the expected squared difference to Pillow's resizing, over all places a pixel that comes out may have
-    between those that go in.
+    They minimise the expected squared difference to Pillow's resizing, over all places that an output pixel may have
+    between input pixels.
     """
     shrink, kernel = steps / _STEPS, _FILTERS[interpolation]
     n = math.ceil(kernel.reach * shrink) - kernel.reach
@@ -98,4 +106,4 @@ def _taps(steps: int, interpolation: str) -> np.ndarray:
         gains.append(root @ np.stack(moved, axis=1))
         gaps.append(root @ (wanted / wanted.sum() - there))
     half = np.linalg.lstsq(np.concatenate(gains), np.concatenate(gaps), rcond=None)[0]
-    return np.float32([*half[::-1], 1 - 2 * half.sum(), *half])
+    return np.array([*half[::-1], 1 - 2 * half.sum(), *half], np.float32)

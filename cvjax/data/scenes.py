@@ -1,8 +1,8 @@
 """Scenes of handwritten digits, painted in colour on textured grounds: detection and segmentation without a download.
 
-The digits are those of `open_digits`, and their split decides which of them training and test scenes are made of. What
-a scene is depends on the seed, the part and its number alone. Boxes and label maps are exact: they are read off the
-pixels that were painted.
+The digits are those of `open_digits`: training scenes use its training part, test scenes its test part. A scene depends
+only on the seed, the part and its number. Boxes and label maps are exact, because they are read from the painted
+pixels.
 """
 
 import dataclasses
@@ -12,22 +12,22 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cvjax.data.arrays import open_digits
-from cvjax.data.box_annotations import BoxAnnotations
+from cvjax.data.boxes.annotations import BoxAnnotations
 from cvjax.data.dataset import ArraySource, Dataset, fingerprint
-from cvjax.data.errors import DataError
+from cvjax.data.sources.digits import open_digits
+from cvjax.errors import DataError
 
 Annotations = Literal["boxes", "label_map"]
 
 MOST = 5  # digits in a scene
-SMALLEST = 32  # least side of a scene, where a digit of a sixth still shows what it is
+SMALLEST = 32  # least side of a scene: a digit a sixth as large can still be read
 
 _EMPTY = 0.05  # share of the scenes without a digit
 _SIDES = 1 / 6, 1 / 2  # side of a digit, in sides of the scene
 _INK = 96  # from this level of 255 on a digit's pixel is painted
 _OVERLAP = 0.1  # share of the smaller box that two digits may have in common
 _TRIES = 10
-_CONTRAST = 110  # distance of a digit's colour from what it is painted over, in levels
+_CONTRAST = 110  # distance of a digit's colour from the colours below it, in levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SceneSource:
     Attributes:
         images: uint8 `(N, S, S, 3)`.
         label_maps: uint8 `(N, S, S)`: 0 where no digit is, else its class + 1.
-        boxes: float32 `(N, MOST, 4)`, corners around the pixels that show of a digit; 0 beyond `counts`.
+        boxes: float32 `(N, MOST, 4)`, corners around a digit's visible pixels; 0 beyond `counts`.
         box_labels: int32 `(N, MOST)`, classes from 0.
         counts: int `(N,)`, digits of each scene.
         annotations: `boxes` or `label_map`.
@@ -55,8 +55,12 @@ class SceneSource:
     def labels(self) -> np.ndarray:
         return np.full(len(self.images), -1, np.int32)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:  # of all pixels, which takes a while
         return fingerprint([self.annotations, str(self.images.shape), self.images, self.boxes, self.box_labels])
 
     def __len__(self) -> int:
@@ -74,7 +78,7 @@ class SceneSource:
         """The boxes of all scenes, by position."""
         there = np.arange(MOST) < self.counts[:, None]
         starts = np.concatenate([[0], np.cumsum(self.counts)])
-        return BoxAnnotations(self.boxes[there], self.box_labels[there], np.zeros(there.sum(), bool), starts,
+        return BoxAnnotations(self.boxes[there], self.box_labels[there], np.zeros(int(there.sum()), bool), starts,
                               np.full((len(self), 2), self.images.shape[1], np.int32))
 
     def name(self, index: int) -> str:
@@ -89,7 +93,7 @@ class SceneSource:
 
 def open_scenes(annotations: Annotations, *, train: int = 2000, test: int = 500, side: int = 96,
                 seed: int = 0) -> Dataset:
-    """So many scenes to train on and to test with, of `side` x `side` pixels.
+    """`train` scenes to train on and `test` scenes to test with, of `side` x `side` pixels.
 
     The classes are the ten digits; for label maps `background` comes first.
 
@@ -102,17 +106,18 @@ def open_scenes(annotations: Annotations, *, train: int = 2000, test: int = 500,
         raise DataError(f"scenes must be at least one in each part and {SMALLEST} pixels wide, got {train} and "
                         f"{test} of {side}")
     digits = open_digits()
-    parts = [_paint_all(digits.train, annotations, train, side, (seed, 0)),
-             _paint_all(digits.test, annotations, test, side, (seed, 1))]
+    assert isinstance(digits.train, ArraySource) and isinstance(digits.test, ArraySource)
+    training = _paint_all(digits.train, annotations, train, side, (seed, 0))
+    testing = _paint_all(digits.test, annotations, test, side, (seed, 1))
     background = ("background",) if annotations == "label_map" else ()
-    return Dataset(*parts, background + digits.class_names, 3)
+    return Dataset(training, testing, background + digits.class_names, 3)
 
 
-def scene_numbers(spec: str) -> dict[str, int]:
-    """`train`, `test` and `side` for `open_scenes` from `scenes:TRAIN,TEST,SIDE`; none from `scenes`."""
-    numbers = spec.removeprefix("scenes").removeprefix(":").split(",") if spec != "scenes" else []
+def scene_numbers(text: str) -> dict[str, int]:
+    """`train`, `test` and `side` for `open_scenes` from `TRAIN,TEST,SIDE`; nothing, for its defaults, from ""."""
+    numbers = text.split(",") if text else []
     if len(numbers) not in (0, 3) or not all(number.isdecimal() for number in numbers):
-        raise DataError(f"{spec}: it must be scenes or scenes:TRAIN,TEST,SIDE, three numbers")
+        raise DataError(f"scenes:{text}: it must be scenes or scenes:TRAIN,TEST,SIDE, three numbers")
     return dict(zip(("train", "test", "side"), map(int, numbers)))
 
 
@@ -129,10 +134,10 @@ def _paint_all(digits: ArraySource, annotations, count, side, key) -> SceneSourc
 
 def paint(rng: np.random.Generator, digits: ArraySource, side: int) -> tuple[np.ndarray, ...]:
     """One scene: image uint8 `(side, side, 3)`, label map uint8 `(side, side)`, boxes float32 `(n, 4)`, labels int32
-    `(n,)`; n is at most `MOST`, and fewer than were drawn where one found no place.
+    `(n,)`; n is at most `MOST`, and less than the number drawn if a digit found no place.
     """
     image = _ground(rng, side)
-    owner = np.zeros((side, side), np.int64)  # whose pixel it is: 1 + place in `labels`
+    owner = np.zeros((side, side), np.int64)  # the digit that a pixel shows: 1 + its place in `labels`
     places, labels = [], []
     wanted = 0 if rng.random() < _EMPTY else rng.integers(1, MOST + 1)
     for which in rng.integers(len(digits), size=wanted):
@@ -155,14 +160,14 @@ def paint(rng: np.random.Generator, digits: ArraySource, side: int) -> tuple[np.
 
 
 def _visible(owner, labels):
-    """Boxes and labels of the digits that nobody painted over wholly."""
+    """Boxes and labels of the digits that are not completely painted over."""
     boxes = [_tight(owner == number) for number in range(1, len(labels) + 1)]
     seen = np.array([box is not None for box in boxes], bool)
     return np.array([box for box in boxes if box is not None], np.float32).reshape(-1, 4), labels[seen]
 
 
 def _tight(mask):
-    """Corners x1 y1 x2 y2 around what is True; None where nothing is."""
+    """Corners x1 y1 x2 y2 around the pixels that are True; None if there are none."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else None
 
@@ -181,12 +186,14 @@ def _ground(rng, side):
 def _shape(digit, size):
     """A digit uint8 `(8, 8, 1)` at `size` x `size` pixels, cut to its ink: float32 `(h, w)` in [0, 255]."""
     large = cv2.resize(digit[..., 0].astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    left, top, right, bottom = _tight(large >= _INK)
+    inked = _tight(large >= _INK)
+    assert inked, "a digit has ink"
+    left, top, right, bottom = inked
     return np.clip(large[top:bottom, left:right], 0, 255)
 
 
 def _place(rng, shape, side, others):
-    """`(top, left, height, width)` where a digit overlaps the others by little; None where none was found."""
+    """`(top, left, height, width)` where a digit overlaps the others by little; None if no place was found."""
     height, width = shape
     for _ in range(_TRIES):
         top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
@@ -196,13 +203,13 @@ def _place(rng, shape, side, others):
 
 
 def _common(first, second):
-    """What two boxes `(top, left, height, width)` share, as a share of the smaller one."""
+    """The common area of two boxes `(top, left, height, width)`, as a share of the smaller box."""
     height, width = (min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
     return max(height, 0) * max(width, 0) / min(first[2] * first[3], second[2] * second[3])
 
 
 def _colour(rng, ground):
-    """A colour `(3,)` that stands out from `ground` `(3,)`; the one that does most, where none of ten does."""
+    """A colour `(3,)` that stands out from `ground` `(3,)`; if none of ten does, the one that stands out most."""
     colours = rng.uniform(0, 255, (_TRIES, 3)).astype(np.float32)
     distance = np.linalg.norm(colours - ground, axis=1)
     clear = distance >= _CONTRAST

@@ -5,18 +5,17 @@ import difflib
 import importlib.util
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
-from cvjax.data.dataset import Dataset, fingerprint
+from cvjax.data.dataset import fingerprint
 from cvjax.data.decode import DecodeError
-from cvjax.data.errors import DataError
-
-_TEST_SPLITS = ("test", "validation")
-_LABEL_MAPS = ("segmentation_mask", "segmentation_label", "label")  # names of features that are label maps
+from cvjax.data.parts import TEST, TRAIN, VALIDATION, names_of_parts
+from cvjax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class TfdsSource:
         title: full name and split.
         labelled: whether records have a label.
         channels: 1 or 3.
-        positions: int `(M,)`, the records of the split that are meant; None for all.
+        positions: int `(M,)`, the records of the split that belong to this source; None for all.
         label_map: the feature that is a label map, which stays encoded too; "" for none.
     """
 
@@ -58,7 +57,7 @@ class TfdsSource:
         """All that TFDS has of the record."""
         try:
             return self.records[self._record(index)]
-        except RuntimeError as error:  # what ArrayRecord says of a damaged chunk
+        except RuntimeError as error:  # ArrayRecord's error for a damaged chunk
             raise DecodeError(str(error)) from error
 
     def _record(self, index: int) -> int:
@@ -73,46 +72,6 @@ class TfdsSource:
         return dataclasses.replace(self, positions=chosen)
 
 
-def open_tfds(name: str) -> Dataset:
-    """Opens a data set that TFDS has prepared as ArrayRecord.
-
-    `name` is a TFDS name, perhaps with configuration and version (`cifar10`, `imagenet_resized/64x64:0.1.0`),
-    found in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`; or the folder of one prepared version. It must have
-    a split `train` and a feature `image`; `label` is optional. The test part is `test` unless it alone is
-    unlabelled, else `validation`, else the last fifth of `train`.
-
-    Raises:
-        DataError: for an unknown name, one that is not prepared, or one that cannot be read this way.
-    """
-    builder, features = _prepared(name)
-    train, test = _split_names(name, builder)
-    names = _class_names(name, features["label"]) if "label" in features else ()
-    train, test = (tfds_source(builder, split, bool(names), _channels(name, features)) for split in (train, test))
-    if names and _label_of_first(test) < 0:  # as ImageNet's; what it is tested on is then its validation split
-        if "validation" not in builder.info.splits:
-            raise DataError(f"tfds:{name}: the test split has no labels while the training split has them")
-        test = tfds_source(builder, "validation", True, test.channels)
-    return Dataset(train, test, names, train.channels)
-
-
-def open_tfds_label_maps(name: str) -> tuple[TfdsSource, TfdsSource]:
-    """The training and the test part of a data set whose records have a `label_map`, a PNG's bytes; see `open_tfds`.
-
-    Raises:
-        DataError: as there, and where no feature is a label map.
-    """
-    builder, features = _prepared(name)
-    import tensorflow_datasets as tfds
-
-    maps = [each for each in _LABEL_MAPS if each in features and isinstance(features[each], tfds.features.Image)]
-    if not maps:
-        raise DataError(f"tfds:{name} has no label maps: one of the features {', '.join(_LABEL_MAPS)} must be an "
-                        f"image; it has {', '.join(features)}")
-    train, test = (tfds_source(builder, split, False, _channels(name, features), maps[0])
-                   for split in _split_names(name, builder))
-    return train, test
-
-
 def open_builder(name: str) -> Any:
     """TFDS's builder of a data set that is prepared as ArrayRecord (see `open_tfds`); DataError for any other."""
     builder = _builder(name)
@@ -120,8 +79,8 @@ def open_builder(name: str) -> Any:
     return builder
 
 
-def _prepared(name):
-    """The builder of a data set that can be read, and its features, `image` among them."""
+def prepared(name: str) -> tuple[Any, Mapping[str, Any]]:
+    """TFDS's builder of a data set, and its features; DataError unless `image` is among them."""
     builder = open_builder(name)
     features = builder.info.features or {}
     if "image" not in features:
@@ -129,11 +88,7 @@ def _prepared(name):
     return builder, features
 
 
-def _builder(name):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError("tfds:NAME needs TensorFlow Datasets: pip install tensorflow-datasets") from error
+def _builder(name: str) -> Any:
     # TFDS logs a warning about each data set that is not there, which the errors below say better.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -153,7 +108,7 @@ def _builder(name):
         raise DataError(f"tfds:{name}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _check_prepared(name, builder):
+def _check_prepared(name: str, builder: Any) -> None:
     if builder.info.splits and builder.info.file_format and builder.info.file_format.value == "array_record":
         return
     prepare = (
@@ -171,28 +126,33 @@ def _check_prepared(name, builder):
     raise DataError(f"tfds:{name} {found} in {builder.data_dir}; {install}run: {prepare}")
 
 
-def _split_names(name, builder):
-    splits = builder.info.splits
-    if "train" not in splits:
+def split_names(name: str, builder: Any) -> dict[str, str]:
+    """Part -> TFDS's name for it: `train` and `test`, and perhaps `val`; see `cvjax.data.parts`.
+
+    Without a test part it is the validation part, and without either the last fifth of training.
+    """
+    splits = list(builder.info.splits)
+    parts = names_of_parts(splits, f"tfds:{name}")
+    if TRAIN not in parts:
         raise DataError(f"tfds:{name} has no split `train`; it has {', '.join(splits)}")
-    test = next((split for split in _TEST_SPLITS if split in splits), None)
-    return ("train", test) if test else ("train[:80%]", "train[80%:]")
+    if TEST in parts:
+        return parts
+    train = parts[TRAIN]
+    if VALIDATION in parts:
+        return {TRAIN: train, TEST: parts[VALIDATION]}
+    return {TRAIN: f"{train}[:80%]", TEST: f"{train}[80%:]"}
 
 
-def _class_names(name, label):
-    if not getattr(label, "num_classes", None):
-        raise DataError(f"tfds:{name}: the feature `label` is not a class label but {label}")
-    return tuple(label.names or map(str, range(label.num_classes)))
+def other_splits(builder: Any, used: Iterable[str]) -> str:
+    """What to say of the splits that are not used, in words; empty if there are none."""
+    names = {re.sub(r"\[.*", "", split) for split in used}
+    others = [f"{split} with {builder.info.splits[split].num_examples:,} records" for split in builder.info.splits
+              if split not in names]
+    return f"splits {', '.join(others)}" if others else ""
 
 
-def _label_of_first(source):
-    try:
-        return source[0]["label"]
-    except DecodeError:  # counted and limited like any bad record, once batches are made
-        return 0
-
-
-def _channels(name, features):
+def channels(name: str, features: Mapping[str, Any]) -> int:
+    """1 or 3, from the shape of the feature `image`."""
     shape = features["image"].shape or ()
     if len(shape) != 3:
         raise DataError(f"tfds:{name}: the feature `image` has shape {shape}, not (height, width, channels)")
@@ -201,8 +161,6 @@ def _channels(name, features):
 
 def tfds_source(builder: Any, split: str, labelled: bool, channels: int, label_map: str = "") -> TfdsSource:
     """The records of one of TFDS's splits (`train`, `train[:80%]`, `train+validation`); see `TfdsSource`."""
-    import tensorflow_datasets as tfds
-
     encoded = {feature: tfds.decode.SkipDecoding() for feature in ("image", label_map) if feature}
     try:
         records = builder.as_data_source(split=split, decoders=encoded)

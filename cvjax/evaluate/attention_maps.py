@@ -1,34 +1,43 @@
-"""What the class token of a vision transformer looks at, as masks, and how well these fit the objects of an image.
+"""Where the class token of a vision transformer looks: attention maps, masks, and how well these fit objects.
 
 Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers" (DINO), fig. 1, 3 and 4
-(https://arxiv.org/abs/2104.14294). The figures' code is the authors' `visualize_attention.py`; how fig. 4 counts is
-told in issue 54 of facebookresearch/dino.
+(https://arxiv.org/abs/2104.14294). The authors' code for the figures is `visualize_attention.py`. Issue 54 of
+facebookresearch/dino explains how fig. 4 counts.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.evaluate.attention_rollout import attention_weights
 from cvjax.evaluate.mask_scores import VOID, jaccard, resize_nearest
 from cvjax.ops.patches import patch_grid
 
 
+@runtime_checkable
+class ClassTokenTransformer(Protocol):
+    """A vision transformer whose tokens are the class token, if it has one, and the patches in row-major order."""
+
+    patch_size: int
+    class_token: bool  # whether it has one
+
+
 def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-    """What the class token takes from each patch in the last block: float32 `(B, heads, gh, gw)`, 0 or more.
+    """Attention of the class token to each patch in the last block: float32 `(B, heads, gh, gw)`, 0 or more.
 
-    The sum over the patches of a head is at most 1, what lacks is the class token's own share. Under jit only the last
-    block's weights are computed. With `pool="avg"` nothing reads what the class token gathers there.
+    The sum over the patches of a head is at most 1; the rest is the class token's attention to itself. Under jit only
+    the last block's weights are computed. With `pool="avg"`, nothing uses the class token after the last block.
 
-    model: a ViT: attention over a class token and then the patches in row-major order, with fields `patch_size` and
-    `class_token`. images: float `(B, H, W, C)`, already normalised, of any size that the patch size divides.
+    model: a `ClassTokenTransformer`, with a class token. images: normalised float `(B, H, W, C)`, whose sides the patch
+    size divides.
     """
-    if not getattr(model, "class_token", False):
+    if not (isinstance(model, ClassTokenTransformer) and model.class_token):
         raise ValueError(f"class attention needs a ViT with a class token, received a {type(model).__name__}")
-    rows, columns = patch_grid(*images.shape[1:3], model.patch_size)
+    rows, columns = patch_grid(images.shape[1], images.shape[2], model.patch_size)
     last = attention_weights(model, variables, images)[-1]
     if last.shape[-1] != 1 + rows * columns:
         raise ValueError(f"class attention needs a class token and {rows}x{columns} patches in the last block, "
@@ -36,13 +45,13 @@ def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.
     return last[:, :, 0, 1:].reshape(*last.shape[:2], rows, columns)
 
 
-def mass_mask(attention, mass: float = 0.6) -> np.ndarray:
-    """The fewest patches of each map that together hold at least this share of its sum: bool `(..., gh, gw)`.
+def mass_mask(attention: ArrayLike, mass: float = 0.6) -> np.ndarray:
+    """The smallest set of patches that holds at least this share of each map's sum: bool `(..., gh, gw)`.
 
-    Of equal patches the first in row-major order is taken first; a map of zeros has an empty mask.
-    attention: finite `(..., gh, gw)`, 0 or more. mass: in (0, 1]. Anything else is a ValueError.
+    Among equal patches, those that come first in row-major order are taken first. A map of zeros has an empty mask.
+    attention: finite `(..., gh, gw)`, 0 or more. mass: in (0, 1]. Anything else raises ValueError.
     """
-    attention = np.asarray(attention, np.float64)  # so that adding up thousands of patches decides nothing
+    attention = np.asarray(attention, np.float64)  # rounding of a sum over thousands of patches must decide nothing
     if attention.ndim < 2 or not np.isfinite(attention).all() or (attention < 0).any():
         raise ValueError(f"attention must be finite (..., gh, gw), 0 or more, received shape {attention.shape}")
     if not 0 < mass <= 1:
@@ -56,17 +65,17 @@ def mass_mask(attention, mass: float = 0.6) -> np.ndarray:
     return mask.reshape(attention.shape)
 
 
-def best_head_jaccard(masks, label_map) -> np.ndarray:
-    """Per image: the mean over its objects of the Jaccard index of the head that fits each best, float64 `(B,)`.
+def best_head_jaccard(masks: ArrayLike, label_map: ArrayLike) -> np.ndarray:
+    """The Jaccard index of each object with the head that fits it best, averaged over an image's objects: `(B,)`.
 
-    The score of fig. 4 is the mean over images. An object is a label other than 0, the background, and 255, whose
-    pixels do not count; an image without objects has NaN (`np.nanmean` leaves it out, as fig. 4 must).
+    The result is float64; the score of fig. 4 is its mean over images. An object is any label other than 0 (background)
+    and 255 (void: such pixels do not count). An image without objects has NaN, so take `np.nanmean`, as fig. 4 must.
 
     Masks are compared at the resolution of the truth, which is never resized: each pixel takes the patch in which its
-    centre lies. Where the truth has the size of the image the model saw, this repeats each patch `patch_size` times, as
-    DINO's code does; where the image was resized for the model, the truth keeps its own size. Both must show the same
-    field of view: an image that was cropped needs its truth cropped. Deviation: whether DINO counts void pixels is not
-    known. Fig. 4's masks hold 60 % of the mass, on PASCAL VOC 2012 val.
+    centre lies. If the truth has the size of the model's input, each patch is repeated `patch_size` times, as in DINO's
+    code. If the image was resized for the model, the truth keeps its own size. Both must show the same field of view:
+    if the image was cropped, crop its truth. Fig. 4's masks hold 60 % of the mass, on PASCAL VOC 2012 val. Deviation:
+    it is not known whether DINO counts void pixels.
 
     masks: bool `(B, heads, gh, gw)`, see `mass_mask`. label_map: int `(B, H, W)`, 0 to 255.
     """

@@ -3,38 +3,36 @@
 Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", sec. 3 (https://arxiv.org/abs/2005.00928).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cvjax.layers.attention import SelfAttention
 from cvjax.ops.patches import patch_grid
 
 
+@runtime_checkable
+class PatchTransformer(Protocol):
+    """A vision transformer whose tokens are `prefix` others, then the patches in row-major order."""
+
+    patch_size: int
+    prefix: int
+    pool: str  # "token": the first token is the output; "avg": the mean of the patches is
+
+
 def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> list[jax.Array]:
-    """Attention of every layer, first layer first: float32 `(B, heads, T, T)`; entry [b, h, i, j] is how much token i
-    takes from token j, and sums to 1 over j. Where a layer attends within windows, they count as examples.
+    """The attention weights of every layer, first layer first: float32 `(B, heads, T, T)` each.
 
-    images: float `(B, H, W, C)`, already normalised. The same arithmetic as the layers' own, which do not keep it.
-    Raises ValueError for a model without `SelfAttention`.
+    Entry [b, h, i, j] is the attention of token i to token j; its sum over j is 1. If a layer attends within windows,
+    windows count as examples. The arithmetic is that of the layers, which do not keep their weights.
+
+    images: normalised float `(B, H, W, C)`. Raises ValueError for a model without `SelfAttention`.
     """
-    paths: list[tuple[str, ...]] = []
-
-    def noting(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, SelfAttention) and context.method_name == "__call__":
-            paths.append(context.module.path)
-        return call(*arguments, **options)
-
-    with nn.intercept_methods(noting):
-        _, state = model.apply(variables, images, train=False, mutable=["intermediates"])
+    _, state = model.apply(variables, images, train=False, mutable=["intermediates"])
     weights = []
-    for path in dict.fromkeys(paths):
-        layer = state["intermediates"]
-        for name in path:
-            layer = layer[name]
+    for layer in _attention_layers(dict(state).get("intermediates", {})):
         for q, k, bias in zip(layer["queries"], layer["keys"], layer["score_bias"]):  # one of each per call
             scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) / jnp.sqrt(q.shape[-1])
             weights.append(jax.nn.softmax(scores + bias))
@@ -43,19 +41,27 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: ja
     return weights
 
 
+def _attention_layers(intermediates: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What each `SelfAttention` sowed. Flax keeps layers in the order in which they sow for the first time."""
+    if "score_bias" in intermediates:
+        yield intermediates
+    for part in intermediates.values():
+        if isinstance(part, Mapping):
+            yield from _attention_layers(part)
+
+
 def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-    """Share of each patch in what a ViT pools: float32 `(B, gh, gw)`, 0 or more.
+    """Share of each patch in the pooled output of a ViT: float32 `(B, gh, gw)`, 0 or more.
 
-    Heads are averaged, half of each layer's attention is replaced by the identity for the residual connection, and the
-    layers' matrices are multiplied. With `pool="token"` it is the class token's row, with `pool="avg"` the mean row of
-    the patch tokens; the sum over patches is at most 1, what lacks is the class token's own share.
+    Heads are averaged, half of each layer's attention is replaced by the identity (the residual connection), and the
+    layers' matrices are multiplied. The result is the class token's row with `pool="token"`, and the mean row of the
+    patch tokens with `pool="avg"`. The sum over patches is at most 1; the rest is the class token's share.
 
-    model: a ViT: attention over `prefix` tokens and then the patches in row-major order, with fields `patch_size` and
-    `pool`. images: float `(B, H, W, C)`, already normalised.
+    model: a `PatchTransformer`. images: normalised float `(B, H, W, C)`.
     """
-    if not (hasattr(model, "pool") and hasattr(model, "prefix")):
+    if not isinstance(model, PatchTransformer):
         raise ValueError(f"attention rollout needs a ViT, received a {type(model).__name__}")
-    rows, columns = patch_grid(*images.shape[1:3], model.patch_size)
+    rows, columns = patch_grid(images.shape[1], images.shape[2], model.patch_size)
     layers, length = attention_weights(model, variables, images), model.prefix + rows * columns
     if any(weights.shape[-1] != length for weights in layers):
         raise ValueError(f"attention rollout needs {model.prefix} + {rows}x{columns} tokens in each layer, "

@@ -1,20 +1,21 @@
 """Few-shot classification: ridge regression, in closed form, from a handful of frozen features per class.
 
-As in Big Vision (https://github.com/google-research/big_vision, `evaluators/fewshot_lsr.py`), whose few-shot numbers
-stand in the Vision Transformer paper (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, sec. 4.1): n examples
-of each class are drawn, features are standardised with their mean and deviation, a constant feature of 100 stands for
-the bias (so large that it is hardly regularised), targets are 1 for the class and -1 for the others, and the class
-with the largest output is the answer.
+The protocol is Big Vision's (https://github.com/google-research/big_vision, `evaluators/fewshot_lsr.py`). It gave the
+few-shot numbers of the Vision Transformer paper (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, sec. 4.1).
+n examples of each class are drawn. Features are standardised with their mean and standard deviation. A constant feature
+of 100 serves as the bias (so large that it is hardly regularised). Targets are 1 for the class and -1 for the others,
+and the class with the largest output is the answer.
 
-What differs: Big Vision fixes the regularisation at 2^10. Here each draw chooses it from a grid by leave-one-out
-accuracy on its own few rows, which a ridge regression gives in closed form (each row is predicted by the fit to all
-others; Hastie et al., "The Elements of Statistical Learning", exercise 7.3). The test set takes no part in it. With one
-example per class there is nothing to leave out, and 2^10 stays. And a feature that is constant on the drawn rows is
+Deviations: Big Vision fixes the regularisation at 2^10. Here each draw chooses it from a grid, by leave-one-out
+accuracy on its own few rows. A ridge regression has that in closed form (each row is predicted by the fit to all
+others; Hastie et al., "The Elements of Statistical Learning", exercise 7.3). The test set is not used for it. With one
+example per class there is nothing to leave out, and 2^10 is kept. A feature that is constant on the drawn rows is
 divided by 1, not by 1e-5.
 
-The regression is NumPy in float64. A small L2 beside large eigenvalues costs float32 its digits: with 100 rows of 384
-features and L2 = 1 the outputs of the same closed form err by 0.01, and the left-out errors, divided by 1 - leverage
-and so by nearly nothing, are off by their own size (float64: 10^-8). The matrices are small, so the host is no loss.
+The regression runs in NumPy in float64. A small L2 next to large eigenvalues costs float32 its digits: with 100 rows of
+384 features and L2 = 1, the outputs of the same closed form err by 0.01. The left-out errors, which are divided by
+1 - leverage and so by almost 0, err by as much as their own size (float64: 10^-8). The matrices are small enough for
+the host.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.evaluate._check import check_features, check_same_dim
 
@@ -31,7 +33,7 @@ DEFAULT_L2 = 2.0**10
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """What a few examples per class reach.
+    """The result of `few_shot`.
 
     Attributes:
       accuracy: top-1 on the test set, in [0, 1], mean over the draws.
@@ -57,23 +59,23 @@ class Ridge(NamedTuple):
 
 
 def few_shot(
-    train_x, train_y, test_x, test_y, num_classes: int, *, shots: int, draws: int = 5,
-    l2s: Sequence[float] = tuple(4.0**i for i in range(-2, 11)), seed: int = 0,
+    train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, test_y: ArrayLike, num_classes: int, *, shots: int,
+    draws: int = 5, l2s: Sequence[float] = tuple(4.0**i for i in range(-2, 11)), seed: int = 0,
 ) -> FewShotResult:
-    """Accuracy on the test set after seeing `shots` training examples of each class, over several draws of them.
+    """Accuracy on the test set from `shots` training examples of each class, over several draws of them.
 
     Args:
       train_x, test_x: float `(N, D)` and `(M, D)`, any scale and offset per dimension.
       train_y, test_y: int `(N,)` and `(M,)` in [0, num_classes).
-      shots: examples per class; every class must have that many.
-      draws: how often to draw them, 2 or more. Draw i is the same for any number of draws, and its examples for n
-        shots are among those for more.
-      l2s: the grid of regularisations, positive, tried with 2 shots or more.
+      shots: examples per class; every class must have at least as many.
+      draws: number of draws, at least 2. Draw i is the same for any number of draws, and its examples for n shots are
+        among those for more shots.
+      l2s: the grid of regularisations, positive, which is tried from 2 shots on.
       seed: the same seed gives the same draws.
 
     Raises:
       ValueError: a feature is NaN or infinite, a label is out of range, shapes disagree, a class has fewer than
-        `shots` examples, or a setting is outside what is stated above.
+        `shots` examples, or another argument is not as above.
     """
     _check(train_x, train_y, test_x, test_y, num_classes, shots, draws, l2s)
     train_x, train_y, test_x, test_y = map(np.asarray, (train_x, train_y, test_x, test_y))
@@ -111,8 +113,8 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int | Sequence[int]) -> np.
 def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, l2s: Sequence[float]) -> Ridge:
     """The regression with the L2 of the grid that predicts most rows rightly when they are left out.
 
-    Equals are common among few rows; then the smaller squared error of the left-out rows decides. All of the grid
-    comes from one eigendecomposition, of the smaller of the two Gram matrices.
+    Ties are common among few rows; then the smaller squared error of the left-out rows decides. One eigendecomposition
+    of the smaller of the two Gram matrices serves the whole grid.
 
     Args:
       x: float `(N, D)`.
@@ -133,7 +135,7 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, l2s: Sequence[floa
         leverage = np.sum(projected**2 / (eigenvalues + l2), axis=1, keepdims=True)
         fitted = (projected / (eigenvalues + l2)) @ correlation
         error = (target - fitted) / (1 - leverage)
-        return np.count_nonzero(np.argmax(target - error, axis=1) != y), float(np.sum(error**2))
+        return int(np.count_nonzero(np.argmax(target - error, axis=1) != y)), float(np.sum(error**2))
 
     l2 = min(l2s, key=left_out) if len(l2s) > 1 else l2s[0]
     weights = (basis / (eigenvalues + l2)) @ correlation
@@ -142,12 +144,12 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, l2s: Sequence[floa
 
 
 def _row_space(design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues `(R,)` and orthonormal eigenvectors `(D, R)` of `design.T @ design` that can matter to a fit."""
+    """Eigenvalues `(R,)` and orthonormal eigenvectors `(D, R)` of `design.T @ design` that can change a fit."""
     if len(design) >= design.shape[1]:
         eigenvalues, basis = np.linalg.eigh(design.T @ design)
         return np.maximum(eigenvalues, 0.0), basis
     eigenvalues, basis = np.linalg.eigh(design @ design.T)
-    real = eigenvalues > 1e-12 * eigenvalues[-1]  # below are rounding errors, without a direction in D
+    real = eigenvalues > 1e-12 * eigenvalues[-1]  # smaller ones are rounding errors, without a direction in D
     return eigenvalues[real], design.T @ basis[:, real] / np.sqrt(eigenvalues[real])
 
 

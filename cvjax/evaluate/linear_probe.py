@@ -1,141 +1,124 @@
 """Linear probe: how well does a linear classifier read the label from frozen features?
 
-As in MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
-https://arxiv.org/abs/2111.06377, App. A.1), features are standardised per dimension (its BatchNorm without
-affine, here with the statistics of the whole training set) and a softmax regression is trained by SGD with
-momentum 0.9 and a cosine schedule. MAE's LARS serves batches of 16384 and is not needed here.
+Features are standardised per dimension, and a softmax regression with an L2 penalty on its kernel is fitted to them.
+That problem is convex and has one solution, so no learning rate, order of examples or seed is left to decide the
+number. L-BFGS (Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; SciPy's) finds it with the whole training set in
+every step. CLIP probes its features with L-BFGS too (Radford et al. 2021, https://arxiv.org/abs/2103.00020, app. A.3).
 
-Learning rate and weight decay are not guessed: the whole grid is trained at once (one `vmap`, so the features
-are read once for all of it), each setting is scored on a stratified part of the *training* set, and the best
-one is trained again on all of it. The test set is looked at once, at the end.
+The penalty comes from a grid. Each one is scored by its cross-entropy on held-out folds of the *training* set, and the
+best is fitted again to all of it. Unlike the number of hits, the cross-entropy hardly ever ties and moves little when
+features change in their last digits. The test set is used once, at the end.
+
+Deviations from MAE's probe (He et al. 2022, https://arxiv.org/abs/2111.06377, app. A.1; `--form mae` of
+`experiments.linear_probe`): no augmentation, no SGD, and statistics of the whole training set instead of a batch's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from cvjax.evaluate._check import check_features, check_same_dim
 
-VALIDATION_FRACTION = 0.2
-MOMENTUM = 0.9
+FOLDS = 3
+L2S = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+ITERATIONS = 500
+GRADIENT = 2e-5  # where the largest entry of the gradient ends a fit; float32 cannot make it much smaller
+BLOCK = 65536  # rows whose logits exist at a time
 
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """What the probe reached, and the head itself: `logits = features @ kernel + bias` on *raw* features.
+    """The accuracy of the probe, and its head: `logits = features @ kernel + bias` of *raw* features.
 
     Attributes:
       accuracy: top-1 on the test set, in [0, 1].
-      learning_rate, weight_decay: the chosen setting.
-      validation_accuracy: its accuracy on the held-out part of the training set, before the refit.
+      l2: the chosen penalty.
+      validation_accuracy: its accuracy on the held-out folds together, before the last fit.
       kernel: float32 `(D, num_classes)`, the standardisation folded in.
       bias: float32 `(num_classes,)`.
-      protocol: everything needed to repeat the number, ready for JSON.
+      protocol: everything needed to repeat the number, as JSON values.
     """
 
     accuracy: float
-    learning_rate: float
-    weight_decay: float
+    l2: float
     validation_accuracy: float
     kernel: np.ndarray
     bias: np.ndarray
     protocol: dict
 
 
-def linear_probe(
-    train_x, train_y, test_x, test_y, num_classes: int, *,
-    epochs: int = 100, batch_size: int = 256,
-    learning_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    weight_decays: Sequence[float] = (0.0, 1e-3, 1e-2), seed: int = 0,
-) -> LinearProbeResult:
-    """Train a softmax regression on frozen features and measure it on the test set.
+def linear_probe(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, test_y: ArrayLike, num_classes: int, *,
+                 l2s: Sequence[float] = L2S) -> LinearProbeResult:
+    """Fit a softmax regression to frozen features and measure it on the test set.
 
     Args:
       train_x, test_x: float `(N, D)` and `(M, D)`, any scale and offset per dimension.
       train_y, test_y: int `(N,)` and `(M,)` in [0, num_classes).
-      epochs: passes over the data, in the sweep and again in the refit.
-      batch_size: the largest mini-batch; an epoch is cut into ceil(N / batch_size) nearly equal ones.
-      learning_rates, weight_decays: the grid. Weight decay is L2 on the kernel, never on the bias.
-      seed: draws the split and the order of the examples; the same seed gives the same result.
+      l2s: the grid of penalties, positive. The loss is the mean cross-entropy + l2 / 2 * (sum of the squared kernel of
+        standardised features); the bias is free.
 
     Raises:
-      ValueError: a feature is NaN or infinite, a label is out of range, the training set has one class only,
-        or no class with two examples, shapes disagree, a setting is not positive, or every setting diverged.
+      ValueError: a feature is NaN or infinite, a label is out of range, the training set has only one class or no
+        class with two examples, shapes disagree, or a penalty is not positive.
     """
-    _check(train_x, train_y, test_x, test_y, num_classes, epochs, batch_size, learning_rates, weight_decays)
-    grid = np.array(list(product(learning_rates, weight_decays)), np.float32)
-    x, y = jnp.asarray(train_x, jnp.float32), jnp.asarray(train_y, jnp.int32)
-    fit_rows, validation_rows = stratified_split(np.asarray(train_y), VALIDATION_FRACTION, seed)
-    sizes = dict(num_classes=num_classes, epochs=epochs, batch_size=batch_size)
+    _check(train_x, train_y, test_x, test_y, num_classes, l2s)
+    train_x, train_y = np.asarray(train_x, np.float32), np.asarray(train_y)
+    mean, scale = _statistics(train_x)
+    blocks = _blocks((train_x - mean) / scale, train_y)
+    fold = fold_numbers(train_y, FOLDS)
+    descending = sorted(l2s, reverse=True)
 
-    heads = _fit(x, y, fit_rows, grid, jax.random.key(seed), **sizes)
-    hits, losses = jax.vmap(_score, (0, None, None))(heads, x[validation_rows], y[validation_rows])
-    best = _best(np.asarray(hits), np.asarray(losses))
-    refit = _fit(x, y, np.arange(len(y)), grid[best : best + 1], jax.random.key(seed), **sizes)
-    kernel, bias = jax.tree.map(lambda leaf: leaf[0], refit)
-    test_hits, _ = _score((kernel, bias), jnp.asarray(test_x, jnp.float32), jnp.asarray(test_y, jnp.int32))
+    losses, hits = np.zeros(len(descending)), np.zeros(len(descending), int)
+    zeros = np.zeros((train_x.shape[1] + 1, num_classes), np.float32)
+    for held in range(fold.max() + 1):
+        head = zeros
+        for i, l2 in enumerate(descending):  # each fit starts from that of the next larger penalty
+            head = _fit(head, blocks, fold != held, l2)
+            loss, right = _score(head, *blocks, _shaped(fold == held, blocks))
+            losses[i], hits[i] = losses[i] + float(loss), hits[i] + int(right)
+    best = int(np.argmin(losses))
+    l2 = descending[best]
+    head = _fit(zeros, blocks, np.ones(len(train_y), bool), l2)
 
-    learning_rate, weight_decay = list(product(learning_rates, weight_decays))[best]
+    tested = _blocks((np.asarray(test_x, np.float32) - mean) / scale, np.asarray(test_y))
+    _, right = _score(head, *tested, _shaped(np.ones(len(np.asarray(test_y)), bool), tested))
+    kernel = head[:-1] / scale[:, None]
     return LinearProbeResult(
-        accuracy=int(test_hits) / len(test_y),
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        validation_accuracy=int(hits[best]) / len(validation_rows),
-        kernel=np.asarray(kernel),
-        bias=np.asarray(bias),
+        accuracy=int(right) / len(np.asarray(test_y)),
+        l2=l2,
+        validation_accuracy=int(hits[best]) / int((fold >= 0).sum()),
+        kernel=kernel,
+        bias=head[-1] - (mean.astype(np.float64) @ kernel).astype(np.float32),
         protocol=dict(
             classifier="softmax regression on features standardised with training statistics",
-            optimizer=f"SGD, momentum {MOMENTUM}, cosine schedule",
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rates=list(learning_rates),
-            weight_decays=list(weight_decays),
-            chosen=dict(learning_rate=learning_rate, weight_decay=weight_decay),
-            selection=f"{len(validation_rows)} stratified training rows held out, then refit on all {len(y)}",
-            seed=seed,
+            optimizer="L-BFGS to the optimum, all training rows in each step",
+            l2s=sorted(l2s),
+            chosen=dict(l2=l2),
+            selection=f"lowest cross-entropy on {fold.max() + 1} stratified folds, then fitted to all {len(train_y)}",
         ),
     )
 
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two so that each class gives the same fraction, at least one row, to the second part.
+def fold_numbers(labels: np.ndarray, folds: int) -> np.ndarray:
+    """The fold of each row, int `(N,)`: the rows of a class are dealt out in turn, so it does not depend on a seed.
 
-    A class with a single row stays in the first part.
-
-    Args:
-      labels: int `(N,)`.
-      fraction: of each class to put in the second part, in (0, 1).
-
-    Returns:
-      Sorted row numbers, int `(N1,)` and `(N2,)`; together every row once.
+    A class with a single row is in no fold (-1): it is always fitted to. If no class has as many rows as there are
+    folds, the last folds do not exist.
     """
-    shuffle = np.random.default_rng(seed).permutation
-    held_out = []
+    fold = np.full(len(labels), -1)
     for name in np.unique(labels):
-        rows = shuffle(np.flatnonzero(labels == name))
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        held_out.append(rows[:count])
-    held_out = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+        rows = np.flatnonzero(labels == name)
+        if len(rows) > 1:
+            fold[rows] = np.arange(len(rows)) % folds
+    return fold
 
 
-def _best(hits: np.ndarray, losses: np.ndarray) -> int:
-    """The setting with most hits; few held-out rows make equals common, so then the lowest loss decides."""
-    finite = np.isfinite(losses)
-    if not finite.any():
-        raise ValueError("every setting of learning_rates and weight_decays diverged: try smaller ones")
-    return int(np.lexsort((losses, np.where(finite, -hits, 1)))[0])
-
-
-def _check(
-    train_x, train_y, test_x, test_y, num_classes, epochs, batch_size, learning_rates, weight_decays
-) -> None:
+def _check(train_x, train_y, test_x, test_y, num_classes, l2s) -> None:
     check_features("train", train_x, train_y, num_classes)
     check_features("test", test_x, test_y, num_classes)
     check_same_dim(train_x, test_x)
@@ -144,72 +127,70 @@ def _check(
         raise ValueError(f"train labels must have 2 or more classes, received only class {counts.argmax()}")
     if counts.max() < 2:
         raise ValueError("some class must have 2 training examples to hold one out, received one of each")
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, received {epochs=} and {batch_size=}")
-    if not len(learning_rates) or min(learning_rates) <= 0:
-        raise ValueError(f"learning_rates must be one or more positive numbers, received {learning_rates}")
-    if not len(weight_decays) or min(weight_decays) < 0:
-        raise ValueError(f"weight_decays must be one or more numbers >= 0, received {weight_decays}")
+    if not len(l2s) or not min(l2s) > 0:
+        raise ValueError(f"l2s must be one or more positive numbers, received {l2s}")
 
 
-@partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size"))
-def _fit(x, y, rows, grid, key, *, num_classes: int, epochs: int, batch_size: int):
-    """Heads for raw features, kernel `(G, D, C)` and bias `(G, C)`, one per grid row, fit on `x[rows]`."""
-    count = len(rows)
-    batches = -(-count // batch_size)
-    size = -(-count // batches)  # near-equal batches: no last batch of three noisy examples
-    mean, scale = _statistics(x[rows])
-
-    def train(setting):
-        learning_rate, weight_decay = setting
-        optimizer = optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=(True, False)),
-            optax.sgd(optax.cosine_decay_schedule(learning_rate, epochs * batches), momentum=MOMENTUM),
-        )
-
-        def step(carry, batch):
-            head, state = carry
-            row, mask = batch
-            # Standardised here and not before, so that the features are in memory once.
-            gradients = jax.grad(_loss)(head, (x[row] - mean) / scale, y[row], mask)
-            updates, state = optimizer.update(gradients, state, head)
-            return (optax.apply_updates(head, updates), state), None
-
-        def epoch(carry, epoch_key):
-            order = jnp.pad(jax.random.permutation(epoch_key, rows), (0, batches * size - count))
-            mask = jnp.arange(batches * size) < count
-            return jax.lax.scan(step, carry, (order.reshape(batches, size), mask.reshape(batches, size)))
-
-        head = jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes)
-        (head, _), _ = jax.lax.scan(epoch, (head, optimizer.init(head)), jax.random.split(key, epochs))
-        return _fold(head, mean, scale)
-
-    return jax.vmap(train)(grid)
+def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and divisor per dimension. A dimension that is constant up to rounding is divided by 1, and becomes 0."""
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(std > 1e-6 * np.abs(mean), std, 1.0).astype(np.float32)
 
 
-def _statistics(x):
-    """Mean and divisor per dimension; a constant one (up to rounding) is divided by 1 and so becomes 0."""
-    mean, std = x.mean(axis=0), x.std(axis=0)
-    return mean, jnp.where(std > 1e-6 * jnp.abs(mean), std, 1.0)
+def _blocks(x: np.ndarray, y: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Rows on the device in equal blocks, `(blocks, rows, D)` and `(blocks, rows)`; zeros pad the last one."""
+    blocks = -(-len(y) // BLOCK)
+    padding = -len(y) % blocks
+    return (jnp.asarray(np.pad(x, [(0, padding), (0, 0)]).reshape(blocks, -1, x.shape[1])),
+            jnp.asarray(np.pad(y.astype(np.int32), (0, padding)).reshape(blocks, -1)))
 
 
-def _fold(head, mean, scale):
-    kernel = head[0] / scale[:, None]
-    return kernel, head[1] - _logits((kernel, 0.0), mean)
+def _shaped(chosen: np.ndarray, blocks: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Which rows count, bool `(N,)`, as weights 0 and 1 in the shape of the blocks."""
+    shape = blocks[1].shape
+    return jnp.asarray(np.pad(chosen.astype(np.float32), (0, shape[0] * shape[1] - len(chosen))).reshape(shape))
+
+
+def _fit(start: np.ndarray, blocks: tuple[jax.Array, jax.Array], chosen: np.ndarray, l2: float) -> np.ndarray:
+    """The head float32 `(D + 1, C)`, bias last, with the least loss on the chosen rows, bool `(N,)`."""
+    from scipy.optimize import minimize  # heavy, and needed only here
+
+    weight = _shaped(chosen, blocks)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _loss(flat.reshape(start.shape).astype(np.float32), *blocks, weight, np.float32(l2))
+        return float(value), np.asarray(gradient, np.float64).ravel()
+
+    found = minimize(objective, start.ravel().astype(np.float64), jac=True, method="L-BFGS-B",
+                     options=dict(maxiter=ITERATIONS, maxfun=2 * ITERATIONS, ftol=0, gtol=GRADIENT))
+    return found.x.reshape(start.shape).astype(np.float32)
 
 
 def _logits(head, x):
-    kernel, bias = head
-    return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
-
-
-def _loss(head, x, y, mask):
-    losses = optax.softmax_cross_entropy_with_integer_labels(_logits(head, x), y)
-    return jnp.sum(losses * mask) / jnp.sum(mask)
+    return jnp.matmul(x, head[:-1], precision=jax.lax.Precision.HIGHEST) + head[-1]
 
 
 @jax.jit
-def _score(head, x, y):
-    """Number of rows classified rightly, and mean cross-entropy, over all rows."""
-    hits = jnp.argmax(_logits(head, x), axis=1) == y
-    return jnp.sum(hits), _loss(head, x, y, jnp.ones(len(y)))
+def _loss(head, x, y, weight, l2):
+    """Loss and gradient, block by block."""
+    def cross_entropy(head, x, y, weight):
+        return jnp.sum(weight * optax.softmax_cross_entropy_with_integer_labels(_logits(head, x), y))
+
+    def add(total, block):
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(cross_entropy)(head, *block)), None
+
+    (loss, gradient), _ = jax.lax.scan(add, (jnp.zeros(()), jnp.zeros_like(head)), (x, y, weight))
+    count, kernel = jnp.sum(weight), head.at[-1].set(0)
+    return loss / count + l2 / 2 * jnp.sum(kernel**2), gradient / count + l2 * kernel
+
+
+@jax.jit
+def _score(head, x, y, weight):
+    """Summed cross-entropy, and how many rows are classified rightly, over the rows of weight 1."""
+    def one(block):
+        x, y, weight = block
+        logits = _logits(head, x)
+        return (jnp.sum(weight * optax.softmax_cross_entropy_with_integer_labels(logits, y)),
+                jnp.sum((jnp.argmax(logits, axis=1) == y) & (weight > 0)))
+
+    return jax.tree.map(jnp.sum, jax.lax.map(one, (x, y, weight)))

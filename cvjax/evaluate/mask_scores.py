@@ -1,26 +1,27 @@
 """How well masks fit the truth: Jaccard index J, boundary measure F, and their statistics over a video (DAVIS).
 
 Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (J, F, mean,
-recall, decay), and Pont-Tuset et al. 2017 (https://arxiv.org/abs/1704.00675) for several objects; in the numbers of
-the public toolkit davis2017-evaluation. One object is a bool mask, several are an int label map:
-0 is background, objects count from 1, and 255 marks void pixels, which nobody judges.
+recall, decay), and Pont-Tuset et al. 2017 (https://arxiv.org/abs/1704.00675) for several objects. The numbers equal
+those of the public toolkit davis2017-evaluation. One object is a bool mask. Several objects are an int label map, where
+0 is background, objects count from 1, and 255 marks void pixels, which are not judged.
 """
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 VOID = 255
 
 
 class Statistics(NamedTuple):
-    """Of a measure over the frames of a video: float64 `(objects,)` each."""
+    """Statistics of a measure over the frames of a video: float64 `(objects,)` each."""
 
     mean: np.ndarray  # in [0, 1]
     recall: np.ndarray  # share of the frames above 0.5, in [0, 1]
-    decay: np.ndarray  # mean of the first quarter of the frames less that of the last, in [-1, 1]
+    decay: np.ndarray  # mean of the first quarter of the frames minus that of the last one, in [-1, 1]
 
 
 class VideoScores(NamedTuple):
@@ -30,10 +31,11 @@ class VideoScores(NamedTuple):
     f: Statistics
 
 
-def jaccard(mask, truth, void=None) -> np.ndarray:
-    """Intersection over union of the pixels: float64 `(...)` in [0, 1]; 1 where both are empty.
+def jaccard(mask: ArrayLike, truth: ArrayLike, void: ArrayLike | None = None) -> np.ndarray:
+    """Intersection over union of the pixels: float64 `(...)` in [0, 1]; 1 if both are empty.
 
-    mask, truth: bool `(..., H, W)`, broadcast against each other. void: the same, True where pixels do not count.
+    mask, truth: bool `(..., H, W)`, which broadcast against each other. void: the same, True for pixels that do not
+    count. Raises ValueError for anything else.
     """
     mask, truth, counted = _check_masks(mask, truth, void)
     intersection = (mask & truth & counted).sum(axis=(-2, -1))
@@ -41,12 +43,14 @@ def jaccard(mask, truth, void=None) -> np.ndarray:
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
 
 
-def boundary_f(mask, truth, void=None, *, tolerance: float = 0.008) -> np.ndarray:
-    """F of the boundaries: harmonic mean of the shares of each that lie near the other, float64 `(...)` in [0, 1].
+def boundary_f(mask: ArrayLike, truth: ArrayLike, void: ArrayLike | None = None, *,
+               tolerance: float = 0.008) -> np.ndarray:
+    """Boundary measure F: the harmonic mean of precision and recall of the boundary, float64 `(...)` in [0, 1].
 
-    Near is a distance of at most `tolerance` of the image's diagonal, rounded up to whole pixels: the toolkit's
-    dilation with a disk. Where neither mask has a boundary (both empty, or full) it is 1, where one has none it is 0.
-    mask, truth, void: as for `jaccard`; void pixels are emptied in both masks, as the toolkit does.
+    Precision is the share of the mask's boundary that lies near the truth's, recall the reverse. Near means within
+    `tolerance` times the image's diagonal, rounded up to whole pixels, as in the toolkit, which dilates with a disk. F
+    is 1 if neither mask has a boundary (both are empty or full), and 0 if only one has.
+    mask, truth, void: as for `jaccard`; void pixels are set to False in both masks, as in the toolkit.
     Raises ValueError unless 0 < tolerance < 1.
     """
     if not 0 < tolerance < 1:
@@ -63,30 +67,30 @@ def boundary_f(mask, truth, void=None, *, tolerance: float = 0.008) -> np.ndarra
     return np.where((found == 0) & (wanted == 0), 1.0, f)
 
 
-def frame_statistics(values) -> Statistics:
-    """Mean, recall and decay of one value per frame, float `(..., T)`, T > 0, over the frames.
+def frame_statistics(values: ArrayLike) -> Statistics:
+    """Mean, recall and decay over the frames of one value per frame, float `(..., T)`, T > 0.
 
-    The four quarters share the frame where one ends and the next begins, as in the toolkit. Deviation: the toolkit
-    keeps these positions in 8 bits, which is wrong beyond 256 frames; DAVIS has no video so long.
+    As in the toolkit, a quarter of the frames shares its first frame with the quarter before. Deviation: the toolkit
+    stores these positions in 8 bits, which fails beyond 256 frames; no video of DAVIS is that long.
     """
     values = np.asarray(values, np.float64)
     if not values.ndim or not values.shape[-1] or not np.isfinite(values).all():
         raise ValueError(f"values must be finite, one per frame (..., T) with T > 0, received shape {values.shape}")
-    # Halves are rounded up: the toolkit adds a little for that, NumPy alone would round them to even numbers.
+    # Halves are rounded up, as by the toolkit, which adds a little; NumPy's rounding would take the even number.
     edges = np.floor(np.linspace(1, values.shape[-1], 5) + 0.5).astype(int) - 1
     first, last = values[..., edges[0] : edges[1] + 1], values[..., edges[3] : edges[4] + 1]
     return Statistics(values.mean(axis=-1), (values > 0.5).mean(axis=-1), first.mean(axis=-1) - last.mean(axis=-1))
 
 
-def video_scores(predicted, truth) -> VideoScores:
+def video_scores(predicted: ArrayLike, truth: ArrayLike) -> VideoScores:
     """J and F of the objects of one video, in the semi-supervised protocol of DAVIS 2017.
 
     The objects are 1 to the largest label of the first frame's truth. The first frame, which is given, and the last
-    one are not judged. Deviation: pixels that the truth marks 255 do not count, where the toolkit takes them for
-    background in this task.
+    one are not judged. Deviation: pixels that the truth marks 255 do not count; the toolkit counts them as background
+    in this task.
 
-    predicted, truth: int `(T, H, W)` label maps with T > 2; predicted in [0, objects], truth may hold 255 too.
-    Raises ValueError for anything else, and for a first frame without an object.
+    predicted, truth: int `(T, H, W)` label maps with T > 2, predicted in [0, objects], truth also 255.
+    Raises ValueError for anything else, and if the first frame has no object.
     """
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     for name, labels in (("predicted", predicted), ("truth", truth)):
@@ -97,7 +101,7 @@ def video_scores(predicted, truth) -> VideoScores:
         raise ValueError(f"predicted and truth must share a shape, received {predicted.shape} and {truth.shape}")
     objects = int(np.where(truth[0] == VOID, 0, truth[0]).max())
     if objects < 1:
-        raise ValueError("the first frame's truth must have an object, received background alone")
+        raise ValueError("the first frame's truth must have an object, received only background")
     if predicted.min() < 0 or predicted.max() > objects:
         raise ValueError(f"predicted must lie in [0, {objects}], the objects of the first frame, "
                          f"received {predicted.min()} to {predicted.max()}")
@@ -113,7 +117,7 @@ def video_scores(predicted, truth) -> VideoScores:
 def davis_summary(videos: Sequence[VideoScores]) -> dict[str, float]:
     """The toolkit's table: mean, recall and decay of J and of F over all objects of all videos, and "jf_mean".
 
-    Each object counts the same, whatever its video's number of objects or frames. Keys: "j_mean", "f_decay", ...
+    Each object has the same weight, however many objects or frames its video has. Keys: "j_mean", "f_decay", ...
     """
     if not len(videos):
         raise ValueError("videos must have at least one, received none")
@@ -122,10 +126,10 @@ def davis_summary(videos: Sequence[VideoScores]) -> dict[str, float]:
     return {"jf_mean": (table["j_mean"] + table["f_mean"]) / 2} | table
 
 
-def resize_nearest(maps, height: int, width: int):
-    """`(..., h, w)` to `(..., height, width)`: each pixel takes the entry in which its centre lies; the dtype is kept.
+def resize_nearest(maps: Any, height: int, width: int) -> Any:
+    """An array `(..., h, w)` of NumPy or JAX as one `(..., height, width)` of the same kind and dtype.
 
-    By a whole number it repeats entries. NumPy stays NumPy, a JAX array stays one.
+    Each pixel takes the entry in which its centre lies. Enlarging by a whole number repeats entries.
     """
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new)
                      for old, new in zip(maps.shape[-2:], (height, width)))  # in integers: no rounding at an edge
@@ -133,28 +137,28 @@ def resize_nearest(maps, height: int, width: int):
 
 
 def _boundary(masks: np.ndarray) -> np.ndarray:
-    """bool `(..., H, W)`: pixels that differ from the one to the right, below, or both (half a pixel off, as there)."""
+    """bool `(..., H, W)`: pixels that differ from the one to the right, below, or diagonally below.
+
+    As in the toolkit, this boundary is off by half a pixel.
+    """
     wide = np.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(0, 1), (0, 1)], mode="edge")
     right, below, across = wide[..., :-1, 1:], wide[..., 1:, :-1], wide[..., 1:, 1:]
     return (masks != right) | (masks != below) | (masks != across)
 
 
 def _dilate(masks: np.ndarray, radius: int) -> np.ndarray:
-    """bool `(..., H, W)`: pixels at a distance of at most `radius` from a set one, row by row of the disk."""
-    height, width = masks.shape[-2:]
-    none = [(0, 0)] * (masks.ndim - 2)
-    # Set pixels to the left of each place; a difference of two places says whether there is one between them.
-    counts = np.pad(masks, [*none, (radius, radius), (radius + 1, radius)]).cumsum(axis=-1, dtype=np.int32)
-    near = np.zeros_like(masks)
-    for down in range(-radius, radius + 1):
-        half = math.isqrt(radius**2 - down**2)
-        rows = counts[..., radius + down : radius + down + height, :]
-        near |= rows[..., radius + 1 + half :][..., :width] > rows[..., radius - half :][..., :width]
+    """bool `(..., H, W)`: pixels at a distance of at most `radius` from a set one."""
+    offsets = np.arange(-radius, radius + 1)
+    disk = (offsets[:, None]**2 + offsets**2 <= radius**2).astype(np.uint8)
+    near = np.empty(masks.shape, bool)
+    for place in np.ndindex(masks.shape[:-2]):
+        near[place] = cv2.dilate(masks[place].astype(np.uint8), disk)
     return near
 
 
-def _check_masks(mask, truth, void) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The masks, and where pixels count."""
+def _check_masks(mask: ArrayLike, truth: ArrayLike,
+                 void: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The masks, and bool `(..., H, W)` or `()`, True for pixels that count."""
     named = {"mask": np.asarray(mask), "truth": np.asarray(truth)}
     if void is not None:
         named["void"] = np.asarray(void)
@@ -163,4 +167,4 @@ def _check_masks(mask, truth, void) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             raise ValueError(f"{name} must be bool (..., H, W), received {array.dtype} of shape {array.shape}")
     if len({array.shape[-2:] for array in named.values()}) > 1:
         raise ValueError(f"masks must share H and W, received {', '.join(f'{n} {a.shape}' for n, a in named.items())}")
-    return named["mask"], named["truth"], ~named["void"] if void is not None else np.True_
+    return named["mask"], named["truth"], ~named["void"] if void is not None else np.array(True)

@@ -1,9 +1,9 @@
-"""Average precision of detections: as the PASCAL VOC devkit computes it, and as COCO does.
+"""Average precision of detections, as the PASCAL VOC devkit computes it and as COCO does.
 
-Both take plain arrays for each image, in pixels of the original image: boxes `(N, 4)` as x1, y1, x2, y2 in continuous
-coordinates, int labels `(N,)` from 0 to K - 1. The devkit's IoU counts whole pixels, x2 - x1 + 1 wide; here a box from
-VOC's 1-based inclusive corners is x1 - 1, y1 - 1, x2, y2, which has the same areas, so that annotations overlap as
-there, while detections lie between pixels where a network puts them.
+Both take arrays for each image, in pixels of the original image: boxes `(N, 4)` as x1, y1, x2, y2 in continuous
+coordinates, and int labels `(N,)` from 0 to K - 1. The devkit's IoU counts whole pixels: a box is x2 - x1 + 1 wide.
+Here a box with VOC's 1-based inclusive corners is x1 - 1, y1 - 1, x2, y2. That has the same area, so annotations
+overlap as in the devkit, while detections may lie between pixels.
 """
 
 import contextlib
@@ -12,20 +12,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 RECALLS = np.linspace(0, 1, 11)  # of VOC 2007
 
 
 class Truth(NamedTuple):
-    """What is in one image."""
+    """The objects of one image."""
 
     boxes: np.ndarray  # float (N, 4)
     labels: np.ndarray  # int (N,)
-    difficult: np.ndarray  # bool (N,): neither to be found nor wrong to find (VOC); COCO's crowd has no place here
+    difficult: np.ndarray  # bool (N,): not required, and not wrong to find (VOC)
+    areas: np.ndarray | None = None  # float (N,): as annotated, for `coco_ap`; nan, or None for all: the box's
 
 
 class Detections(NamedTuple):
-    """What was found in one image, in any order."""
+    """The detections of one image, in any order."""
 
     boxes: np.ndarray  # float (D, 4)
     scores: np.ndarray  # float (D,), finite
@@ -33,20 +36,20 @@ class Detections(NamedTuple):
 
 
 class AveragePrecision(NamedTuple):
-    """A mean is over the classes that have ground truth; nan where none has."""
+    """Average precision of each class and its mean; a class without objects to find (not difficult) has nan."""
 
-    mean: float  # in [0, 1]
-    per_class: np.ndarray  # float64 (K,), nan for a class without ground truth that is not difficult
-    without_truth: tuple[str, ...]  # names of those classes, left out of the mean
+    mean: float  # in [0, 1], over the other classes; nan if there are none
+    per_class: np.ndarray  # float64 (K,)
+    without_truth: tuple[str, ...]  # names of the classes with nan
 
 
 class CocoPrecision(NamedTuple):
-    """COCO's six numbers in [0, 1], nan where there is no ground truth of the kind, and AP of each class."""
+    """COCO's six numbers in [0, 1], nan if there is no ground truth of that size, and the AP of each class."""
 
     ap: float  # mean over IoU thresholds 0.50, 0.55, ..., 0.95
     ap50: float
     ap75: float
-    ap_small: float  # of ground truth of up to 32 x 32 pixels
+    ap_small: float  # of ground truth of up to 32 x 32 pixels, by the annotated area
     ap_medium: float
     ap_large: float  # from 96 x 96 pixels on
     per_class: np.ndarray  # float64 (K,), AP, nan for a class without ground truth
@@ -57,14 +60,14 @@ def voc_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_name
            iou_threshold: float = 0.5, eleven_points: bool = False) -> AveragePrecision:
     """The devkit's average precision at one IoU threshold.
 
-    Detections of a class over all images go by falling score, equal ones by image and place. Each looks at the ground
-    truth of its class that it overlaps most, found already or not: right where the IoU is at least the threshold and
-    the object is new, wrong where it is not, and out of account where the object is difficult. Then the area under the
-    curve of precision, made falling, over recall (VOC 2010 on), or with `eleven_points` the mean of the best precision
-    from recalls of 0, 0.1, ..., 1 on (VOC 2007).
+    Detections of a class from all images are sorted by score, highest first; ties keep their order. Each is compared
+    with the object of its class that it overlaps most, whether that is already found or not. The detection is right if
+    the IoU is at least the threshold and the object is new. It does not count if the object is difficult, and else it
+    is wrong. The result is the area under the curve of precision (made non-increasing) over recall (since VOC 2010), or
+    with `eleven_points` the mean of the best precision at recalls of at least 0, 0.1, ..., 1 (VOC 2007).
 
     Raises:
-        ValueError: for images, shapes, labels or scores that do not fit.
+        ValueError: images, shapes, labels or scores do not fit each other.
     """
     truths, detections = _checked(truths, detections, len(class_names))
     if not 0 < iou_threshold <= 1:
@@ -75,7 +78,7 @@ def voc_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_name
 
 
 class Curve(NamedTuple):
-    """Recall and precision after each detection of a class, by falling score; none lies on a difficult object."""
+    """Recall and precision after each detection of a class, highest score first, without those of difficult objects."""
 
     recall: np.ndarray  # float64 (D,)
     precision: np.ndarray  # float64 (D,)
@@ -84,7 +87,7 @@ class Curve(NamedTuple):
 
 def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], label: int,
                      iou_threshold: float = 0.5) -> Curve | None:
-    """The curve of one class that `voc_ap` sums up; None where there is nothing to be found."""
+    """The curve of one class that `voc_ap` integrates; None if the class has no objects to find."""
     objects, total, candidates = [], 0, []
     for image, (truth, found) in enumerate(zip(truths, detections)):
         of_class = truth.labels == label
@@ -114,30 +117,30 @@ def precision_recall(truths: Sequence[Truth], detections: Sequence[Detections], 
 
 
 def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoPrecision:
-    """COCO's average precision by pycocotools: means of precision at 101 recalls, at most 100 detections of an image.
+    """COCO's average precision by pycocotools: means of precision at 101 recalls, at most 100 detections per image.
 
-    With a single IoU threshold it differs from `voc_ap`'s area by how the curve is summed: with n objects, recall has
-    steps of 1 / n, and 101 points weigh each step to within 1 / 101, so a class differs by at most 1 / 101 times the
-    highest precision. It also differs where a detection overlaps a found object more than a new one (COCO gives it the
-    new one, the devkit calls it wrong). Difficult objects are passed as crowds: any number of detections may lie on
-    one, and IoU with it is the share of the detection that it covers, COCO's rule.
+    At one IoU threshold it differs from `voc_ap` in two ways. The curve is summed at 101 points: with n objects, recall
+    has steps of 1 / n, and the points weigh each step to within 1 / 101, so the AP of a class differs by at most
+    1 / 101 times the highest precision. And if a detection overlaps a found object more than a new one, COCO assigns it
+    the new one, while the devkit calls it wrong. Difficult objects are passed as crowds: any number of detections may
+    lie on one, and the IoU with it is the share of the detection that it covers, which is COCO's rule. How large an
+    object is, its annotation says (in COCO's files by the area of its outline, less than its box's), or else its box.
 
     Raises:
-        ValueError: for images, shapes, labels or scores that do not fit.
+        ValueError: images, shapes, labels or scores do not fit each other.
     """
     truths, detections = _checked(truths, detections, len(class_names))
     nothing = np.full(len(class_names), np.nan)
     if not any((~truth.difficult).any() for truth in truths):
-        return CocoPrecision(*[float("nan")] * 6, nothing, tuple(class_names))
-
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+        nan = float("nan")
+        return CocoPrecision(nan, nan, nan, nan, nan, nan, nothing, tuple(class_names))
 
     annotations, results = [], []
     for image, (truth, found) in enumerate(zip(truths, detections)):
-        for box, label, difficult in zip(_xywh(truth.boxes), truth.labels, truth.difficult):
+        assert truth.areas is not None  # `_checked` has filled them in
+        for box, label, difficult, area in zip(_xywh(truth.boxes), truth.labels, truth.difficult, truth.areas):
             annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "bbox": box,
-                                "area": box[2] * box[3], "iscrowd": int(difficult)})
+                                "area": float(area), "iscrowd": int(difficult)})
         for box, score, label in zip(_xywh(found.boxes), found.scores, found.labels):
             results.append({"id": len(results) + 1, "image_id": image, "category_id": int(label), "bbox": box,
                             "area": box[2] * box[3], "score": float(score)})
@@ -147,7 +150,7 @@ def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_nam
         # Not loadRes, which takes no empty list and adds masks that boxes do not need.
         real, given = COCO(), COCO()
         for side, rows in ((real, annotations), (given, results)):
-            side.dataset = {**shared, "annotations": rows}
+            side.dataset = {**shared, "annotations": rows}  # type: ignore[assignment]  # its stub has an empty dict
             side.createIndex()
         evaluation = COCOeval(real, given, "bbox")
         evaluation.evaluate()
@@ -156,10 +159,10 @@ def coco_ap(truths: Sequence[Truth], detections: Sequence[Detections], class_nam
     precision = np.where(precision < 0, np.nan, precision)
     by_class = precision.mean(axis=1)  # (thresholds, K, areas): a class has all recalls or none
     thresholds = evaluation.params.iouThrs
-    at = [by_class[np.isclose(thresholds, t), :, 0] for t in (0.5, 0.75)]
+    ap50, ap75 = (_mean(by_class[np.isclose(thresholds, t), :, 0]) for t in (0.5, 0.75))
+    ap, small, medium, large = (_mean(by_class[..., area]) for area in range(4))
     per_class = by_class[..., 0].mean(axis=0)
-    return CocoPrecision(_mean(by_class[..., 0]), *map(_mean, at), *(_mean(by_class[..., i]) for i in (1, 2, 3)),
-                         per_class, _absent(per_class, class_names))
+    return CocoPrecision(ap, ap50, ap75, small, medium, large, per_class, _absent(per_class, class_names))
 
 
 def _class_ap(truths, detections, label: int, iou_threshold: float, eleven_points: bool) -> float:
@@ -168,17 +171,17 @@ def _class_ap(truths, detections, label: int, iou_threshold: float, eleven_point
 
 
 def _under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:
-    """recall rises; precision is first made the best from each recall on."""
+    """The area under a curve whose recall rises. Precision first becomes the best one from each recall on."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     if eleven_points:
-        # A recall of 3 of 10 is 0.3 though the two are not one float64 number.
+        # The margin lets a recall of 3 / 10 count as 0.3, though the two differ in float64.
         first = np.searchsorted(recall, RECALLS - 1e-12)
         return float(np.append(best, 0)[first].mean())
     return float((np.diff(recall, prepend=0) * best).sum())
 
 
 def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of one box with `(N, 4)`, as cvjax.ops.boxes.iou, on the host in float64."""
+    """IoU of one box with boxes `(N, 4)`, as by cvjax.ops.boxes.iou, but on the host in float64."""
     shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(axis=1)
     areas = [np.clip(x[..., 2:] - x[..., :2], 0, None).prod(axis=-1) for x in (box, boxes)]
     union = areas[0] + areas[1] - shared
@@ -199,23 +202,35 @@ def _absent(per_class: np.ndarray, class_names: Sequence[str]) -> tuple[str, ...
 
 
 def _checked(truths, detections, num_classes: int) -> tuple[list[Truth], list[Detections]]:
-    """Both as arrays on the host, boxes and scores as float64."""
+    """Both as arrays on the host, with boxes, areas and scores in float64; each object has an area."""
     if len(truths) != len(detections) or not num_classes:
         raise ValueError(f"truths and detections must be one for each image and classes at least one, received "
                          f"{len(truths)}, {len(detections)} and {num_classes}")
-    truths = [Truth(np.asarray(t.boxes, np.float64), np.asarray(t.labels), np.asarray(t.difficult, bool))
-              for t in truths]
+    truths = [_with_areas(Truth(np.asarray(t.boxes, np.float64), np.asarray(t.labels), np.asarray(t.difficult, bool),
+                                t.areas)) for t in truths]
     detections = [Detections(np.asarray(d.boxes, np.float64), np.asarray(d.scores, np.float64), np.asarray(d.labels))
                   for d in detections]
     for name, images in (("truths", truths), ("detections", detections)):
         for place, image in enumerate(images):
             count, labels = len(image.boxes), image.labels
-            if image.boxes.shape != (count, 4) or any(column.shape != (count,) for column in image[1:]):
+            columns = [column for column in image if column is not None]
+            if image.boxes.shape != (count, 4) or any(column.shape != (count,) for column in columns[1:]):
                 raise ValueError(f"{name} of image {place} must be boxes (N, 4) and columns (N,), received "
-                                 f"{[column.shape for column in image]}")
-            if not all(np.isfinite(column).all() for column in image):
+                                 f"{[column.shape for column in columns]}")
+            if not all(np.isfinite(column).all() for column in columns):
                 raise ValueError(f"{name} of image {place} must be finite")
             if count and not (labels.dtype.kind in "iu" and 0 <= labels.min() and labels.max() < num_classes):
                 raise ValueError(f"labels in {name} of image {place} must be integers in [0, {num_classes}), received "
                                  f"{labels.dtype} from {labels.min()} to {labels.max()}")
     return truths, detections
+
+
+def _with_areas(truth: Truth) -> Truth:
+    """The truth with an area for each object: the annotated one, or else its box's."""
+    if truth.boxes.ndim != 2 or truth.boxes.shape[1] != 4:
+        return truth  # which is refused
+    of_boxes = np.array([width * height for *_, width, height in _xywh(truth.boxes)])
+    if truth.areas is None:
+        return truth._replace(areas=of_boxes)
+    given = np.asarray(truth.areas, np.float64)
+    return truth._replace(areas=np.where(np.isnan(given), of_boxes, given) if given.shape == of_boxes.shape else given)

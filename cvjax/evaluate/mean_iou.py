@@ -1,14 +1,15 @@
-"""How well label maps fit the truth: mean IoU and accuracies from a confusion matrix, and the boundaries' F.
+"""How well label maps fit the truth: mean IoU and accuracies from a confusion matrix, and the boundary measure F.
 
-Long, Shelhamer and Darrell 2015, sec. 5 (https://arxiv.org/abs/1411.4038): with n_ij the pixels of class i that are
-said to be of class j, t_i those of class i, pixel accuracy is sum n_ii / sum t_i, mean accuracy the mean of n_ii / t_i,
-mean IU the mean of n_ii / (t_i + sum_j n_ji - n_ii). Pixels that the truth marks 255 do not count. The matrix is that
-of a whole data set: VOC's measure, not the mean of images.
+Long, Shelhamer and Darrell 2015, sec. 5 (https://arxiv.org/abs/1411.4038). Let n_ij be the number of pixels of class i
+that are predicted as class j, and t_i that of all pixels of class i. Pixel accuracy is sum n_ii / sum t_i, mean
+accuracy the mean of n_ii / t_i, and mean IoU the mean of n_ii / (t_i + sum_j n_ji - n_ii). Pixels that the truth marks
+255 do not count. As in VOC, the matrix is that of a whole data set; means over images would differ.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.evaluate.confusion import confusion_matrix
 from cvjax.evaluate.mask_scores import VOID, boundary_f
@@ -18,10 +19,10 @@ TOLERANCE = 0.0075
 
 
 def pixel_confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels by true (row) and said (column) class: int64 `(K, K)`.
+    """Number of pixels of each true class (row) and predicted class (column): int64 `(K, K)`.
 
-    truth: int `(...)` in [0, K), or 255. prediction: the same shape, in [0, K) where the truth counts.
-    Raises ValueError for other shapes or labels.
+    truth: int `(...)` in [0, K), or 255 for a pixel that does not count. prediction: the same shape, in [0, K) at
+    pixels that count. Raises ValueError for other shapes or labels.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape:
@@ -33,9 +34,9 @@ def pixel_confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int)
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """IoU of each class of a matrix `(K, K)`, true class by row: float64 `(K,)`.
+    """IoU of each class, float64 `(K,)`, from a confusion matrix `(K, K)` with true classes as rows.
 
-    nan for a class that occurs neither in the truth nor in the prediction.
+    A class that occurs neither in the truth nor in the prediction has nan.
     """
     confusion = _check(confusion)
     right = confusion.diagonal()
@@ -44,10 +45,10 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def segmentation_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """`miou`, `pixel_accuracy`, `mean_accuracy` and `iou/NAME` of a matrix `(K, K)`, true class by row; in [0, 1].
+    """`miou`, `pixel_accuracy`, `mean_accuracy` and `iou/NAME`, in [0, 1], from a confusion matrix as for `class_iou`.
 
-    A class that occurs neither in the truth nor in the prediction is left out of the mean IoU, and has no IoU; one that
-    is not in the truth is left out of the mean accuracy. All nan where no pixel counts.
+    A class that occurs neither in the truth nor in the prediction has no IoU, and the mean IoU leaves it out. The mean
+    accuracy leaves out classes that are not in the truth. If no pixel counts, all are nan.
     """
     confusion = _check(confusion)
     if len(names) != len(confusion):
@@ -62,10 +63,10 @@ def segmentation_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str
 
 
 def class_boundary_f(truth: np.ndarray, prediction: np.ndarray, *, tolerance: float = TOLERANCE) -> np.ndarray:
-    """F of the boundaries of each class of one image, float64 `(C,)`: classes that are in its truth or prediction.
+    """Boundary measure F of each class that is in the truth or the prediction of one image, float64 `(C,)`.
 
-    truth, prediction: int `(H, W)`; pixels of truth 255 count for no class. See `cvjax.evaluate.mask_scores.boundary_f`
-    for the boundaries. A class that only one of both maps has gets 0.
+    truth, prediction: int `(H, W)`; pixels whose truth is 255 do not count. `cvjax.evaluate.mask_scores.boundary_f`
+    defines the measure. A class that is in only one of the maps gets 0.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     void = truth == VOID
@@ -75,7 +76,7 @@ def class_boundary_f(truth: np.ndarray, prediction: np.ndarray, *, tolerance: fl
 
 
 def iou_table(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """A table in words: of each class IoU, recall and share of the true pixels, in percent; the means below."""
+    """A table as text, in percent: IoU, recall and share of the true pixels of each class, and the means below."""
     scores, confusion = segmentation_scores(confusion, names), np.asarray(confusion)
     truth = confusion.sum(axis=1)
     recall = confusion.diagonal() / np.maximum(truth, 1)
@@ -88,11 +89,11 @@ def iou_table(confusion: np.ndarray, names: Sequence[str]) -> str:
     return "\n".join([*lines, f"pixel accuracy {100 * scores['pixel_accuracy']:.2f} %"])
 
 
-def _percent(share) -> str:
+def _percent(share: float | None) -> str:
     return "     -" if share is None else f"{100 * share:6.2f}"
 
 
-def _check(confusion) -> np.ndarray:
+def _check(confusion: ArrayLike) -> np.ndarray:
     confusion = np.asarray(confusion)
     square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1]
     if not square or not np.issubdtype(confusion.dtype, np.integer):

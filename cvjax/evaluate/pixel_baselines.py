@@ -1,6 +1,6 @@
-"""What labels say of pixels without any network: the class that is most frequent, of all, or of a colour and a height.
+"""Segmentation without a network: each pixel gets the most frequent class of its colour and height in the picture.
 
-Numbers of a segmentation mean little without these: much of a street is road, and much of the sky is blue.
+The scores of a segmentation mean little without this baseline: much of a street is road, and much of the sky is blue.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,15 @@ _BANDS = 12  # of a picture, one below the other
 
 
 class PixelBaseline:
-    """The most frequent training class of a pixel's cell: its colour in 16 levels a channel, its height in the picture.
+    """Predicts the class that is most frequent, in training, in a pixel's cell.
 
-    A cell that training has not seen takes the most frequent class of all.
+    A cell is a colour (16 levels per channel) and, if asked for, a height in the picture (12 bands). A cell that is
+    empty in training predicts the most frequent class of all pixels.
 
     Args:
         num_classes: K.
-        channels: of the images; 0 does not look at the colour.
-        bands: whether to look at the height, in 12 bands.
+        channels: number of channels of the images; 0 ignores the colour.
+        bands: whether cells differ by height.
     """
 
     def __init__(self, num_classes: int, channels: int, *, bands: bool = False) -> None:
@@ -29,7 +30,10 @@ class PixelBaseline:
         self._counts = np.zeros(((_BANDS if bands else 1) * _LEVELS**channels, num_classes), np.int64)
 
     def fit(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "PixelBaseline":
-        """Count images uint8 `(H, W, C)` and label maps int `(H, W)`, where 255 does not count; more may follow."""
+        """Count the pixels of images uint8 `(H, W, C)` by cell and class of their label maps, int `(H, W)`.
+
+        Pixels of label 255 do not count. Further calls add to the counts. ValueError if no pixel has counted yet.
+        """
         for image, labels in pairs:
             counted = labels != VOID
             places = self._cells(image)[counted] * self.num_classes + labels[counted]
@@ -39,12 +43,12 @@ class PixelBaseline:
         return self
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `(H, W, C)` to classes uint8 `(H, W)`."""
+        """Classes uint8 `(H, W)` of an image uint8 `(H, W, C)`."""
         most = self._counts.sum(axis=0).argmax()
         answers = np.where(self._counts.any(axis=1), self._counts.argmax(axis=1), most)
         return answers.astype(np.uint8)[self._cells(image)]
 
-    def _cells(self, image):
+    def _cells(self, image: np.ndarray) -> np.ndarray:
         """Number of each pixel's cell, int64 `(H, W)`."""
         height = len(image)
         rows = np.arange(height) * _BANDS // height if self.bands else np.zeros(height, int)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import least_squares
 
 
 class PowerLaw(NamedTuple):
-    """L(N, D) = floor + a / N^alpha + b / D^beta; all numbers 0 or more."""
+    """L(N, D) = floor + a / N^alpha + b / D^beta. All numbers are 0 or more."""
 
     floor: float
     a: float
@@ -17,20 +19,17 @@ class PowerLaw(NamedTuple):
     beta: float
     error: float  # root mean square of log(fitted / measured)
 
-    def __call__(self, parameters, examples) -> np.ndarray:
-        """The loss of models of N `parameters` trained on D `examples`."""
+    def __call__(self, parameters: ArrayLike, examples: ArrayLike) -> np.ndarray:
+        """The loss of models with N `parameters` trained on D `examples`, which broadcast."""
         return self.floor + self.a * np.power(parameters, -self.alpha) + self.b * np.power(examples, -self.beta)
 
 
 def fit_power_law(parameters: Sequence[float], examples: Sequence[float], losses: Sequence[float]) -> PowerLaw:
-    """The law through measured losses, by Huber-robust least squares on their logarithm (sec. 3.3), best of a grid of
-    starts.
+    """Fit the law to measured losses by Huber-robust least squares on their logarithms (sec. 3.3).
 
-    parameters, examples, losses: `(R,)`, positive and finite, of at least five rungs (there are five unknowns); else a
-    ValueError.
+    The best fit from a grid of starting points is returned. parameters, examples, losses: `(R,)`, positive and finite,
+    with R >= 5, since there are five unknowns. Anything else raises ValueError.
     """
-    from scipy.optimize import least_squares
-
     n, d, loss = (np.asarray(x, np.float64) for x in (parameters, examples, losses))
     if not (n.shape == d.shape == loss.shape and n.ndim == 1 and len(n) >= 5):
         raise ValueError(f"a power law has five unknowns, received {n.shape}, {d.shape}, {loss.shape} numbers: "
@@ -38,14 +37,14 @@ def fit_power_law(parameters: Sequence[float], examples: Sequence[float], losses
     for name, x in (("parameters", n), ("examples", d), ("losses", loss)):
         if not (np.isfinite(x).all() and (x > 0).all()):
             raise ValueError(f"{name} must be positive and finite, received {x.tolist()}")
-    # Relative to their geometric means, so that coefficients and exponents do not move together.
+    # Relative to their geometric means, so that coefficients and exponents are less correlated.
     n0, d0 = np.exp(np.log(n).mean()), np.exp(np.log(d).mean())
 
     def misfit(x: np.ndarray) -> np.ndarray:
         floor, a, alpha, b, beta = x
         return np.log(floor + a * (n / n0) ** -alpha + b * (d / d0) ** -beta) - np.log(loss)
 
-    # Bounds keep the sum positive, and exponents where a curve can be told from a constant.
+    # Bounds keep the sum positive, and the exponents where a curve differs from a constant.
     low, high = [0, 1e-9, 0, 1e-9, 0], [loss.min(), np.inf, 3, np.inf, 3]
     starts = itertools.product((0.1, 0.9), (0.1, 0.5), (0.2, 1.0), (0.1, 0.5), (0.2, 1.0))
     fits = [least_squares(misfit, [f * loss.min(), a * loss.mean(), alpha, b * loss.mean(), beta],

@@ -1,4 +1,4 @@
-"""How good are frozen features? kNN, a linear probe and few shots of several feature extractors on the same data."""
+"""How good are frozen features? kNN, linear probe and few-shot accuracy of several feature extractors."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from cvjax.evaluate.features import extract_features
 from cvjax.evaluate.few_shot import few_shot
 from cvjax.evaluate.knn import knn_accuracy
 from cvjax.evaluate.linear_probe import linear_probe
+from cvjax.evaluate.table import aligned
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -18,29 +19,30 @@ Split = Callable[[], Iterable[Mapping[str, Any]]]
 
 
 class Extractor(NamedTuple):
-    """Features of a batch `(B, D)`; kNN sees the last `knn_width` (None: all), the others all of them."""
+    """A function from a batch to features `(B, D)`. kNN uses the last `knn_width` of them (None: all)."""
 
     function: Callable[[Any], jax.Array]
     knn_width: int | None = None
 
 
 def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Split, num_classes: int, *, seed: int,
-                   linear: bool = True, knn: bool = True, shots: Sequence[int] = (), draws: int = 5,
-                   **linear_options: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure each extractor: accuracies in [0, 1], and the protocol they hold for.
+                   linear: bool = True, knn: bool = True, shots: Sequence[int] = (), draws: int = 5
+                   ) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measure each extractor: accuracies in [0, 1], and the protocol that they hold for.
 
-    train, test: functions that give a split's batches
-    (see `cvjax.data.pipeline.eval_batches`). Keys of the accuracies: `linear_probe/NAME`, `knn/NAME` (k = 10) and
-    `knn/NAME/k=K` for every k that the training set allows, `few_shot/NAME/shots=N` and its deviation over the draws,
-    `few_shot/NAME/shots=N/deviation`. The protocol has the parts `knn`, `linear_probe`, `few_shot`, `chosen` and `seed`
-    of `cvjax.evaluate.protocol`.
+    train, test: functions that return the batches of a split (see `cvjax.data.pipeline.eval_batches`).
+
+    Keys of the accuracies: `linear_probe/NAME`, `knn/NAME` (k = 10, or the nearest k that the training set allows),
+    `knn/NAME/k=K` for each k, `few_shot/NAME/shots=N`, and `few_shot/NAME/shots=N/deviation`, the standard deviation
+    over the draws. The protocol has the parts `knn`, `linear_probe`, `few_shot`, `chosen` and `seed` of
+    `cvjax.evaluate.protocol`.
     """
     metrics: dict[str, float] = {}
     parts: dict[str, dict[str, Any]] = {}
     chosen: dict[str, dict[str, Any]] = {}
 
     def note(kind: str, name: str, said: Mapping[str, Any], setting: str = "") -> None:
-        """File what one measurement says of itself; each extractor says the same but for what it chose."""
+        """Record the protocol of one measurement. Extractors differ only in the settings that they chose."""
         what = {key: value for key, value in said.items() if key not in ("seed", "chosen")}
         parts.setdefault(kind, {}).update({setting: what} if setting else what)
         if "chosen" in said:
@@ -50,7 +52,7 @@ def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Spli
         train_x, train_y = extract_features(extract, train(), desc=f"{name} features, training set")
         test_x, test_y = extract_features(extract, test(), desc=f"{name} features, test set")
         if linear:
-            result = linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=seed, **linear_options)
+            result = linear_probe(train_x, train_y, test_x, test_y, num_classes)
             metrics[f"linear_probe/{name}"] = result.accuracy
             note("linear_probe", name, {"form": "sweep", **result.protocol, "augmentation": "none"})
         if knn:
@@ -71,7 +73,7 @@ def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Spli
 
 
 def table(metrics: Mapping[str, float], names: Iterable[str]) -> str:
-    """The headline numbers as text, one row per extractor, in percent; few shots with their deviation."""
+    """The headline numbers as text, in percent, one row per extractor; few-shot accuracies with their deviation."""
     names = list(names)
     first = f"/{names[0]}"
     columns = [key.replace(first, "{}", 1) for key in metrics
@@ -85,5 +87,4 @@ def table(metrics: Mapping[str, float], names: Iterable[str]) -> str:
     columns = [column for column in columns if not column.endswith("/deviation")]
     rows = [["features", *(c.format("").replace("few_shot/", "").replace("_", " ") for c in columns)]]
     rows += [[name, *(cell(c, name) for c in columns)] for name in names]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return aligned(rows)

@@ -1,25 +1,27 @@
-"""Which protocol does a number hold for? What two runs must share for their numbers to stand in one column.
+"""The protocol of a number: what two runs must share so that their numbers may stand in one column.
 
-`summary.json` says it under `protocol`, part by part:
+`summary.json` records it under `protocol`, in parts:
 
-    data           fingerprint of records and split, classes, how many training and test images
-    images         what the network sees: side, channels, what evaluation resizes to and crops
-    features       by encoder: pool, and of how many last blocks each kind of probe sees it
-    knn            similarity, temperature, k of `knn/NAME`; `ks`, all that were tried
-    linear_probe   form, classifier, optimizer, grid, epochs, batch size, augmentation, how the setting was selected
+    data           fingerprint of records and split, classes, numbers of training and test images
+    images         input of the network: side, channels, and how an evaluation resizes and crops
+    features       per encoder: pooling, and how many of the last blocks each kind of probe uses
+    knn            similarity, temperature, k of `knn/NAME`; `ks`, all k that were tried
+    linear_probe   form, classifier, optimizer, grid, augmentation, how the setting was selected; for published
+                   forms also epochs and batch size
     few_shot       classifier, draws, and per number of shots (key "shots=5") grid and selection
-    retrieval      who is asked for whom, by which similarity, averaged how
+    retrieval      queries and gallery, similarity, kind of average
     test           what a loss on the test split depends on
     chosen         hyper-parameters that a selection found
-    encoders       by name: the run or file that the weights are from, and which of the checkpoints
+    encoders       per name: the run or file of the weights, and the checkpoint
     seed
 
-A metric is named `KIND/ENCODER` or `KIND/ENCODER/SETTING`, such as `knn/dino` or `knn/dino/k=20`. Its protocol is that
-of its kind, its encoder's features, the data and the images. The last three parts above belong to no protocol: what was
-chosen is a result, and the seed and the encoder say whose number it is. So does the encoder's name: `knn/dino` and
-`knn/mae` have the same protocol where they are of the same features. Nor does `ks`: a k by the side changes no number.
-Experiments that train write plain values beside these parts (`chosen_by`); all of them but NO_PROTOCOL belong to the
-protocol of the metrics without a part of their own, such as `test/top1`.
+A metric is named `KIND/ENCODER` or `KIND/ENCODER/SETTING`, such as `knn/dino` or `knn/dino/k=20`. Its protocol consists
+of the parts of its kind, its encoder's features, the data and the images. The last three parts above do not belong to
+it: the chosen hyper-parameters are a result, and encoder and seed say which network was measured. The encoder's name
+does not belong to it either: `knn/dino` and `knn/mae` have the same protocol if they use the same features. Nor does
+`ks`, since the other k do not change a number. Experiments that train write plain values beside these parts
+(`chosen_by`). All of them except NO_PROTOCOL belong to the protocol of metrics without a part of their own, such as
+`test/top1`.
 """
 
 from collections.abc import Mapping
@@ -27,19 +29,18 @@ from typing import Any
 
 SHARED = ("data", "images")  # parts that hold for every metric
 PROBES = ("knn", "linear_probe", "few_shot", "retrieval")  # kinds of metrics of an encoder
-BASELINES = ("random", "pixels")  # names that say what is measured, not whose it is
+BASELINES = ("random", "pixels")  # names of encoders that stay in the name of a column
 
-# Plain values that say what was trained or which run it is: comparing them is the point.
+# Plain values that say which network was trained. A comparison is between such values, so they may differ.
 NO_PROTOCOL = ("seed", "checkpoint", "checkpoints", "pretrained", "scratch", "parameters", "training_images")
 
 
 def protocol_of(summary: Mapping[str, Any], metric: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The protocol of one metric of a run, flat: `{"knn/k": 20, "features/pool": "avg", "data/classes": 10, ...}`.
 
-    summary: the content of the run's `summary.json`. metric: a key of `summary["metrics"]`.
-    config: that of its `config.json`; where the protocol has no part `data` it names the data, and where a loss has no
-    part of its own it names the experiment that defines the loss.
-    Raises KeyError for a metric that the run does not have.
+    summary: the content of the run's `summary.json`. metric: a key of `summary["metrics"]`. config: the content of its
+    `config.json`. It names the data if the protocol has no part `data`, and the experiment that defines a loss if the
+    loss has no part of its own. Raises KeyError for a metric that the run does not have.
     """
     summary["metrics"][metric]
     protocol, config = summary["protocol"], config or {}
@@ -61,7 +62,7 @@ def protocol_of(summary: Mapping[str, Any], metric: str, config: Mapping[str, An
 
 
 def column_of(metric: str) -> str:
-    """The column of a table of runs that a metric belongs to: `knn/dino/k=20` and `knn/mae/k=20` to `knn/k=20`.
+    """The column of a metric in a table of runs: `knn/k=20` for `knn/dino/k=20` and `knn/mae/k=20`.
 
     Baselines keep their names.
     """
@@ -70,7 +71,10 @@ def column_of(metric: str) -> str:
 
 
 def differences(protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
-    """Keys in which protocols of runs (name -> flat protocol) differ: key -> value as text -> names of its runs."""
+    """The keys in which protocols of runs differ, as key -> value as text -> names of the runs that have it.
+
+    protocols: name of a run -> its flat protocol.
+    """
     keys = dict.fromkeys(key for protocol in protocols.values() for key in protocol)
     found = {}
     for key in keys:
@@ -83,7 +87,7 @@ def differences(protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
 
 def _settled(part: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
-    """A kind's protocol at the settings of one metric (`["k=20"]`)."""
+    """The protocol of a kind with the settings of one metric (`["k=20"]`)."""
     own = {key: value for key, value in part.items() if "=" not in key and key != "ks"}
     for setting in settings:
         key, equals, value = setting.partition("=")

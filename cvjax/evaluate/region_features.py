@@ -1,4 +1,4 @@
-"""Features of the regions of many images, by a network that describes regions: R-CNN's way, or SPP-net's."""
+"""Features of regions, image by image, from a network that describes regions (R-CNN or SPP-net)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +11,13 @@ Describe = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class RegionFeatures:
-    """`extract(image, boxes, extent) -> float32 (R, D)`, one image after the other.
+    """A function from an image `(H, W, C)`, boxes `(R, 4)` and the image's extent `(2,)` to features float32 `(R, D)`.
 
-    describe(variables, images (1, H, W, C), boxes (1, n, 4), extent (1, 2)) -> (1, n, D).
-    chunk: regions that go through the network together; the last ones are filled up with empty boxes. None: all of an
-    image, filled up to a multiple of 64, for a network whose cost is in the map that they share.
+    Args:
+        describe: variables, images `(1, H, W, C)`, boxes `(1, n, 4)` and extent `(1, 2)` to features `(1, n, D)`.
+        variables: those of the network.
+        chunk: number of regions that pass the network together; empty boxes pad the last chunk. None: all regions of an
+            image, padded to a multiple of 64, for a network that spends its time on the feature map they share.
     """
 
     def __init__(self, describe: Describe, variables: Any, chunk: int | None) -> None:
@@ -26,8 +28,8 @@ class RegionFeatures:
     def __call__(self, image: np.ndarray, boxes: np.ndarray, extent: Sequence[float]) -> np.ndarray:
         count = len(boxes)
         chunk = self._chunk or max(-(-count // 64), 1) * 64
-        boxes = np.pad(np.float32(boxes), ((0, -count % chunk), (0, 0)))
-        extent, image = np.float32(extent)[None], jnp.asarray(image)[None]
-        parts = [self._describe(self._variables, image, boxes[None, i:i + chunk], extent)[0]
+        boxes = np.pad(np.asarray(boxes, np.float32), ((0, -count % chunk), (0, 0)))
+        images, extents = jnp.asarray(image)[None], np.asarray(extent, np.float32)[None]
+        parts = [self._describe(self._variables, images, boxes[None, i:i + chunk], extents)[0]
                  for i in range(0, len(boxes), chunk)]
         return np.concatenate([np.asarray(part, np.float32) for part in parts])[:count]

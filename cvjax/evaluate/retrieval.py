@@ -1,32 +1,33 @@
 """Image retrieval: how well does a ranking by cosine similarity put the right images first?
 
-Two protocols. `class_retrieval`: images of the query's class are right, all others wrong. `revisited_retrieval`:
-Oxford and Paris as annotated anew by Radenovic et al. 2018 ("Revisiting Oxford and Paris: Large-Scale Image Retrieval
-Benchmarking", https://arxiv.org/abs/1803.11285, sec. 3), where each query has lists of easy, hard and junk images;
-DINO (https://arxiv.org/abs/2104.14294, sec. 4.2.1) reports its medium and hard settings.
+There are two protocols. In `class_retrieval`, images of the query's class are right, and all others are wrong.
+`revisited_retrieval` is Oxford and Paris with the new annotations of Radenovic et al. 2018 ("Revisiting Oxford and
+Paris: Large-Scale Image Retrieval Benchmarking", https://arxiv.org/abs/1803.11285, sec. 3), where each query has lists
+of easy, hard and junk images. DINO (https://arxiv.org/abs/2104.14294, sec. 4.2.1) reports its medium and hard settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.evaluate._check import check_features, check_labels, check_same_dim
 from cvjax.evaluate.knn import nearest_neighbours
 
-# Which lists are to be found in each setting, and which are taken out of the ranking.
+# Setting -> the lists that have to be found, and the lists that are taken out of the ranking.
 SETTINGS = {
     "easy": (("easy",), ("junk", "hard")),
     "medium": (("easy", "hard"), ("junk",)),
     "hard": (("hard",), ("junk", "easy")),
 }
-# Similarities that are sorted at a time. A ranking is of the whole gallery, so queries pass by in blocks.
+# Number of similarities that are sorted at a time. A ranking covers the whole gallery, so queries pass in blocks.
 RANKED_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """What a ranking reached.
+    """The scores of a ranking.
 
     Attributes:
       mean_average_precision: in [0, 1], mean over the queries that have something to find.
@@ -41,20 +42,20 @@ class RetrievalResult:
     protocol: dict
 
 
-def average_precision(ranks, count: int) -> float:
-    """Mean, over the `count` right images, of the precision when each is found: `(i + 1) / (ranks[i] + 1)`.
+def average_precision(ranks: ArrayLike, count: int) -> float:
+    """Mean over the `count` right images of the precision at the position of each: `(i + 1) / (ranks[i] + 1)`.
 
-    ranks: int `(R,)`, ascending positions from 0 of the right images found. One that is not among them adds 0.
+    ranks: int `(R,)`, ascending positions, counted from 0, of the right images that are found. The others add 0.
     """
     ranks = np.asarray(ranks)
     return float(np.sum((np.arange(len(ranks)) + 1) / (ranks + 1)) / count)
 
 
-def trapezoid_average_precision(ranks, count: int) -> float:
-    """The area under precision over recall by trapezoids, as the Oxford, Holidays and revisited benchmarks have it.
+def trapezoid_average_precision(ranks: ArrayLike, count: int) -> float:
+    """The area under precision over recall by trapezoids, as in the Oxford, Holidays and revisited benchmarks.
 
-    Each right image found is a step of 1 / count in recall, and counts with the mean of the precision before it,
-    `i / ranks[i]` (1 at the very start), and with it, `(i + 1) / (ranks[i] + 1)`. Arguments: `average_precision`'s.
+    Each right image that is found is a step of 1 / count in recall. Its height is the mean of the precision before it,
+    `i / ranks[i]` (1 at position 0), and including it, `(i + 1) / (ranks[i] + 1)`. Arguments: see `average_precision`.
     """
     ranks = np.asarray(ranks)
     found = np.arange(len(ranks))
@@ -63,19 +64,20 @@ def trapezoid_average_precision(ranks, count: int) -> float:
 
 
 def class_retrieval(
-    query_x, query_y, gallery_x=None, gallery_y=None, *, ks: Sequence[int] = (1, 5, 10),
+    query_x: ArrayLike, query_y: ArrayLike, gallery_x: ArrayLike | None = None, gallery_y: ArrayLike | None = None, *,
+    ks: Sequence[int] = (1, 5, 10),
 ) -> RetrievalResult:
-    """Rank the gallery for each query; right are the images of the query's class.
+    """Rank the gallery for each query. Images of the query's class are right.
 
     Args:
       query_x: float `(M, D)`, any scale.
       query_y: int `(M,)`, 0 or more.
-      gallery_x, gallery_y: the same of the images that are ranked, `(N, D)` and `(N,)`. None: every query is
-        compared with all other queries.
+      gallery_x, gallery_y: features `(N, D)` and labels `(N,)` of the images that are ranked. None: each query ranks
+        all other queries.
       ks: where to measure precision; positive. A k beyond the gallery counts the missing images as wrong.
 
     Returns:
-      Average precision is the plain one (`average_precision`). Equal similarities stand in the gallery's order.
+      Scores with `average_precision`. Images of equal similarity keep the gallery's order.
 
     Raises:
       ValueError: features or labels are not as above, only one of gallery_x and gallery_y is given, k is below 1, or
@@ -87,8 +89,8 @@ def class_retrieval(
     query_x, query_y = np.asarray(query_x), np.asarray(query_y)
     gallery_x, gallery_y = (query_x, query_y) if alone else (np.asarray(gallery_x), np.asarray(gallery_y))
     _check_pair(query_x, gallery_x, ks)
-    check_labels("query labels", query_y, len(query_x), np.inf)
-    check_labels("gallery labels", gallery_y, len(gallery_x), np.inf)
+    check_labels("query labels", query_y, len(query_x), None)
+    check_labels("gallery labels", gallery_y, len(gallery_x), None)
 
     def ranks_of(query: int, order: np.ndarray) -> np.ndarray:
         if alone:
@@ -103,22 +105,30 @@ def class_retrieval(
 
 
 def revisited_retrieval(
-    query_x, database_x, easy: Sequence, hard: Sequence, junk: Sequence, *, ks: Sequence[int] = (1, 5, 10),
+    query_x: ArrayLike, database_x: ArrayLike, easy: Sequence[Sequence[int]], hard: Sequence[Sequence[int]],
+    junk: Sequence[Sequence[int]], *, ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, RetrievalResult]:
     """The three settings of Revisited Oxford and Paris: "easy", "medium" and "hard".
 
-    Easy: the easy images are to be found, hard ones are ignored. Medium: both are to be found. Hard: the hard ones
-    are, easy ones are ignored. Junk is always ignored: taken out of the ranking before anything is counted. A query
-    with nothing to find in a setting is left out of its means.
+    Easy: the easy images have to be found, and hard ones are ignored. Medium: both have to be found. Hard: the hard
+    ones have to be found, and easy ones are ignored. Junk is always ignored. Ignored images are taken out of the
+    ranking before anything is counted. A query with nothing to find in a setting does not count in its means.
+
+    One query; image 0 of the database is its most similar one, image 3 its least similar one:
+
+        >>> query, database = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 1.0], [0.0, 1.0]])
+        >>> results = revisited_retrieval(query, database, easy=[[1]], hard=[[3]], junk=[[0]])
+        >>> {setting: round(result.mean_average_precision, 2) for setting, result in results.items()}
+        {'easy': 1.0, 'medium': 0.79, 'hard': 0.25}
 
     Args:
       query_x, database_x: float `(M, D)` and `(N, D)`, any scale.
-      easy, hard, junk: one list per query of row numbers of `database_x`; no row stands twice for a query.
-      ks: where to measure precision. As in the authors' code, a k beyond the last right image's position counts
-        only up to that position, so that a query with fewer than k right images can reach 1.
+      easy, hard, junk: for each query a list of row numbers of `database_x`; a query names a row only once.
+      ks: where to measure precision. As in the authors' code, a k beyond the position of the last right image counts
+        as that position, so that a query with fewer than k right images can reach 1.
 
     Returns:
-      A result per setting, its average precision by trapezoids (`trapezoid_average_precision`).
+      A result per setting, with `trapezoid_average_precision`.
 
     Raises:
       ValueError: features or lists are not as above, k is below 1, or no query has anything to find in a setting.
@@ -128,7 +138,7 @@ def revisited_retrieval(
     lists = {name: [np.asarray(rows, np.int64) for rows in given]
              for name, given in dict(easy=easy, hard=hard, junk=junk).items()}
     _check_lists(lists, len(query_x), len(database_x))
-    scores = {setting: [] for setting in SETTINGS}
+    scores: dict[str, list[list[float]]] = {setting: [] for setting in SETTINGS}
     for query, order in _rankings(query_x, database_x):
         for setting, (wanted, ignored) in SETTINGS.items():
             right = np.concatenate([lists[name][query] for name in wanted])
@@ -141,8 +151,8 @@ def revisited_retrieval(
         for setting in SETTINGS}
 
 
-def _rankings(query_x: np.ndarray, gallery_x: np.ndarray):
-    """Each query's number and the whole gallery's rows, nearest first."""
+def _rankings(query_x: np.ndarray, gallery_x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number of each query and all rows of the gallery, nearest first."""
     count = len(gallery_x)
     size = min(512, max(1, RANKED_AT_ONCE // count))
     for start in range(0, len(query_x), size):
@@ -151,7 +161,7 @@ def _rankings(query_x: np.ndarray, gallery_x: np.ndarray):
 
 
 def _scores(rule, ranks: np.ndarray, count: int, ks, divisors) -> list[float]:
-    """Average precision and the precision at each k of one query, NaN when there is nothing to find."""
+    """Average precision of one query and its precision at each k; NaN if there is nothing to find."""
     if not count:
         return [np.nan] * (1 + len(ks))
     return [rule(ranks, count), *(np.count_nonzero(ranks < k) / by for k, by in zip(ks, divisors, strict=True))]
@@ -161,7 +171,7 @@ def _result(scores: list[list[float]], ks, protocol: dict) -> RetrievalResult:
     table = np.array(scores)
     counted = np.count_nonzero(~np.isnan(table[:, 0]))
     if not counted:
-        raise ValueError(f"no query has anything to find ({protocol['task']}): received {len(table)} without")
+        raise ValueError(f"no query has anything to find ({protocol['task']}), received {len(table)} queries")
     mean = np.nanmean(table, axis=0)
     return RetrievalResult(
         mean_average_precision=float(mean[0]),
@@ -172,7 +182,7 @@ def _result(scores: list[list[float]], ks, protocol: dict) -> RetrievalResult:
     )
 
 
-def _check_pair(query_x, gallery_x, ks) -> None:
+def _check_pair(query_x: np.ndarray, gallery_x: np.ndarray, ks: Sequence[int]) -> None:
     check_features("query", query_x)
     check_features("gallery", gallery_x)
     check_same_dim(gallery_x, query_x)

@@ -1,25 +1,39 @@
 """Weight files from the Hugging Face hub, through `huggingface_hub` and its cache."""
 
+import contextlib
 from pathlib import Path
 
+from cvjax.storage import check_repository
+
 HUB = "hf-hub:"  # timm's prefix of names on the hub
+CONFIG = "config.json"  # what timm publishes beside the weights: their images, classes and architecture
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def download(name: str) -> Path:
-    """The weight file of `hf-hub:OWNER/NAME` or `hf-hub:OWNER/NAME@REVISION`, from the cache where it is there.
+    """The weight file of `hf-hub:OWNER/NAME` or `hf-hub:OWNER/NAME@REVISION`: from the cache, or else downloaded.
 
-    Raises FileNotFoundError, in one line, when it is neither in the cache nor to be had.
+    The repository's `config.json` comes with it, into the same folder, if there is one.
+
+    Raises FileNotFoundError, in one line, when the file is neither in the cache nor on the hub.
     """
+    # Not at the top: this loads an HTTP client, which takes half a second and which local files do not need.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    try:
+        check_repository(name.removeprefix(HUB))
+    except ValueError as error:
+        raise FileNotFoundError(f"{name}: {error}") from None
     repository, _, revision = name.removeprefix(HUB).partition("@")
     reached = True
     for file in _FILES:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision or None))
-        except LocalEntryNotFoundError:  # before EntryNotFoundError, whose kind it is; the cache may have the other one
+            path = Path(hf_hub_download(repository, file, revision=revision or None))
+            with contextlib.suppress(EntryNotFoundError):  # also a cache without it
+                hf_hub_download(repository, CONFIG, revision=revision or None)
+            return path
+        except LocalEntryNotFoundError:  # first, as a subclass of EntryNotFoundError; the cache may hold the other file
             reached = False
         except EntryNotFoundError:
             continue

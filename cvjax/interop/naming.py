@@ -1,7 +1,9 @@
-"""How parameters are called and laid out in the files that others publish: what a family's table is made of.
+"""The parts of a family's table: how published files name each parameter and order its axes.
 
-A table says how a path here (`blocks/0/attn/qkv/kernel`) reads there (`blocks.0.attn.qkv.weight`). That one
+A table turns a path here (`blocks/0/attn/qkv/kernel`) into a name there (`blocks.0.attn.qkv.weight`). This one
 direction serves both reading and writing.
+
+A table's functions take a model and read its fields. Each family expects its own class, so their type is `Any`.
 """
 
 import re
@@ -20,10 +22,10 @@ NOTHING = r"(?!)"  # a pattern that matches no name
 
 
 class Layout(NamedTuple):
-    """The axes of one kind of parameter, here and there."""
+    """How one kind of parameter goes from our axes to theirs and back: functions of the array and the model."""
 
-    to_theirs: Callable[[np.ndarray, nn.Module], np.ndarray]
-    to_ours: Callable[[np.ndarray, nn.Module], np.ndarray]
+    to_theirs: Callable[[np.ndarray, Any], np.ndarray]
+    to_ours: Callable[[np.ndarray, Any], np.ndarray]
 
 
 def _kernel_to_theirs(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
@@ -53,7 +55,7 @@ def after_flattening(height: int, width: int) -> Layout:
 
 
 class Rule(NamedTuple):
-    """A pattern of whole paths, the name it becomes (slashes turn to dots), and the layout."""
+    """A pattern that matches a whole path, the name that the path becomes (slashes turn to dots), and the layout."""
 
     pattern: str
     name: str
@@ -64,14 +66,15 @@ class Rule(NamedTuple):
 class Naming:
     """One publisher's names for a family.
 
-    rules: names and layouts; the first that matches a path holds.
-    renames: pattern at the start of a path and what stands there for the rules; the first that matches holds.
-    constants: what is computed here and stored there, by their names: compared when read, written when saved.
+    rules: names and layouts. The first rule that matches a path is used.
+    renames: pattern at the start of a path, and its replacement, which the rules then see. The first match is used.
+    constants: arrays that the model computes and their files store, by their names. Reading compares them; saving
+        writes them.
     """
 
     rules: tuple[Rule, ...]
     renames: tuple[tuple[str, str], ...] = ()
-    constants: Callable[[nn.Module], dict[str, np.ndarray]] = lambda model: {}
+    constants: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}
 
     def lookup(self, path: str) -> tuple[str, Layout]:
         """Their name and the layout of our parameter or statistic `path`."""
@@ -83,7 +86,7 @@ class Naming:
         return re.sub(rule.pattern, rule.name, path, count=1).replace("/", "."), rule.layout
 
 
-# Torch's names of what every network has: weights, scales, running statistics. The last rule takes every path.
+# Torch's names for weights, scales and running statistics, which every network has. The last rule matches any path.
 TORCH = (
     Rule(r"(.+)/kernel", r"\1/weight", KERNEL),
     Rule(r"(.+)/scale", r"\1/weight"),
@@ -94,12 +97,12 @@ TORCH = (
 
 @dataclass(frozen=True)
 class Composite(Naming):
-    """The rules of a head on a backbone, whose paths begin with `backbone/` and have another naming.
+    """The naming of a head on a backbone, where the backbone's paths (`backbone/...`) have a naming of their own.
 
-    inner: the backbone's, after `prefix` in their names.
+    backbone, inner: the backbone and its naming. prefix: stands before the backbone's names in their files.
     """
 
-    backbone: nn.Module | None = None
+    backbone: nn.Module = field(kw_only=True)
     inner: Naming = Naming(TORCH)
     prefix: str = "backbone."
 
@@ -112,23 +115,27 @@ class Composite(Naming):
 
 
 def model_images(model: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What `init` of an image model takes."""
+    """Shapes of the inputs that an image model's `init` takes: one image."""
     return (jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32),)
+
+
+Fit = Callable[[np.ndarray, tuple[int, ...], Any, tuple[int, int] | None], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Family:
     """One family's table.
 
-    namings: publisher ("timm", "torchvision", "official") -> names; the first is what is written by default.
-    inputs: the shapes that `init` takes.
-    fresh: pattern of their names that a file may lack or hold in another shape; the model starts those fresh.
-    ignored: pattern of their names that a file may hold without any use here.
-    resized: pattern of their names -> what makes an array of another shape fit: (array, shape it must get, model).
+    namings: publisher ("timm", "torchvision", "official") -> names. Files are written in the first by default.
+    inputs: shapes of the inputs that `init` takes.
+    fresh: pattern of their names that a file may lack, or hold in another shape. The model initialises these.
+    ignored: pattern of their names that a file may hold although the model has no use for them.
+    resized: pattern of their names -> function that makes an array of another size fit: (array, wanted shape, model,
+        height and width of the images it was trained with, None where unknown).
     """
 
     namings: Mapping[str, Naming]
-    inputs: Callable[[nn.Module], tuple[Any, ...]] = model_images
+    inputs: Callable[[Any], tuple[Any, ...]] = model_images
     fresh: str = NOTHING
     ignored: str = NOTHING
-    resized: Mapping[str, Callable[[np.ndarray, tuple[int, ...], nn.Module], np.ndarray]] = field(default_factory=dict)
+    resized: Mapping[str, Fit] = field(default_factory=dict)

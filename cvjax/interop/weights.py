@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -13,17 +13,28 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.durable import whole
 from cvjax.interop.families import family_of
-from cvjax.interop.hub import HUB, download
 from cvjax.interop.naming import Family, Layout, Naming
-from cvjax.interop.state_dict import read_state_dict
+from cvjax.interop.published import (
+    POSITION_RESIZE,
+    TRAINED,
+    open_published,
+    position_resize_of,
+    resizing_as,
+    write_config,
+)
 from cvjax.models.dino import DINO
 from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.fcn import FCN
+from cvjax.models.image_model import ImageModel
+from cvjax.models.images import as_pair
+from cvjax.text import printable
 
 _log = logging.getLogger(__name__)
 
-# Far above the rounding of half precision, far below the distance between two positions.
+# Far above half precision's rounding errors, and far below the distance between two positions.
 _CONSTANT_TOLERANCE = 5e-3
 
 
@@ -46,7 +57,7 @@ def _slots(model: nn.Module, shapes: Mapping[tuple[str, ...], Any], naming: Nami
 
 
 def _start(model: nn.Module, family: Family, paths: list[tuple[str, ...]], rng: jax.Array) -> dict:
-    """Freshly initialised variables of some paths; the compiler drops the work for all others."""
+    """Freshly initialised variables at `paths`. The compiler removes the work for all other paths."""
     @jax.jit
     def start(rng: jax.Array) -> dict:
         inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), family.inputs(model))
@@ -61,29 +72,37 @@ def _describe(lists: Mapping[str, list[str]]) -> str:
 
 
 def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, part: str | None = None,
-                 rng: jax.Array | None = None) -> dict[str, Any]:
+                 rng: jax.Array | None = None, whole: bool = False,
+                 trained: tuple[int, int] | None = None) -> dict[str, Any]:
     """The model's variables, float32, from a published weight file or from its names and arrays.
 
     weights: a file for `read_state_dict`, `hf-hub:OWNER/NAME` (see `cvjax.interop.hub`), or name -> array, in the
     names and layout of any publisher that the family's table knows: timm, torchvision, the authors. A ViT also takes
-    an MAE's file (and leaves the decoder). Learned positions and relative-position tables of another resolution are
-    resized as timm does, and a head that is missing or has other classes starts fresh.
-    Of a DINO checkpoint a backbone takes its own part and leaves the head.
+    an MAE's file and ignores its decoder. Learned positions of another resolution are resized as the model's
+    `position_resize` says, or where that is None as the weights' publisher does (see `position_resize_of`);
+    relative-position tables as timm does. A head that is missing or has other classes starts fresh.
+    A backbone takes its own part of a DINO checkpoint and ignores the head. For images of other than three channels,
+    the first kernel of weights for colours is adapted as timm does it (see `adapted_to_channels`).
     part: which of the networks in a file, see `read_state_dict`; ValueError beside arrays, which have no parts.
     rng: key of the parameters that start fresh, `jax.random.key(0)` when None.
-    What is fresh, ignored or resized is logged, in one line. Any other difference between file and model is a
+    whole: nothing may start fresh: for answers, which a fresh head would make at random.
+    trained: height and width of the images that the weights learnt from, which learned positions need if they are not
+        squares: 6x10 positions are as many as 10x6. None for what the file says of itself, and for squares.
+    One line in the log lists what is fresh, ignored or resized. Any other difference between file and model is a
     ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
     """
     family = family_of(model)
     if part is not None and isinstance(weights, Mapping):
         raise ValueError(f"part {part!r} with names and arrays: it is for files, which may hold several networks")
-    if isinstance(weights, str) and weights.startswith(HUB):
-        weights = download(weights)
-    content = read_state_dict(weights, part) if isinstance(weights, str | Path) else weights
+    if isinstance(weights, Mapping):
+        content, resize = weights, position_resize_of(weights)
+    else:
+        published = open_published(weights, part)
+        content, trained, resize = published.arrays, trained or published.trained, published.position_resize
     if not isinstance(model, DINO | FasterRCNN | FCN) and any(name.startswith("backbone.") for name in content):
         content = {name.removeprefix("backbone."): array for name, array in content.items()
                    if name.startswith("backbone.")}
-    # A counter that torch's batch norm keeps for a mode nobody uses here.
+    # Torch's batch norm counts its batches for a mode that cvjax does not have.
     given = {name: np.asarray(array, np.float32) for name, array in content.items()
              if not name.endswith("num_batches_tracked")}
     variables = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model)))
@@ -92,12 +111,21 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     constants = naming.constants(model)
     shapes = {name: value.shape for name, value in (slots | constants).items()}
 
-    resized = []
+    size = getattr(model, "image_size", None)  # a DINO has none of its own
+    same_size = trained is None or size is None or trained == as_pair(size)
+    resized, resizing = [], resizing_as(model, resize)
     for pattern, fit in family.resized.items():
         for name in slots:
-            if re.fullmatch(pattern, name) and name in given and given[name].shape != shapes[name]:
-                given[name] = fit(given[name], shapes[name], model)
-                resized.append(name)
+            if not re.fullmatch(pattern, name) or name not in given:
+                continue
+            if given[name].shape != shapes[name] or not same_size:
+                before, given[name] = given[name], fit(given[name], shapes[name], resizing, trained)
+                if given[name] is not before:
+                    resized.append(name)
+    adapted = [name for name, shape in shapes.items() if name in given and given[name].ndim == 4 == len(shape)
+               and given[name].shape[1] == 3 != shape[1] == getattr(model, "in_channels", 3)
+               and given[name].shape[::2] == shape[::2] and given[name].shape[3] == shape[3]]
+    given |= {name: adapted_to_channels(given[name], shapes[name][1]) for name in adapted}
     fits = [name for name in shapes if name in given and given[name].shape == shapes[name]]
     same = [name for name in constants if name in fits
             and np.allclose(given[name], constants[name], rtol=0, atol=_CONSTANT_TOLERANCE)]
@@ -113,8 +141,12 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
                                                     if name in fits and name not in same + ignored],
     }):
         raise ValueError(f"the weights do not fit {type(model).__name__}: {faults}")
-    if notes := _describe({"fresh": fresh, "ignored": ignored, "resized": resized}):
-        _log.warning("weights of %s: %s", type(model).__name__, notes)
+    if whole and fresh:
+        raise ValueError(f"the weights lack what {type(model).__name__} answers by: " + "; ".join(
+            f"{name} is {given[name].shape}, not {shapes[name]}" if name in given else f"no {name}" for name in fresh))
+    if notes := _describe({"fresh": fresh, "ignored": ignored, "resized": resized,
+                           "adapted to other channels": adapted}):
+        _log.warning("weights of %s: %s", type(model).__name__, printable(notes))
 
     loaded = {slot.path: jnp.asarray(slot.layout.to_ours(given[name], model))
               for name, slot in slots.items() if name not in fresh}
@@ -124,11 +156,24 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     return unflatten_dict(loaded)
 
 
-def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | None = None) -> dict[str, np.ndarray]:
+def adapted_to_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A kernel `(O, 3, h, w)` for colours as one `(O, channels, h, w)`, as timm's `adapt_input_conv` has it.
+
+    For one channel the three are summed, so that grey repeated in three gives the same. Otherwise they are repeated as
+    often as needed, and scaled by 3 / channels to keep the size of what comes out.
+    """
+    if channels == 1:
+        return kernel.sum(axis=1, keepdims=True)
+    return np.take(kernel, np.arange(channels) % 3, axis=1) * np.float32(3 / channels)
+
+
+def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | None = None, *,
+                  constants: bool = True) -> dict[str, np.ndarray]:
     """The variables in the names and the layout of a publisher, with any fixed positions and index tables it stores.
 
-    variables: `{"params": ...}` with any `batch_stats`, or whatever has the same structure: gradients, for example.
+    variables: `{"params": ...}` with any `batch_stats`, or whatever has the same structure.
     layout: "timm", "torchvision" or "official", where the family's table has it; None takes its first.
+    constants: False without fixed positions and tables, which have no gradients: for a tree of these.
     """
     family = family_of(model)
     layout = next(iter(family.namings)) if layout is None else layout
@@ -139,16 +184,27 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | 
     for path, array in flatten_dict(dict(variables)).items():
         name, axes = naming.lookup("/".join(path[1:]))
         theirs[name] = axes.to_theirs(np.asarray(array), model)
-    return theirs | naming.constants(model)
+    return theirs | naming.constants(model) if constants else theirs
 
 
-def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path, layout: str | None = None) -> None:
+def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path, layout: str | None = None, *,
+                 preprocessing: Preprocessing | None = None, class_names: Sequence[str] = ()) -> None:
     """Write `to_state_dict(variables, model, layout)` as `.safetensors`, which torch loads with `strict=True`.
 
     `load_weights` of the file gives the same variables bit for bit.
+    preprocessing: what the model's images become; it goes, with the architecture and the names of the classes, into
+    `config.json` beside the file, as timm writes and reads it. None for no such file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights can be saved as .safetensors, not as {path.suffix!r}")
     arrays = to_state_dict(variables, model, layout)
-    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    if preprocessing is not None:  # before the weights, which nobody then finds without it
+        write_config(path, cast(ImageModel, model), preprocessing, class_names)
+    size = getattr(model, "image_size", None)
+    said = None if size is None else {TRAINED: "x".join(map(str, as_pair(size)))}
+    if said is not None and getattr(model, POSITION_RESIZE, None):
+        said[POSITION_RESIZE] = model.position_resize
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with whole(path) as partial:
+        safetensors.numpy.save_file(arrays, partial, said)

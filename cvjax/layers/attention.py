@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.dense import Dense
-from cvjax.layers.initializers import xavier_uniform
+from cvjax.layers.initializers import TransformerInit, xavier_uniform
 from cvjax.layers.partition import spread
 from cvjax.ops.attention import Implementation, attend
 from cvjax.ops.linear import linear
@@ -21,14 +21,15 @@ class QKV(nn.Module):
 
     heads: int
     dtype: Any = jnp.float32
+    kernel_init: Any = xavier_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         dim = x.shape[-1]
         split = (3, self.heads, dim // self.heads)
-        kernel = self.param("kernel", xavier_uniform, (dim, 3 * dim)).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (dim, 3 * dim)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
-        # Heads are told apart in the kernel, for there they can be handed out to devices before there are activations.
+        # Heads get an axis in the kernel already, so that devices can share them out before there are activations.
         kernel, bias = spread(kernel.reshape(dim, *split), 2), spread(bias.reshape(split), 1)
         q, k, v = jnp.moveaxis(linear(x.astype(self.dtype), kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
         return q, k, v
@@ -40,26 +41,28 @@ class SelfAttention(nn.Module):
     bias: float32, broadcastable to `(B, heads, T, T)`, added to the scores of queries (rows) with keys.
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
-    dtype: compute type; the softmax is float32 always. implementation: see `cvjax.ops.attention.attend`.
+    dtype: compute type; the softmax is always float32. implementation: see `cvjax.ops.attention.attend`.
+    inits: how the kernels start.
     """
 
     heads: int
     qk_norm: bool = False
     dtype: Any = jnp.float32
     implementation: Implementation = "auto"
+    inits: TransformerInit = TransformerInit()
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
-        q, k, v = QKV(self.heads, self.dtype, name="qkv")(x)
+        q, k, v = QKV(self.heads, self.dtype, self.inits.qkv, name="qkv")(x)
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="k_norm")(k)
-        # Kept only where the caller makes `intermediates` mutable: attention maps are made from them.
+        # Attention maps are made from these. They are kept only if the caller makes `intermediates` mutable.
         self.sow("intermediates", "queries", q)
         self.sow("intermediates", "keys", k)
         self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
         x = attend(q, k, v, bias, self.implementation).reshape(batch, length, dim)
-        return Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(x)
+        return Dense(dim, kernel_init=self.inits.linear, dtype=self.dtype, name="proj")(x)

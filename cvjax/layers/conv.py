@@ -32,8 +32,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else self.kernel_size
-        padding = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+        size = (self.kernel_size, self.kernel_size) if isinstance(self.kernel_size, int) else self.kernel_size
+        padding = (self.padding, self.padding) if isinstance(self.padding, int) else self.padding
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1] // self.groups, self.features))
         x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding, self.dilation, self.groups)
         if self.use_bias:

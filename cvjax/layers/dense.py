@@ -12,7 +12,7 @@ from cvjax.ops.linear import linear
 class Dense(nn.Module):
     """`(..., D) -> (..., features)`, computed in `dtype`; parameters as `flax.linen.Dense` has them.
 
-    Other than there, gradients of biases are float32 sums whatever the dtype, and rows are one axis (see `linear`).
+    Unlike there, gradients of biases are float32 sums for every dtype, and all rows form one axis (see `linear`).
     """
 
     features: int

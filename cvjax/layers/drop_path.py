@@ -8,8 +8,8 @@ import jax.numpy as jnp
 class DropPath(nn.Module):
     """Zero a whole residual branch for a random share `rate` of the examples, and scale the others to keep the mean.
 
-    rate: in [0, 1), ValueError otherwise; an array in a loop that is compiled once for all blocks. Input and output
-    `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream.
+    rate: in [0, 1), ValueError otherwise. It may be an array, in a loop that is compiled once for all blocks.
+    Input and output `(B, ...)`. Acts only with `train=True`; draws from the `dropout` stream.
     """
 
     rate: float | jax.Array

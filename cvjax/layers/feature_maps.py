@@ -1,67 +1,68 @@
 """Intermediate feature maps by name, to read (dense prediction) or to differentiate by (Grad-CAM)."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 
+NamedMaps = Generator[tuple[str, jax.Array], jax.Array, jax.Array]
+"""The forward pass of a model that hands out its maps: see `with_maps`."""
 
-class FeatureMaps(nn.Module):
-    """Names the maps that a model passes through it; every image model holds one, called `maps`.
 
-    `x = self.maps("layer1", x)` returns `x`. It has no parameters and costs nothing unless the caller makes the
-    collection `intermediates` mutable (`feature_maps` does), or gives a map's offset in the collection
-    `perturbations`, `{"maps": {"layer1": offset}}`: the gradient by a zero offset is the gradient by the map.
+def with_maps(forward: Callable[..., NamedMaps]) -> Callable[..., Any]:
+    """Turns a generator method of a model into a method that can return the model's named maps.
+
+    In the generator, `x = yield "layer1", x` hands out a map `(B, h, w, C)` and takes it back, and `return` gives the
+    result. The method gets one more keyword, `maps`. With None it returns that result. With names it returns a dict of
+    these maps, first layer first, and the pass ends at the last of them: the layers after it are not called, so they
+    are not computed, and if the pass initialises the model, they get no parameters. ValueError for a name that is not
+    among the model's `map_names`, before any layer is called.
+
+    A map that is taken back includes its offset, if the collection `perturbations` has one:
+    `{"maps": {"layer1": offset}}`. The gradient by a zero offset is the gradient by the map.
     """
+    @functools.wraps(forward)
+    def method(self: nn.Module, *arguments: Any, maps: Collection[str] | None = None, **options: Any) -> Any:
+        if maps is not None:
+            check_names(self, maps)
+        offsets = self.get_variable("perturbations", "maps", {})
+        steps, x = _with_result(forward(self, *arguments, **options)), None
+        found: dict[str, jax.Array] = {}
+        while maps is None or len(found) < len(set(maps)):
+            name, x = steps.send(x)
+            if name is None:
+                if maps is not None:
+                    raise ValueError(f"{type(self).__name__} declares a map in map_names that it does not hand out: "
+                                     f"{', '.join(sorted(set(maps) - found.keys()))}")
+                return x
+            x = x + offsets[name] if name in offsets else x
+            if maps is not None and name in maps:
+                found[name] = x
+        return found
 
-    def __call__(self, name: str, x: jax.Array) -> jax.Array:
-        self.sow("intermediates", name, x)
-        if self.has_variable("perturbations", name):
-            x = x + self.get_variable("perturbations", name)
-        return x
+    return method
 
 
-class _Enough(Exception):
-    """All maps that somebody wanted are there; its arguments are these and the last one."""
+def _with_result(steps: NamedMaps) -> Generator[tuple[str | None, jax.Array], Any, None]:
+    """All named maps, then what the generator returns, without a name."""
+    yield None, (yield from steps)
 
 
-def named_maps(run: Callable[[], Any], wanted: Collection[str] | None = None) -> dict[str, jax.Array]:
-    """The maps that models name while `run()` calls them, first layer first; of several by one name the first.
-
-    wanted: names of maps, with the last of which `run` ends: no layer after it is called, so what only those need is
-    neither computed nor, where `run` initialises the model, made. None: all. ValueError for a name that did not come.
-    """
-    maps: dict[str, jax.Array] = {}
-
-    def noting(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
-        named = isinstance(context.module, FeatureMaps) and context.method_name == "__call__"
-        try:
-            x = call(*arguments, **options)
-        except _Enough as enough:  # of somebody inside or outside of `run` who asks for maps, too
-            if named:
-                maps.setdefault(arguments[0], enough.args[1])
-            raise
-        if named:
-            maps.setdefault(arguments[0], x)
-            if wanted is not None and maps.keys() >= set(wanted):
-                raise _Enough(maps, x)
-        return x
-
-    try:
-        with nn.intercept_methods(noting):
-            run()
-    except _Enough as enough:
-        if enough.args[0] is not maps:
-            raise
-    if missing := [name for name in wanted or () if name not in maps]:
-        raise ValueError(f"no map {', '.join(missing)}: the model names {', '.join(maps) or 'none'}")
-    return {name: x for name, x in maps.items() if wanted is None or name in wanted}
+def check_names(model: nn.Module, names: Iterable[str]) -> None:
+    """ValueError unless a model declares maps of all these names."""
+    if unknown := [name for name in names if name not in model.map_names]:
+        raise ValueError(f"no map {', '.join(unknown)}: the model names {', '.join(model.map_names) or 'none'}")
 
 
 def feature_maps(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
-    """A model's named maps `(B, h, w, C)` of images `(B, H, W, C)`, in evaluation mode, first layer first.
+    """All maps `(B, h, w, C)` that a model declares, of images `(B, H, W, C)`, in evaluation mode, first layer first.
 
-    Empty for a model that names none.
+    model: an `ImageModel`. The result is empty if the model declares no maps. For some of them, call
+    `model.apply(variables, images, maps=names)`.
     """
-    return named_maps(lambda: model.apply(variables, images, train=False))
+    if not model.map_names:
+        return {}
+    # Flax types the result as if it might be a tuple, which it is only with `mutable`.
+    return cast(dict[str, jax.Array], model.apply(variables, images, train=False, maps=model.map_names))

@@ -13,14 +13,18 @@ from cvjax.ops.gelu import gelu
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, linear: `(..., D) -> (..., D)` through `hidden` channels."""
+    """Linear, exact GELU, linear: `(..., D) -> (..., D)` through `hidden` channels.
+
+    kernel_init: the initialiser of both kernels.
+    """
 
     hidden: int
     dtype: Any = jnp.float32
+    kernel_init: Any = xavier_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        x = Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x)
+        x = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
         x = gelu(spread(x, -1))
-        return Dense(dim, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)
+        return Dense(dim, kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(x)

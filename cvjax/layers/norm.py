@@ -13,12 +13,12 @@ class BatchNorm(nn.Module):
     """Normalise each channel of `(B, ..., C)` by mean and variance over all other axes, then scale and shift.
 
     With `train=True` the batch's statistics are used and the running ones (collection `batch_stats`) updated: they
-    keep `momentum` of themselves (PyTorch's momentum is one minus this). The batch is normalised by its biased
-    variance and the unbiased one is averaged (algorithm 2 of the paper). Statistics are float32, always.
+    keep the share `momentum` of themselves (PyTorch's momentum is one minus this). The batch is normalised by its
+    biased variance, and the unbiased variance is averaged (algorithm 2 of the paper). Statistics are always float32.
 
-    affine: False for no scale and shift: a probe's norm must not learn (He et al. 2022, app. A.1); "bias" for a shift
-    alone.
-    axis_name: mapped axis that the batch is split over under pmap; under jit the batch is whole already.
+    affine: False for neither scale nor shift, as in a probe, whose norm must not learn (He et al. 2022, app. A.1);
+    "bias" for only a shift.
+    axis_name: the mapped axis over which pmap splits the batch. Under jit the batch is not split.
     """
 
     momentum: float = 0.9
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
         if train:
             count = x.size // x.shape[-1]
             axes = tuple(range(x.ndim - 1))
-            # One pass over x. Around the running mean, for the plain E[x^2] - E[x]^2 cancels where |mean| >> std.
+            # One pass over x, around the running mean: the plain E[x^2] - E[x]^2 loses digits where |mean| >> std.
             shifted = x.astype(jnp.float32) - mean
             moments = jnp.stack([shifted.mean(axes), jnp.square(shifted).mean(axes)])
             if self.axis_name is not None and not self.is_initializing():
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        # In float32, and with it the sums over the batch that are this line's gradients.
+        # In float32: the gradients of this line are sums over the batch.
         return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
 
 

@@ -1,8 +1,8 @@
 """Tensor parallelism of transformer blocks (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053, sec. 3).
 
-Heads and hidden channels are spread over the mesh axis `model`: each device computes its share of them, and one sum
-over that axis follows the attention and one the MLP. Modules mark what is spread; where there is no such axis that
-does nothing.
+Heads and hidden channels are spread over the mesh axis `model`: each device computes its share of them. One sum
+over that axis follows the attention and one follows the MLP. Modules mark the arrays that are spread. Without a mesh
+axis `model` the marks do nothing.
 """
 
 import re
@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 AXIS = "model"
 
 # Ends of parameters' paths, and the axis that is spread, counted from the last. `qkv` holds queries, keys and values
-# side by side, so its shares are not whole heads: they are exchanged for such where they are used.
+# side by side, so its shares are not whole heads. Devices exchange them for whole heads where they are used.
 RULES = {
     r"attn/qkv/(kernel|bias)": -1,
     r"attn/proj/kernel": -2,
@@ -28,9 +28,9 @@ def spread_axis(path: str) -> int | None:
 
 
 def spread(x: jax.Array, axis: int, over: str = AXIS) -> jax.Array:
-    """`x` itself, its `axis` spread over the mesh axis `over` where there is one, other axes as they are.
+    """`x` with its `axis` spread over the mesh axis `over`, if there is one; its other axes stay as they are.
 
-    Raises ValueError if the mesh axis does not divide it.
+    Raises ValueError if the length of the mesh axis does not divide that of `axis`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if over not in mesh.axis_names or mesh.axis_types[mesh.axis_names.index(over)] != AxisType.Auto:

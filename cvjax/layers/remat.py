@@ -6,14 +6,15 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-# "full" keeps a block's input alone; "dots" also what its matrix products with weights gave, the costly part.
+# "full" keeps only a block's input. "dots" also keeps the results of its matrix products with weights, which are the
+# costly part.
 Remat = Literal["none", "dots", "full"]
 
 POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def rematerialized(block: type[nn.Module], remat: Remat) -> Any:
-    """`block`, which is called with `(x, train)`, or one that recomputes itself as `remat` says.
+    """The class `block`, called with `(x, train)`, or one like it that recomputes its activations as `remat` says.
 
     Raises ValueError for an unknown word.
     """

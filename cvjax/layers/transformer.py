@@ -10,6 +10,7 @@ import numpy as np
 
 from cvjax.layers.attention import SelfAttention
 from cvjax.layers.drop_path import DropPath
+from cvjax.layers.initializers import TransformerInit
 from cvjax.layers.layer_scale import LayerScale
 from cvjax.layers.mlp import Mlp
 from cvjax.layers.partition import spread
@@ -27,6 +28,7 @@ class Block(nn.Module):
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
+    inits: TransformerInit = TransformerInit()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -38,13 +40,15 @@ class Block(nn.Module):
             branch = DropPath(self.drop_path, name=f"drop_path{name}")(branch.reshape(shape), train=train)
             return branch.reshape(-1, shape[-1])
 
-        x = spread(x, 0, over="data")  # under FSDP weights travel to the examples, not the other way round
-        # Rows (B * T, D): of three axes XLA puts other ones innermost on a GPU, and transposes before every product.
+        x = spread(x, 0, over="data")  # under FSDP weights are sent to the examples, not the other way round
+        # Rows (B * T, D): on a GPU, XLA would lay out three axes otherwise and transpose before every product.
         x = x.reshape(-1, shape[-1])
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x).reshape(shape)
-        x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, name="attn")(y))
+        x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, self.inits,
+                                                name="attn")(y))
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
-        x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y))
+        x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, self.inits.linear,
+                                      name="mlp")(y))
         return x.reshape(shape)
 
 
@@ -54,7 +58,7 @@ class Blocks(nn.Module):
     The drop-path rate grows linearly from 0 to `drop_path` (stochastic depth, sec. 3).
     remat: what each block recomputes in the backward pass instead of storing it: see `cvjax.layers.remat`.
     scan: with `train=True` compile one block and loop over it, instead of `depth` of them. Parameters keep their names
-    and are stacked in the step; draws of drop path are others, all else is the same to rounding.
+    and are stacked in the step. Drop path draws other numbers; all else is the same up to rounding.
     """
 
     depth: int
@@ -67,12 +71,14 @@ class Blocks(nn.Module):
     scan: bool = False
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
+    inits: TransformerInit = TransformerInit()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        rates = np.linspace(0.0, self.drop_path, self.depth)
+    def __call__(self, x: jax.Array, *, train: bool, count: int | None = None) -> list[jax.Array]:
+        """count: run only so many blocks, the first ones; None for all."""
+        rates = np.linspace(0.0, self.drop_path, self.depth)[:count]
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
-                        dtype=self.dtype, attention=self.attention)
+                        dtype=self.dtype, attention=self.attention, inits=self.inits)
         if self.scan and train and not self.is_initializing():
             return self._scan(block, x, rates)
         outputs = []
@@ -82,11 +88,11 @@ class Blocks(nn.Module):
         return outputs
 
     def _scan(self, block: Any, x: jax.Array, rates: np.ndarray) -> list[jax.Array]:
-        """Training of all blocks by one."""
+        """All blocks in training, as a loop over one compiled block."""
         params = self.variables["params"]
-        stacked = jax.tree.map(lambda *each: jnp.stack(each), *(params[str(i)] for i in range(self.depth)))
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *(params[str(i)] for i in range(len(rates))))
         draws = self.drop_path > 0
-        keys = jax.random.split(self.make_rng("dropout"), self.depth) if draws else None
+        keys = jax.random.split(self.make_rng("dropout"), len(rates)) if draws else None
 
         def body(x: jax.Array, each: Any) -> tuple[jax.Array, jax.Array]:
             params, rate, key = each
@@ -95,4 +101,4 @@ class Blocks(nn.Module):
             return x, x
 
         x, outputs = jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))
-        return [*outputs[:-1], x]  # where the last alone is asked for, no others are kept
+        return [*outputs[:-1], x]  # if only the last is used, the others are not kept

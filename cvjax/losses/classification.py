@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float = 0.0) -> jax.Array:
     """Targets float32 `(B, K)` of int labels `(B,)`: `1 - smoothing` on the class, the rest spread evenly over all K.
 
-    A label outside of [0, K) has nan, so that its loss cannot be overlooked. Source: Szegedy et al. 2016, sec. 7
-    (https://arxiv.org/abs/1512.00567).
+    The targets of a label outside [0, K) are nan, so that its loss cannot be overlooked.
+    Source: Szegedy et al. 2016, sec. 7 (https://arxiv.org/abs/1512.00567).
     """
     targets = jax.nn.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
     return jnp.where(_is_class(labels, num_classes)[..., None], targets, jnp.nan)
@@ -24,12 +25,13 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array, *, threshold: float | None = None) -> jax.Array:
-    """Each class a yes-or-no question: logits `(B, K)`, targets in [0, 1] `(B, K)` -> float32 `(B,)`, in nats.
+    """One yes-or-no question per class: logits `(B, K)`, targets in [0, 1] `(B, K)` -> float32 `(B,)`, in nats.
 
     The mean over the classes, so that the mean over a batch is the mean of all entries, as in torch and timm; the sum
-    is K times it. threshold: targets above it count as 1 and the others as 0, which makes every class that mixup or
-    cutmix left in the picture a full answer; it must be above what label smoothing gives to absent classes. Source:
-    Wightman et al. 2021, recipes A1 to A3 (https://arxiv.org/abs/2110.00476).
+    is K times it. Source: Wightman et al. 2021, recipes A1 to A3 (https://arxiv.org/abs/2110.00476).
+
+    threshold: targets above it count as 1 and the others as 0, so every class that mixup or cutmix left in the picture
+    counts in full. It must be above the target that label smoothing gives to absent classes.
     """
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
     if threshold is not None:
@@ -38,12 +40,13 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, *, threshold: fl
     return -(targets * jax.nn.log_sigmoid(logits) + (1.0 - targets) * jax.nn.log_sigmoid(-logits)).mean(axis=-1)
 
 
-def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
+def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> jax.Array:
     """1.0 where the label is among the k largest logits, else 0.0: `(B, K)`, `(B,)` -> float32 `(B,)`.
 
-    Of equal logits the first counts as the larger; a row with nan, or with a label outside of [0, K), is wrong.
-    Counting instead of sorting keeps each row on its device.
+    Among equal logits the first counts as larger. A row that has a nan, or a label outside [0, K), counts as wrong.
+    Counting, unlike sorting, keeps each row on its device.
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     before = (logits == own) & (jnp.arange(logits.shape[-1]) < labels[:, None])
     rank = ((logits > own) | before).sum(axis=-1)

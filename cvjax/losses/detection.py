@@ -1,11 +1,11 @@
 """Losses of the detectors that classify regions and move their boxes: Fast R-CNN's and Faster R-CNN's.
 
 Girshick 2015 (https://arxiv.org/abs/1504.08083, eq. 1 to 3), Ren et al. 2015 (https://arxiv.org/abs/1506.01497, eq. 1).
-Sums over an image's sampled regions are divided by their number, as torchvision does: also the boxes', to which the
-positive ones alone contribute. So a box counts the less the fewer positives there are, and an image without objects has
-a box loss of 0. (The paper divides the proposal network's boxes by the number of places, and weighs them by 10, which
-comes to about the same.) torchvision's numbers are of the batch as a whole; the mean of these over a batch equals them
-where all images have as many samples, and each image counts the same where they do not.
+Each loss is a sum over an image's sampled regions, divided by their number, as in torchvision. This holds for the box
+loss too, although only positive regions contribute to it. So the box loss gets smaller with fewer positives, and is 0
+for an image without objects. (The paper divides the proposal network's box loss by the number of places and multiplies
+it by 10, which gives about the same.) torchvision averages over the batch as a whole. The mean of these losses over a
+batch equals that if all images have the same number of samples; if not, each image still counts the same here.
 """
 
 import jax
@@ -22,13 +22,13 @@ def smooth_l1(difference: jax.Array, beta: float = 1.0) -> jax.Array:
 
 def proposal_losses(logits: jax.Array, codes: jax.Array, targets: jax.Array, valid: jax.Array, positive: jax.Array, *,
                     beta: float = 1 / 9) -> tuple[jax.Array, jax.Array]:
-    """Of a region proposal network on S sampled anchors: binary cross-entropy, and smooth L1 of the positives' codes.
+    """A region proposal network's losses on S sampled anchors: binary cross-entropy, and smooth L1 of positives' codes.
 
     Args:
-        logits: `(B, S)`, of holding an object.
+        logits: `(B, S)`, that an anchor holds an object.
         codes, targets: `(B, S, 4)`, see `cvjax.ops.boxes.encode_boxes`.
-        valid, positive: bool `(B, S)`; what is not valid counts for nothing and may hold any number.
-        beta: where smooth L1 becomes linear; 1 / 9 is the authors' code's, and torchvision's.
+        valid, positive: bool `(B, S)`; invalid places do not count and may hold any number.
+        beta: where smooth L1 becomes linear; the authors' code and torchvision use 1 / 9.
 
     Returns:
         Both losses, float32 `(B,)`.
@@ -40,7 +40,7 @@ def proposal_losses(logits: jax.Array, codes: jax.Array, targets: jax.Array, val
 
 def region_losses(logits: jax.Array, codes: jax.Array, labels: jax.Array, targets: jax.Array, valid: jax.Array,
                   positive: jax.Array, *, beta: float = 1.0) -> tuple[jax.Array, jax.Array]:
-    """Fast R-CNN's two on S sampled regions: cross-entropy, and smooth L1 of the positives' codes of their own class.
+    """Fast R-CNN's two losses on S sampled regions: cross-entropy, and smooth L1 of positives' codes of their class.
 
     Args:
         logits: `(B, S, K + 1)`, the background first.
@@ -48,7 +48,7 @@ def region_losses(logits: jax.Array, codes: jax.Array, labels: jax.Array, target
         labels: int `(B, S)`, from 0 without a background; used where positive.
         targets: `(B, S, 4)`.
         valid, positive: as in `proposal_losses`.
-        beta: 1 is the paper's; torchvision's Faster R-CNN has 1 / 9.
+        beta: the paper uses 1, torchvision's Faster R-CNN 1 / 9.
     """
     outputs = jnp.where(positive, labels + 1, 0)[..., None]
     logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
@@ -58,11 +58,11 @@ def region_losses(logits: jax.Array, codes: jax.Array, labels: jax.Array, target
 
 
 def _box_error(codes: jax.Array, targets: jax.Array, positive: jax.Array, beta: float) -> jax.Array:
-    # Chosen before the loss, not after it: what does not count would give its gradient a nan.
+    # Masked before the loss, not after it: a nan in a masked place would give a nan gradient.
     difference = jnp.where(positive[..., None], codes.astype(jnp.float32) - targets, 0.0)
     return smooth_l1(difference, beta).sum(axis=-1)
 
 
 def _mean(values: jax.Array, chosen: jax.Array, valid: jax.Array) -> jax.Array:
-    """Sum over the chosen by the number of the valid, `(B, S)` -> `(B,)`; 0 without any."""
+    """Sum of the chosen values divided by the number of valid ones, `(B, S)` -> `(B,)`; 0 if none is valid."""
     return jnp.where(chosen, values, 0.0).sum(axis=-1) / jnp.maximum(valid.sum(axis=-1), 1)

@@ -1,4 +1,4 @@
-"""DINO's loss, and what its teacher's answers are measured by (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
+"""DINO's loss, and measures of its teacher's answers (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
 
 The teacher's answers to the global views are centred and sharpened; the student has to give the same answers to every
 other view of the image (eq. 1 to 4, algorithm 1).

@@ -16,7 +16,7 @@ def patch_statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def pixel_target(images: jax.Array, patch_size: int, *, normalize: bool) -> jax.Array:
-    """What the decoder has to predict: the pixels of each patch, float32 `(B, L, p*p*C)`.
+    """The target of the decoder: the pixels of each patch, float32 `(B, L, p*p*C)`.
 
     images: `(B, H, W, C)` as the encoder sees them. normalize: each patch by its own mean and standard deviation,
     the paper's better target (Table 1d).
@@ -32,7 +32,7 @@ def masked_reconstruction_loss(prediction: jax.Array, target: jax.Array, mask: j
     """Mean squared error on the masked patches of each example.
 
     prediction, target: `(B, L, P)`; mask: `(B, L)`, 1 = masked; result float32 `(B,)`. Its mean over a batch is the
-    paper's loss, since every example has equally many masked patches.
+    paper's loss, because every example has the same number of masked patches.
     """
     error = jnp.square(prediction.astype(jnp.float32) - target).mean(axis=-1)  # (B, L)
     return (error * mask).sum(axis=-1) / mask.sum(axis=-1)

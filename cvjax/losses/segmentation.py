@@ -1,6 +1,6 @@
-"""The loss of label maps, pixel by pixel, and weights of classes that are rare in them."""
+"""The pixelwise loss of label maps, and class weights that make up for rare classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ IGNORE = 255  # the label of pixels that do not count
 
 
 def pixel_cross_entropy(logits: jax.Array, labels: jax.Array,
-                        class_weights: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of the pixels that count, in nats, times their classes' weights; and these weights: sums `(B,)`.
+                        class_weights: jax.Array | Sequence[float] | None = None) -> tuple[jax.Array, jax.Array]:
+    """Two sums over the pixels that count, `(B,)` each: cross-entropy in nats times class weight, and class weight.
 
     The first sum over a batch divided by the second is torch's `CrossEntropyLoss(weight, ignore_index=255)`.
 
@@ -27,23 +27,23 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array,
     if class_weights is not None:
         weights = weights * jnp.asarray(class_weights, jnp.float32)[known]
     losses = jax.nn.logsumexp(logits, axis=-1) - own
-    # Chosen, not multiplied: where a pixel does not count its logits may be anything.
+    # `where`, not a product: the logits of a pixel that does not count may be nan.
     return (jnp.where(counted, losses, 0.0) * weights).sum(axis=(1, 2)), weights.sum(axis=(1, 2))
 
 
 def weighted_mean(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """`total / weight`, and 0 where no pixel counts: torch gives nan there, which would end a training."""
+    """`total / weight`, and 0 where no pixel counts. (torch gives nan there, which would end a training run.)"""
     return total / jnp.where(weight > 0, weight, 1.0)
 
 
 def median_frequency_weights(label_maps: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """Weights float32 `(K,)`: the median of the classes' frequencies by each class's own.
+    """Class weights float32 `(K,)`: the median frequency of the classes divided by each class's own frequency.
 
-    A class's frequency is its share of the pixels that count in the images that it is in. A class that is nowhere gets
-    0 and is left out of the median. Source: Eigen and Fergus 2015 (https://arxiv.org/abs/1411.4734), taken up by SegNet
-    for CamVid.
+    A class's frequency is its share of the pixels that count in the images that it is in. A class that does not
+    occur gets 0 and is left out of the median. Source: Eigen and Fergus 2015
+    (https://arxiv.org/abs/1411.4734), which SegNet took up for CamVid.
 
-    label_maps: int `(H, W)` each, of labels in [0, K) and 255. ValueError for others, and where no pixel counts.
+    label_maps: int `(H, W)` each, of labels in [0, K) and 255. ValueError for other labels, and if no pixel counts.
     """
     pixels, present = np.zeros(num_classes), np.zeros(num_classes)
     for labels in label_maps:

@@ -1,10 +1,10 @@
 """YOLO's loss: You Only Look Once (Redmon et al. 2016, https://arxiv.org/abs/1506.02640), sec. 2.2, eq. 3.
 
-A picture is a grid of cells; of each cell the network predicts N boxes and what class its object has. A box is x, y, w,
+A picture is a grid of cells. For each cell the network predicts N boxes and the class of its object. A box is x, y, w,
 h and a confidence: x and y are its centre in cells from the cell's corner, w and h the square roots of its width and
 height in those of the picture (the paper's "we predict the square root of the bounding box width and height"; Darknet,
-the authors' code, does the same). So equation 3's square roots are taken of targets alone, and every prediction, zero
-and negative ones too, has a finite loss and gradient. A box's width is the square of what was predicted.
+the authors' code, does the same). So equation 3 takes square roots only of targets, and every prediction, including
+zero and negative ones, has a finite loss and gradient. A box's width is the square of what was predicted.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Cells(NamedTuple):
 def split_predictions(predictions: jax.Array, num_boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A network's output `(..., 5 N + K)` to boxes `(..., N, 4)`, confidences `(..., N)` and classes `(..., K)`.
 
-    A cell's numbers are x, y, w, h, confidence of its first box, then of the next one, and the K classes at last.
+    A cell's numbers are x, y, w, h, confidence of its first box, then of the next one, and last the K classes.
     """
     boxes = predictions[..., :5 * num_boxes].reshape(*predictions.shape[:-1], num_boxes, 5)
     return boxes[..., :4], boxes[..., 4], predictions[..., 5 * num_boxes:]
@@ -63,8 +63,8 @@ def yolo_loss(predictions: jax.Array, cells: Cells, num_boxes: int, *, coordinat
 
     Of a cell's boxes the one with the highest IoU with its object is responsible for it (the first of equal ones);
     where none overlaps it, the nearest one in the squared distance of x, y, w, h in shares of the picture, as in
-    Darknet. Its confidence is to be that IoU, which counts as a constant, as the choice does. All other boxes of the
-    grid are to have a confidence of 0. Classes are learnt in cells with an object alone.
+    Darknet. The target of its confidence is that IoU. No gradient flows through the IoU or the choice. The
+    target of all other confidences is 0. Only cells with an object learn classes.
 
     Args:
         predictions: float32 `(B, R, C, 5 N + K)`, see `split_predictions`.

@@ -3,13 +3,14 @@
 Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (https://arxiv.org/abs/2404.00498), and its code
 (https://github.com/KellerJordan/cifar10-airbench, legacy/airbench94.py and legacy/airbench96.py).
 
-The kernel of the first layer is no learnt one: `whitening_kernel` makes it from training images, and it stays.
+The kernel of the first layer is not learnt: `whitening_kernel` makes it from training images, and it stays fixed.
 
-Deviations: the authors compute in float16 and keep all parameters but those of the norms so; here `dtype` is the
-compute type alone. They take the last maximum over windows of 3x3, which is the whole map of an image of 32 pixels;
+Deviations: the authors compute in float16 and keep all parameters except the norms' in it; here `dtype` is only the
+compute type. They take the last maximum over windows of 3x3, which is the whole map of an image of 32 pixels;
 here it is over the whole map of any image.
 """
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,11 +21,13 @@ import numpy as np
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 from cvjax.ops.gelu import gelu
 
 LOGIT_SCALE = 1 / 9
@@ -87,13 +90,16 @@ class Group(nn.Module):
         return gelu(x if self.convs == 2 else first + self.conv(name="conv3")(gelu(x), train))
 
 
-class Airbench(nn.Module):
+class Airbench(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     widths: channels of the three groups. convs: layers of each, 2, or 3 with a residual. momentum: see `BatchNorm`.
     image_size: the size it was made for; any from 9 pixels on works. num_classes: 0 drops the head. axis_name: see
     `BatchNorm`. Named maps: `whiten`, `group1` to `group3`.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     frozen: ClassVar[tuple[str, ...]] = ("whiten/kernel",)  # parameters that are never trained
     examples: ClassVar[int] = 5000  # training images that `from_images` is meant to get
@@ -110,31 +116,38 @@ class Airbench(nn.Module):
     def setup(self) -> None:
         if self.convs not in (2, 3):
             raise ValueError(f"convs {self.convs}: a group has 2 or 3")
-        self.maps = FeatureMaps()
         self.whiten = Conv(2 * PATCH**2 * self.in_channels, PATCH, kernel_init=partial_identity, dtype=self.dtype)
         conv = partial(ConvNorm, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         self.group1, self.group2, self.group3 = (Group(self.convs, partial(conv, width)) for width in self.widths)
         if self.num_classes:
             self.fc = Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head, the largest value of each channel: `(B, D)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "whiten", "group1", "group2", "group3"
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head, the largest value of each channel: `(B, D)`."""
         check_images(images, self.in_channels, at_least=9)
-        x = self.maps("whiten", gelu(self.whiten(images)))
+        x = yield "whiten", gelu(self.whiten(images))
         for name in ("group1", "group2", "group3"):
-            x = self.maps(name, getattr(self, name)(x, train))
+            x = yield name, getattr(self, name)(x, train)
         return x.max(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.fc(x).astype(jnp.float32) * LOGIT_SCALE if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.fc(x).astype(jnp.float32) * LOGIT_SCALE if self.num_classes and maps is None else x
 
-    def from_images(self, images: np.ndarray) -> Any:
+    def from_images(self, images: jax.Array) -> dict[str, Any]:
         """The frozen parameters, made from normalised training images `(N, H, W, C)`: a part of the tree."""
-        return {"whiten": {"kernel": whitening_kernel(images)}}
+        return {"whiten": {"kernel": whitening_kernel(np.asarray(images))}}
 
 
 VARIANTS = {
     "airbench94": (Airbench, dict()),
     "airbench96": (Airbench, dict(widths=(128, 384, 512), convs=3, momentum=0.9)),
 }
+
+register(VARIANTS)

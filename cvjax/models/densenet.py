@@ -3,12 +3,13 @@
 The bottlenecked and compressed form (DenseNet-BC) and the plain one. `remat` is the memory-saving training of Pleiss et
 al. 2017 (https://arxiv.org/abs/1707.06990).
 
-Deviations, as in torchvision: dropout follows the last convolution of a layer alone, the transitions have none, and the
-final batch norm is called `norm5` whatever the number of blocks. Parameters carry torchvision's names.
+Deviations, as in torchvision: dropout follows only the last convolution of a layer, the transitions have no dropout,
+and the final batch norm is called `norm5` for any number of blocks. Parameters carry torchvision's names.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -16,12 +17,14 @@ import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import AveragePool, MaxPool
 from cvjax.layers.remat import Remat, rematerialized
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 
 
 class DenseLayer(nn.Module):
@@ -75,7 +78,7 @@ class Transition(nn.Module):
         return AveragePool(2, 2)(x)
 
 
-class DenseNet(nn.Module):
+class DenseNet(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     depths: layers of each block. growth_rate: channels that a layer adds. stem_width: channels before the first block.
@@ -83,12 +86,15 @@ class DenseNet(nn.Module):
     that a transition keeps. dropout: of each layer's new channels, with `train=True` (stream `dropout`).
     stem: "imagenet" is a strided 7x7 convolution, norm and 3x3 max pooling, "cifar" a 3x3 convolution.
     remat: what each layer recomputes in the backward pass (`cvjax.layers.remat`). Without it training keeps every
-    layer's concatenated input, which adds up to memory quadratic in a block's depth; with "full", each layer's new
-    channels alone.
+    layer's concatenated input, which adds up to memory quadratic in a block's depth; with "full", only each
+    layer's new channels.
     image_size: the size the variant was made for; any works that leaves a pixel after the stem and the transitions.
     num_classes: 0 drops the head. axis_name: see `BatchNorm`.
     Named maps: `stem`, `denseblock1`, `transition1`, `denseblock2`, ..., and `norm5`, the last one after norm and ReLU.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("classifier",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     depths: tuple[int, ...] = (6, 12, 24, 16)
     growth_rate: int = 32
@@ -109,7 +115,6 @@ class DenseNet(nn.Module):
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         layer = partial(rematerialized(DenseLayer, self.remat), self.growth_rate, self.bottleneck, self.dropout, conv,
                         norm)
-        self.maps = FeatureMaps()
         if self.stem == "imagenet":
             self.conv0, self.norm0 = conv(self.stem_width, 7, 2, 3), norm()
             self.maxpool = MaxPool(3, 2, 1)
@@ -124,24 +129,31 @@ class DenseNet(nn.Module):
             self.classifier = Dense(self.num_classes, kernel_init=linear_uniform,
                                     bias_init=nn.initializers.zeros, dtype=self.dtype)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        between = [f"{part}{i}" for i in range(1, len(self.depths)) for part in ("denseblock", "transition")]
+        return "stem", *between, f"denseblock{len(self.depths)}", "norm5"
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head: `(B, D)`."""
         smallest = 2 ** (len(self.depths) - 1)  # what the transitions halve to one pixel
         check_images(images, self.in_channels, at_least=4 * smallest - 3 if self.stem == "imagenet" else smallest)
         x = self.conv0(images)
         x = nn.relu(self.norm0(x, train=train)) if self.stem == "imagenet" else x
-        x = self.maps("stem", x)
+        x = yield "stem", x
         x = self.maxpool(x) if self.stem == "imagenet" else x
         for i in range(1, len(self.depths) + 1):
-            x = self.maps(f"denseblock{i}", getattr(self, f"denseblock{i}")(x, train))
+            x = yield f"denseblock{i}", getattr(self, f"denseblock{i}")(x, train)
             if i < len(self.depths):
-                x = self.maps(f"transition{i}", getattr(self, f"transition{i}")(x, train))
-        x = self.maps("norm5", nn.relu(self.norm5(x, train=train)))
+                x = yield f"transition{i}", getattr(self, f"transition{i}")(x, train)
+        x = yield "norm5", nn.relu(self.norm5(x, train=train))
         return x.mean(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.classifier(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.classifier(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
 CIFAR = dict(stem="cifar", growth_rate=12, image_size=32, num_classes=10)
@@ -154,3 +166,5 @@ VARIANTS = {
     "densenet40_k12": (DenseNet, dict(CIFAR, depths=(12, 12, 12), stem_width=16, bottleneck=0, compression=1.0)),
     "densenet_bc100_k12": (DenseNet, dict(CIFAR, depths=(16, 16, 16), stem_width=24)),
 }
+
+register(VARIANTS)

@@ -2,28 +2,27 @@
 
 A backbone and a projection head; the student and its teacher are two sets of parameters of this one network.
 Parameters carry the authors' names (`backbone/...`, `head/mlp/0`, `head/last_layer/weight_v`).
-Deviations: a ViT's positions are interpolated to a crop's grid as everywhere here (bicubic, antialiased, as timm),
-where the authors interpolate without antialiasing; its linear layers start Xavier-uniform.
+For the authors' network a ViT has `position_resize="dino"` and `weight_init="timm"`.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cvjax.layers.dense import Dense
-from cvjax.layers.initializers import head_normal, linear_uniform
+from cvjax.layers.initializers import linear_uniform, normal
 from cvjax.layers.norm import BatchNorm
+from cvjax.models.image_model import ImageModel
 from cvjax.ops.gelu import gelu
-
-EPSILON = 1e-12  # the least norm that is divided by
+from cvjax.ops.unit import unit_vectors
 
 
 class ProjectionMlp(nn.Module):
-    """Linear layers with GELU between them, behind batch norm where that is asked for; named by their place."""
+    """Linear layers, with GELU between them, after batch norm if wanted. They are named by their place."""
 
     widths: tuple[int, ...]
     batch_norm: bool
@@ -34,14 +33,15 @@ class ProjectionMlp(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         place = 0
         for i, width in enumerate(self.widths):
-            x = Dense(width, kernel_init=head_normal, dtype=self.dtype, name=str(place))(x)
+            x = Dense(width, kernel_init=normal, dtype=self.dtype, name=str(place))(x)
             if i == len(self.widths) - 1:
-                return x
+                break
             if self.batch_norm:
                 place += 1
                 x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=str(place))(x, train=train)
             x = gelu(x)
             place += 2
+        return x
 
 
 class PrototypeLayer(nn.Module):
@@ -58,7 +58,7 @@ class PrototypeLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         v = self.param("weight_v", linear_uniform, (x.shape[-1], self.out_dim))
-        weight = _unit(v, axis=0)
+        weight = unit_vectors(v, axis=0)
         if not self.norm_last_layer:
             weight = weight * self.param("weight_g", nn.initializers.ones, (1, self.out_dim))
         return x.astype(self.dtype) @ weight.astype(self.dtype)
@@ -67,7 +67,8 @@ class PrototypeLayer(nn.Module):
 class DINOHead(nn.Module):
     """Features `(B, D)` to logits float32 `(B, out_dim)`: an MLP, L2 normalisation, prototypes (sec. 3.1 and app. C).
 
-    layers, hidden, bottleneck: of the MLP (its last layer is the bottleneck). batch_norm: in the MLP.
+    layers, hidden, bottleneck: number and widths of the MLP's layers, the last of which is the bottleneck. batch_norm:
+    whether the MLP has it.
     """
 
     out_dim: int = 65536
@@ -83,23 +84,20 @@ class DINOHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         widths = (self.hidden,) * (self.layers - 1) + (self.bottleneck,)
         x = ProjectionMlp(widths, self.batch_norm, self.axis_name, self.dtype, name="mlp")(x, train=train)
-        x = _unit(x.astype(jnp.float32), axis=-1)
+        x = unit_vectors(x.astype(jnp.float32), axis=-1)
         return PrototypeLayer(self.out_dim, self.norm_last_layer, self.dtype, name="last_layer")(x).astype(jnp.float32)
 
 
-def _unit(x: jax.Array, axis: int) -> jax.Array:
-    """Vectors over their norms; the root comes last, for at zero it has no gradient."""
-    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), EPSILON**2))
-
-
-class DINO(nn.Module):
+class DINO(ImageModel):
     """Views of one or several sizes, each float `(B, V, H, W, C)` and normalised, to logits float32 `(B, all V, K)`.
 
     backbone: a model without a head (`num_classes=0`) whose output is `(B, D)`. Neighbours of one size go through it
     together, so batch norms see each size by itself, as in the authors' code.
     """
 
-    backbone: nn.Module
+    output_modules: ClassVar[tuple[str, ...]] = ("head",)
+
+    backbone: ImageModel
     head: DINOHead
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:

@@ -1,11 +1,12 @@
 """Fast R-CNN (Girshick 2015, https://arxiv.org/abs/1504.08083): its network.
 
-One map of the whole image; of each region RoI pooling cuts 7 x 7 bins, and two fully connected layers, which all
-regions share, tell its class and move its box, for each class in its own way. How it is trained and what it finds:
-`cvjax.tasks.fast_rcnn`.
+The backbone computes one map of the whole image. RoI pooling cuts each region into 7 x 7 bins. Two fully connected
+layers, which all regions share, then tell the region's class and move its box, for each class in its own way.
+`cvjax.tasks.fast_rcnn` trains it and decodes its detections.
 
-`fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code, and
-as there the background has codes, too, which nothing trains or reads. `fast_rcnn` takes any model that names its maps.
+`fast_rcnn_vgg16` is the paper's largest, on conv5_3 of VGG-16; layers carry the names of the authors' Caffe code. As
+there, the background has codes as well, which are neither trained nor read. `fast_rcnn` takes any model that names its
+maps.
 `from_classifier` starts either from a trained classifier.
 """
 
@@ -18,17 +19,17 @@ import jax
 import jax.numpy as jnp
 
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import named_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in
 from cvjax.models.backbone import OnBackbone
 from cvjax.models.faster_rcnn import RegionPredictor
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 from cvjax.models.sppnet import map_stride
 from cvjax.ops.roi import roi_pool
 
 
 class RegionOutputs(NamedTuple):
-    """What a network says of R regions of each image."""
+    """A network's outputs for R regions of each image."""
 
     logits: jax.Array  # float32 (B, R, K + 1), the background first
     codes: jax.Array  # float32 (B, R, K + 1, 4): how each class moves the region, see `cvjax.ops.boxes.encode_boxes`
@@ -37,13 +38,13 @@ class RegionOutputs(NamedTuple):
 class FastRCNN(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, and regions `(B, R, 4)` in their pixels to `RegionOutputs`.
 
-    Images may have any size. Without regions each image as a whole is one.
+    Images may have any size. Without regions, the whole image is the only region.
 
-    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
-    this model's, too. map: the map that regions are cut from; nothing after it is computed or has parameters.
+    backbone, backbone_fields: a model of `create_model` that names its maps, and its fields other than
+    those that both models share. map: the map that regions are cut from; no layer after it is computed or made.
     bins: of the pooling, along a side. fc_width: of the two fully connected layers.
     dropout: rate after each of them, with `train=True` (stream `dropout`). axis_name: see `BatchNorm`.
-    image_size: the size the variant was made for. num_classes: K, without the background. Named maps: the backbone's.
+    image_size: the size the variant was made for. num_classes: K, without the background.
     """
 
     map: str = "layer3"
@@ -62,7 +63,8 @@ class FastRCNN(OnBackbone):
         backbone = self.make_backbone()
         self.stride = map_stride(backbone.clone(parent=None), self.map)
         self.network = backbone.clone(parent=self, name="backbone")
-        # Of 4096 inputs and more it is about the papers' deviation of 0.01, with which narrow layers would be silent.
+        # For 4096 inputs and more this is close to the papers' deviation of 0.01. With 0.01, narrow layers would give
+        # outputs close to zero.
         dense = partial(Dense, kernel_init=kaiming_normal_fan_in, dtype=self.dtype)
         self.fc6, self.fc7 = dense(self.fc_width), dense(self.fc_width)
         self.drop = nn.Dropout(self.dropout)
@@ -71,10 +73,10 @@ class FastRCNN(OnBackbone):
     def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """The map that regions are cut from, `(B, h, w, D)`."""
         check_images(images, self.in_channels)
-        return named_maps(lambda: self.network(images, train=train), (self.map,))[self.map]
+        return self.network(images, train=train, maps=[self.map])[self.map]
 
     def judge(self, x: jax.Array, boxes: jax.Array, *, train: bool = False) -> RegionOutputs:
-        """What becomes of regions `(B, R, 4)`, in pixels of the images, of a map `(B, h, w, D)`."""
+        """Classes and moves regions `(B, R, 4)`, in pixels of the images, by a map `(B, h, w, D)`."""
         x = roi_pool(x, boxes, (self.bins, self.bins), 1 / self.stride)
         x = x.reshape(-1, self.bins * self.bins * x.shape[-1])
         for layer in (self.fc6, self.fc7):
@@ -85,15 +87,15 @@ class FastRCNN(OnBackbone):
         x = self.convolutions(images, train=train)
         if boxes is None:
             height, width = images.shape[1:3]
-            boxes = jnp.broadcast_to(jnp.float32([0, 0, width, height]), (len(images), 1, 4))
+            boxes = jnp.broadcast_to(jnp.float32([0, 0, width, height]), (images.shape[0], 1, 4))
         return self.judge(x, boxes, train=train)
 
 
 def from_classifier(classifier: Mapping[str, Any], detector: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of a `FastRCNN` or `SPPNet` with a classifier's layers in the place of its backbone's own.
 
-    fc6 and fc7 come along where the classifier has them with these shapes, as VGG's do with 7 x 7 bins; what is named
-    otherwise stays as it is. ValueError where a layer of the backbone is missing or of another shape.
+    fc6 and fc7 are taken as well if the classifier has them with these shapes, as VGG does with 7 x 7 bins. All other
+    layers stay as they are. ValueError if a layer of the backbone is missing or has another shape.
     """
     result = {collection: dict(tree) for collection, tree in detector.items()}
     for collection, tree in result.items():
@@ -126,3 +128,5 @@ VARIANTS = {
     "fast_rcnn": (FastRCNN, {}),
     "fast_rcnn_vgg16": (FastRCNN, dict(backbone="vgg16", map="conv5_3", fc_width=4096)),
 }
+
+register(VARIANTS)

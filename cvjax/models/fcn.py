@@ -3,20 +3,21 @@ https://arxiv.org/abs/1411.4038; in full Shelhamer, Long and Darrell 2017, https
 
 `FCNVGG` is the paper's: FCN-32s, FCN-16s and FCN-8s on VGG-16, whose fully connected layers become convolutions
 (`convolutionalized` turns a classifier's variables into an FCN's). Layers carry the names of the authors' Caffe code.
-All streams are learnt at once: what enters the score layers of the skips is scaled by the constants of that code's
+All streams are learnt at once: the inputs of the skips' score layers are scaled by the constants of that code's
 "at-once" FCN-8s. `FCN` puts torchvision's head on any model that names its maps; `fcn_resnet50` and `fcn_resnet101`
 are torchvision's networks, with their names, and skips in the paper's manner are an option.
 
 Deviations of FCNVGG: the Caffe code pads images by 100 pixels, so that scores exist everywhere, and crops. Here zeros
-fill images up to whole strides at the right and below, fc6 pads its map by 3 and keeps its size, and before bilinear
-upsampling the map's edge is repeated: then pixel centres coincide at all strides, no offset depends on the image's size
-and logits have it. The final upsampling is fixed and the one before is learnt, as in sec. 4.3 of the first paper; the
-Caffe code came to fix them all. Skips of `FCN` are resized bilinearly, as its logits are, without learning.
+fill images up to whole strides at the right and below, fc6 pads its map by 3 and keeps its size, and the map's edge is
+repeated before bilinear upsampling. So pixel centres coincide at all strides, no offset depends on the image's size,
+and logits have the image's size. The final upsampling is fixed and the one before is learnt, as in sec. 4.3 of the
+first paper; the Caffe code came to fix them all. Skips of `FCN` are resized bilinearly, as its logits are, without
+learning.
 """
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,11 +26,13 @@ import numpy as np
 from flax.core import FrozenDict
 
 from cvjax.layers.conv import Conv
-from cvjax.layers.feature_maps import named_maps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import linear_uniform, small_normal
 from cvjax.layers.norm import BatchNorm
 from cvjax.models.backbone import OnBackbone
-from cvjax.models.images import as_pair, check_images
+from cvjax.models.image_model import ImageModel
+from cvjax.models.images import as_pair, check_images, size_of
+from cvjax.models.registry import register
 from cvjax.models.vgg import VGG
 
 
@@ -43,9 +46,10 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def bilinear_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Initialiser `(2s, 2s, K, K)` by which a convolution transposed with stride s interpolates each channel."""
-    factor = shape[0] // 2
+    size, _, inputs, outputs = shape
+    factor = size // 2
     tent = 1 - np.abs(np.arange(2 * factor) - factor + 0.5) / factor
-    return jnp.asarray(tent[:, None, None, None] * tent[:, None, None] * np.eye(*shape[2:]), dtype)
+    return jnp.asarray(tent[:, None, None, None] * tent[:, None, None] * np.eye(inputs, outputs), dtype)
 
 
 class Upsample(nn.Module):
@@ -63,20 +67,20 @@ class Upsample(nn.Module):
         kernel = self.param("kernel", bilinear_kernel, (size, size, channels, channels))
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         # A kernel's centre lies between its taps: these zeros leave `factor` outputs for every pixel but the two added.
-        zeros = (self.factor // 2 - 1,) * 2
+        zeros = (self.factor // 2 - 1, self.factor // 2 - 1)
         return jax.lax.conv_general_dilated(x, kernel.astype(self.dtype), (1, 1), (zeros, zeros), (self.factor,) * 2,
                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-class FCNVGG(nn.Module):
+class FCNVGG(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, of any size, to logits float32 `(B, H, W, num_classes)`.
 
-    skips: pooled maps before the last one that are scored, too: 0 is FCN-32s, 1 FCN-16s, 2 FCN-8s.
+    skips: how many pooled maps before the last one are scored as well: 0 is FCN-32s, 1 FCN-16s, 2 FCN-8s.
     skip_scales: what these maps are multiplied by, the last first. The reference's constants are for VGG's weights in
-    Caffe, which sees pixels of 0 to 255: where images are normalised to a deviation of one, maps are smaller.
+    Caffe, which takes pixels of 0 to 255. With images normalised to a deviation of one, maps are smaller.
     depths, width, fc_width, batch_norm, axis_name: VGG's. dropout: rate after fc6 and fc7, with `train=True` (stream
     `dropout`). image_size: the size the variant was made for.
-    Named maps: VGG's, then `fc6` and `fc7`, after ReLU.
+    Named maps: `fc6` and `fc7`, after ReLU; VGG's are those of `backbone`.
     """
 
     skips: int = 0
@@ -100,7 +104,7 @@ class FCNVGG(nn.Module):
 
     def setup(self) -> None:
         stages = len(self.depths)
-        if not 0 <= self.skips <= stages - 2:  # what is left to the fixed upsampling is at least 4
+        if not 0 <= self.skips <= stages - 2:  # the fixed upsampling is at least by 4
             raise ValueError(f"skips {self.skips}: it must be 0 to {stages - 2}, for VGG has {stages} poolings")
         if len(self.skip_scales) < self.skips:
             raise ValueError(f"skip_scales {self.skip_scales}: there must be one for each of the {self.skips} skips")
@@ -119,17 +123,22 @@ class FCNVGG(nn.Module):
         """The stages whose poolings are scored, the last first."""
         return range(len(self.depths) - 1, len(self.depths) - 1 - self.skips, -1)
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "fc6", "fc7"
+
+    @with_maps
+    def __call__(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
         check_images(images, self.in_channels)
         height, width = images.shape[1:3]
         stride = 2 ** len(self.depths)
         x = jnp.pad(images, ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0)))
-        size = x.shape[1:3]
+        size = size_of(x)
         pools = [f"pool{stage}" for stage in range(1, len(self.depths) + 1)]
-        maps = named_maps(lambda: self.backbone(x, train=train), pools)
+        maps = self.backbone(x, train=train, maps=pools)
         x = maps[pools[-1]]
         for name in ("fc6", "fc7"):
-            x = self.backbone.maps(name, nn.relu(getattr(self, name)(x)))
+            x = yield name, nn.relu(getattr(self, name)(x))
             x = self.drop(x, deterministic=not train)
         x = self.score_fr(x)
         for i, stage in enumerate(self._skipped):
@@ -141,8 +150,8 @@ class FCNVGG(nn.Module):
 def convolutionalized(classifier: Mapping[str, Any], fcn: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of an `FCNVGG` with a `VGG` classifier's layers in the place of its own.
 
-    fc6, a matrix of flattened 7x7 maps, becomes a 7x7 convolution and fc7 a 1x1 convolution of the same numbers; fc8 is
-    left and the score layers stay as they are. ValueError where widths or depths differ.
+    fc6, a matrix for flattened 7x7 maps, becomes a 7x7 convolution with the same numbers, and fc7 a 1x1 convolution.
+    fc8 is dropped, and the score layers stay as they are. ValueError if widths or depths differ.
     """
     params, stats = dict(classifier["params"]), classifier.get("batch_stats", {})
     if missing := [name for name in ("fc6", "fc7") if name not in params]:
@@ -181,18 +190,14 @@ class FCNHead(nn.Module):
 
 @lru_cache
 def coarsest_maps(backbone: nn.Module, count: int) -> tuple[str, ...]:
-    """Names of a model's last map of each size, of the `count` smallest sizes, the finest first; nothing is computed.
+    """Names of a model's last map of each of the `count` smallest sizes, the finest first; nothing is computed.
 
-    Sizes are those of an image of the model's `image_size`. ValueError where the model names fewer.
+    Sizes are those for an image of the model's `image_size`. ValueError if the model names maps of fewer sizes.
     """
-    last: dict[tuple[int, ...], str] = {}
-
-    def note() -> None:  # within the trace: what it returned would be sorted by name
-        images = jnp.zeros((1, *as_pair(backbone.image_size), backbone.in_channels))
-        maps = named_maps(lambda: backbone.init(jax.random.key(0), images))
-        last.update((x.shape[1:3], name) for name, x in maps.items())
-
-    jax.eval_shape(note)
+    names = backbone.map_names
+    images = jnp.zeros((1, *as_pair(backbone.image_size), backbone.in_channels))
+    maps, _ = jax.eval_shape(partial(backbone.init_with_output, maps=names), jax.random.key(0), images)
+    last = {maps[name].shape[1:3]: name for name in names}  # each size at its first map's place, with its last name
     if not 1 <= count <= len(last):
         raise ValueError(f"maps={count}: {type(backbone).__name__} names maps of {len(last)} sizes")
     return tuple(last.values())[-count:]
@@ -201,18 +206,21 @@ def coarsest_maps(backbone: nn.Module, count: int) -> tuple[str, ...]:
 class FCN(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, H, W, num_classes)`.
 
-    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
-    this model's, too. Images may have any size that it takes.
+    backbone, backbone_fields: a model of `create_model` that names its maps, and its fields other than
+    those that both models share. Images may have any size that it takes.
     maps: names of the backbone's maps that are scored, in its order. The head looks at the last one; the others are
-    skips, each scored by a 1x1 convolution that starts at zero and added to what comes from behind, resized. A number:
-    that many, the last map of each size (1 is FCN-32s of a network with stride 32, 3 its FCN-8s). Nothing of the
-    backbone after the last of them is computed or has parameters.
+    skips, each scored by a 1x1 convolution that starts at zero and added to the resized scores of the map after it. A
+    number n: the last map of each of the n smallest sizes (1 is FCN-32s of a network with stride 32, 3 its FCN-8s). No
+    layer of the backbone after the last of them is computed or made.
     auxiliary_map: with `train=True` a second head scores this map, "" for none; its logits, of the images' size, are
     sown as `auxiliary` in the collection `intermediates`, a tuple of one, and the training loss adds theirs, weighted
     by `auxiliary_weight`.
     dropout: rate in the heads, with `train=True` (stream `dropout`). axis_name: see `BatchNorm`.
-    image_size: the size the variant was made for. Named maps: the backbone's.
+    image_size: the size the variant was made for.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("classifier",)
+    auxiliary_heads: ClassVar[bool] = True
 
     maps: int | tuple[str, ...] = 1
     auxiliary_map: str = ""
@@ -237,14 +245,14 @@ class FCN(OnBackbone):
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         check_images(images, self.in_channels)
-        size = images.shape[1:3]
+        size = size_of(images)
         heads = train or self.is_initializing()
         wanted = {*self.scored, self.auxiliary_map} if self.auxiliary_map and heads else set(self.scored)
-        maps = named_maps(lambda: self.network(images, train=train), wanted)
+        maps = self.network(images, train=train, maps=wanted)
         x = self.classifier(maps[self.scored[-1]], train)
         for name, score in reversed(list(zip(self.scored, self.skip_scores))):
             skip = score(maps[name])
-            x = resize_bilinear(x, skip.shape[1:3]) + skip
+            x = resize_bilinear(x, size_of(skip)) + skip
         if self.auxiliary_map and heads:
             auxiliary = self.aux_classifier(maps[self.auxiliary_map], train)
             self.sow("intermediates", "auxiliary", resize_bilinear(auxiliary.astype(jnp.float32), size))
@@ -262,3 +270,5 @@ VARIANTS = {
     "fcn16s_vgg16": (FCNVGG, dict(skips=1)),
     "fcn8s_vgg16": (FCNVGG, dict(skips=2)),
 }
+
+register(VARIANTS)

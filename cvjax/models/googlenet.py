@@ -6,12 +6,17 @@ normalisation instead of biases and LRN, a 3x3 convolution where the third branc
 https://github.com/pytorch/vision/issues/906), and a 2x2 window in the last max pooling. Those weights expect images
 normalised by mean 0.5 and deviation 0.5 in every channel (`transform_input` converts to that there).
 
+Parameters start as there: kernels normal of deviation 0.01 in torchvision's; in Caffe's uniform by its "xavier", with
+biases of 0.2 but for the classifiers'. `googlenet_lrn` wants images of levels 0 to 255 minus the mean, as Caffe's:
+response normalisation does nothing to smaller numbers.
+
 Deviations of both: the auxiliary heads average over a 4x4 grid of bins, as torchvision does, so that any image size
 works; on the paper's 14x14 maps the bins are not its 5x5 windows with stride 3. Parameters carry torchvision's names.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -19,12 +24,14 @@ import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
-from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
+from cvjax.layers.feature_maps import NamedMaps, with_maps
+from cvjax.layers.initializers import caffe_xavier, small_normal
 from cvjax.layers.lrn import LocalResponseNorm
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 from cvjax.ops.pooling import adaptive_average_pool, max_pool
 
 # Table 1: channels of the 1x1 convolution, of the 3x3's reduction and itself, of the 5x5's, and after the pooling.
@@ -42,6 +49,11 @@ INCEPTIONS = (
 AUXILIARY = {"4a": "aux1", "4d": "aux2"}  # the module that each auxiliary head looks at
 
 
+def starts(batch_norm: bool) -> tuple[Any, Any]:
+    """How kernels and the biases of hidden layers start: as in torchvision's network, or in Caffe's."""
+    return (small_normal, nn.initializers.zeros) if batch_norm else (caffe_xavier, nn.initializers.constant(0.2))
+
+
 class ConvUnit(nn.Module):
     """Convolution that keeps the size at stride 1, batch norm (or a bias, where `norm` is None), ReLU."""
 
@@ -53,8 +65,9 @@ class ConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel_init, bias_init = starts(self.norm is not None)
         x = Conv(self.features, self.kernel_size, self.strides, self.kernel_size // 2, use_bias=self.norm is None,
-                 kernel_init=kaiming_normal_fan_in, dtype=self.dtype, name="conv")(x)
+                 kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype, name="conv")(x)
         return nn.relu(x if self.norm is None else self.norm(name="bn")(x, train=train))
 
 
@@ -68,7 +81,7 @@ class Branch(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = max_pool(x, 3, 1, 1) if self.pooled else x
-        for i, (features, size) in enumerate(self.convs, start=int(self.pooled)):  # the pooling has a number, too
+        for i, (features, size) in enumerate(self.convs, start=int(self.pooled)):  # the pooling has number 0
             x = self.unit(features, size, name=str(i))(x, train)
         return x
 
@@ -102,18 +115,20 @@ class AuxiliaryHead(nn.Module):
     num_classes: int
     dropout: float
     unit: Any
+    batch_norm: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dense = partial(Dense, kernel_init=linear_uniform, dtype=self.dtype)
+        kernel_init, bias_init = starts(self.batch_norm)
+        dense = partial(Dense, kernel_init=kernel_init, dtype=self.dtype)
         x = self.unit(128, 1, name="conv")(adaptive_average_pool(x, 4), train)
-        x = nn.relu(dense(1024, name="fc1")(x.reshape(x.shape[0], -1)))
+        x = nn.relu(dense(1024, bias_init=bias_init, name="fc1")(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return dense(self.num_classes, name="fc2")(x).astype(jnp.float32)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     With `train=True` the logits of both auxiliary heads are sown as `auxiliary` in the collection `intermediates`, a
@@ -127,6 +142,10 @@ class GoogLeNet(nn.Module):
     num_classes: 0 drops all heads. axis_name: see `BatchNorm`.
     Named maps: `conv1`, `conv2`, `conv3`, `inception3a` to `inception5b`.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc", "aux1", "aux2")
+    layer_decay: ClassVar[LayerOrder] = "modules"
+    auxiliary_heads: ClassVar[bool] = True
 
     norm: Literal["batch", "lrn"] = "batch"
     inceptions: tuple[tuple[str, tuple[int, ...]], ...] = INCEPTIONS
@@ -143,7 +162,6 @@ class GoogLeNet(nn.Module):
     def setup(self) -> None:
         batch_norm = partial(BatchNorm, epsilon=1e-3, axis_name=self.axis_name, dtype=self.dtype)
         unit = partial(ConvUnit, norm=batch_norm if self.norm == "batch" else None, dtype=self.dtype)
-        self.maps = FeatureMaps()
         self.lrn = LocalResponseNorm(5, alpha=1e-4 / 5, k=1.0) if self.norm == "lrn" else None
         self.maxpool = MaxPool(3, 2, ceil_mode=True)
         self.maxpool4 = MaxPool(2 if self.norm == "batch" else 3, 2, ceil_mode=True)
@@ -153,38 +171,47 @@ class GoogLeNet(nn.Module):
         for name, widths in self.inceptions:
             setattr(self, f"inception{name}", Inception(widths, 3 if self.norm == "batch" else 5, unit))
             if name in AUXILIARY and self.aux_heads and self.num_classes:
-                head = AuxiliaryHead(self.num_classes, self.auxiliary_dropout, unit, self.dtype)
+                head = AuxiliaryHead(self.num_classes, self.auxiliary_dropout, unit, self.norm == "batch", self.dtype)
                 setattr(self, AUXILIARY[name], head)
         if self.num_classes:
             self.drop = nn.Dropout(self.dropout)
-            self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
-                            dtype=self.dtype)
+            self.fc = Dense(self.num_classes, kernel_init=starts(self.norm == "batch")[0], dtype=self.dtype)
+
+    @property
+    def raw_pixels(self) -> bool:
+        return self.norm == "lrn"
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "conv1", "conv2", "conv3", *(f"inception{name}" for name, _ in self.inceptions)
 
     def _normalized(self, x: jax.Array) -> jax.Array:
         return x if self.lrn is None else self.lrn(x)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
-        # The poolings leave at least one pixel of these.
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head: `(B, D)`."""
+        # At these sizes the poolings leave at least one pixel.
         check_images(images, self.in_channels, at_least=15 if self.norm == "batch" else 31)
-        x = self.maps("conv1", self.conv1(images, train))
+        x = yield "conv1", self.conv1(images, train)
         x = self._normalized(self.maxpool(x))
-        x = self.maps("conv2", self.conv2(x, train))
-        x = self.maps("conv3", self.conv3(x, train))
+        x = yield "conv2", self.conv2(x, train)
+        x = yield "conv3", self.conv3(x, train)
         x = self.maxpool(self._normalized(x))
         stage = "3"
         for name, _ in self.inceptions:
             if name[0] != stage:
                 stage = name[0]
                 x = self.maxpool(x) if stage == "4" else self.maxpool4(x)
-            x = self.maps(f"inception{name}", getattr(self, f"inception{name}")(x, train))
+            x = yield f"inception{name}", getattr(self, f"inception{name}")(x, train)
             if name in AUXILIARY and self.aux_heads and self.num_classes and (train or self.is_initializing()):
                 self.sow("intermediates", "auxiliary", getattr(self, AUXILIARY[name])(x, train))
         return x.mean(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        if not self.num_classes:
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        if not self.num_classes or maps is not None:
             return x
         return self.fc(self.drop(x, deterministic=not train)).astype(jnp.float32)
 
@@ -193,3 +220,5 @@ VARIANTS = {
     "googlenet": (GoogLeNet, {}),
     "googlenet_lrn": (GoogLeNet, dict(norm="lrn", dropout=0.4)),
 }
+
+register(VARIANTS)

@@ -8,7 +8,8 @@ fixed bitmaps (RBF). The squashing is tanh as it is, not 1.7159 tanh(2x / 3). We
 unless `partial_c3` (60,806: the paper's 60,000 less 44 of the subsampling plus 850 of the output).
 """
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -17,10 +18,12 @@ import numpy as np
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.pool import AveragePool, MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import as_pair, check_image_size, check_images
+from cvjax.models.registry import register
 from cvjax.ops.convolution import conv2d
 from cvjax.ops.linear import add
 
@@ -34,10 +37,10 @@ TABLE_I = (
 
 
 class PartialConv(nn.Module):
-    """5x5 convolution `(B, H, W, 6) -> (B, H-4, W-4, 16)` over the connections of table I alone.
+    """5x5 convolution `(B, H, W, 6) -> (B, H-4, W-4, 16)` over only the connections of table I.
 
     The parameter `kernel` `(5, 5, 1, 60)` holds one 5x5 kernel per connection, map after map of C3. Absent connections
-    are no parameters: there are 60 * 25 + 16 = 1,516, as the paper counts.
+    have no parameters: there are 60 * 25 + 16 = 1,516, as the paper counts.
     """
 
     dtype: Any = jnp.float32
@@ -57,7 +60,7 @@ class PartialConv(nn.Module):
         return add(conv2d(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
 
 
-class LeNet(nn.Module):
+class LeNet(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     activation: after C1, C3, C5 and F6. pooling: of S2 and S4; "average" is nearer to 1998.
@@ -65,6 +68,9 @@ class LeNet(nn.Module):
     image_size: C5 spans all of S4's map, so images must have this size, at least 16; the paper puts the 28x28 digits
     of MNIST into 32x32. num_classes: 0 drops the head, the output is then F6. Named maps: `c1`, `s2`, `c3`, `s4`, `c5`.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("output",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     activation: Literal["tanh", "relu"] = "tanh"
     pooling: Literal["average", "max"] = "average"
@@ -81,7 +87,6 @@ class LeNet(nn.Module):
         def dense(features: int) -> Dense:
             return Dense(features, kernel_init=linear_uniform, dtype=self.dtype)
 
-        self.maps = FeatureMaps()
         self.squash = {"tanh": nn.tanh, "relu": nn.relu}[self.activation]
         self.pool = {"average": AveragePool, "max": MaxPool}[self.pooling](2, 2)
         self.c1 = conv(6, 5)
@@ -92,20 +97,28 @@ class LeNet(nn.Module):
         if self.num_classes:
             self.output = dense(self.num_classes)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head, F6: `(B, 84)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "c1", "s2", "c3", "s4", "c5"
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head, F6: `(B, 84)`."""
         check_images(images, self.in_channels, at_least=16)
         check_image_size(images, self.image_size)
-        x = self.maps("c1", self.squash(self.c1(images)))
-        x = self.maps("s2", self.pool(x))
-        x = self.maps("c3", self.squash(self.c3(x)))
-        x = self.maps("s4", self.pool(x))
-        x = self.maps("c5", self.squash(self.c5(x)))  # (B, 1, 1, 120)
+        x = yield "c1", self.squash(self.c1(images))
+        x = yield "s2", self.pool(x)
+        x = yield "c3", self.squash(self.c3(x))
+        x = yield "s4", self.pool(x)
+        x = yield "c5", self.squash(self.c5(x))  # (B, 1, 1, 120)
         return self.squash(self.f6(x[:, 0, 0]))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.output(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.output(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
 VARIANTS = {"lenet5": (LeNet, {})}
+
+register(VARIANTS)

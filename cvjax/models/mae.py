@@ -2,22 +2,25 @@
 
 A ViT encoder sees the visible patches only; a narrow, shallow decoder sees their codes and a learned token for each
 masked patch, and predicts the pixels. The encoder is `cvjax.models.vit`, so its parameters (`params["encoder"]`) are
-those of a ViT. Deviations: visible patches are picked before they are embedded, the same numbers for a quarter of the
-work. Positions are constants, not parameters. `tiny` and `small` are not in the paper; their dimensions are DeiT's.
+those of a ViT. Deviations: visible patches are picked before they are embedded, which gives the same numbers for a
+quarter of the work. Positions are constants, not parameters. `tiny` and `small` are not in the paper; their dimensions
+are DeiT's.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cvjax.layers.dense import Dense
-from cvjax.layers.initializers import token_normal, xavier_uniform
+from cvjax.layers.initializers import normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
+from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair, check_image_size, check_images
+from cvjax.models.registry import register
 from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
 from cvjax.ops.attention import Implementation
 from cvjax.ops.masking import Masking, gather_tokens, random_masking
@@ -26,7 +29,7 @@ from cvjax.ops.position import sincos_2d
 
 
 class MAEOutput(NamedTuple):
-    """What a forward pass gives, per patch in row-major order."""
+    """The outputs of a forward pass, per patch in row-major order."""
 
     prediction: jax.Array  # float32 (B, L, p*p*C), in the space of the target
     mask: jax.Array  # float32 (B, L), 1 where the patch was hidden from the encoder
@@ -54,7 +57,7 @@ class Decoder(nn.Module):
 
         batch, length = restore.shape
         x = linear(self.width, "embed")(latent)
-        mask_token = self.param("mask_token", token_normal, (1, 1, self.width))
+        mask_token = self.param("mask_token", normal, (1, 1, self.width))
         hidden = jnp.broadcast_to(mask_token, (batch, length + 1 - x.shape[1], self.width)).astype(self.dtype)
         patches = gather_tokens(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
         patches = patches + sincos_2d(self.width, self.grid).astype(self.dtype)
@@ -65,11 +68,13 @@ class Decoder(nn.Module):
         return linear(self.patch_dim, "pred")(x)[:, 1:].astype(jnp.float32)
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(ImageModel):
     """Images float `(B, H, W, C)` of `image_size`, already normalised, and noise `(B, L)` to `MAEOutput`.
 
     mask_ratio: share of the patches hidden from the encoder, `int(L * (1 - mask_ratio))` stay visible.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("pred",)
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
@@ -94,11 +99,11 @@ class MaskedAutoencoder(nn.Module):
 
     @nn.nowrap
     def vit(self, **overrides: Any) -> VisionTransformer:
-        """The encoder as a ViT of its own, for probing and fine-tuning; `overrides` are ViT fields."""
-        fields = dict(image_size=self.image_size, patch_size=self.patch_size, in_channels=self.in_channels,
-                      width=self.width, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio, num_classes=0,
-                      position="sincos2d", remat=self.remat, scan=self.scan, dtype=self.dtype,
-                      attention=self.attention)
+        """The encoder as a separate ViT, for probing and fine-tuning; `overrides` are ViT fields."""
+        fields: dict[str, Any] = dict(
+            image_size=self.image_size, patch_size=self.patch_size, in_channels=self.in_channels, width=self.width,
+            depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio, num_classes=0, position="sincos2d",
+            remat=self.remat, scan=self.scan, dtype=self.dtype, attention=self.attention)
         return VisionTransformer(**(fields | overrides))
 
     def setup(self) -> None:
@@ -136,3 +141,5 @@ VARIANTS = {
     "mae_vit_large_patch16": (MaskedAutoencoder, dict(LARGE, patch_size=16)),
     "mae_vit_huge_patch14": (MaskedAutoencoder, dict(HUGE, patch_size=14)),
 }
+
+register(VARIANTS)

@@ -1,8 +1,8 @@
 """R-CNN: Rich feature hierarchies for accurate object detection and semantic segmentation (Girshick et al. 2014,
 https://arxiv.org/abs/1311.2524).
 
-Each region is warped to the size that a classifier takes, and what the classifier has before its head describes it.
-What tells classes by that, and moves boxes, is no network: see `cvjax.evaluate.region_classifiers`.
+Each region is warped to the size that a classifier takes. The input of the classifier's head is the region's feature
+vector. Linear models on these vectors tell classes and move boxes: see `cvjax.evaluate.region_classifiers`.
 
 `rcnn_alexnet` has `alexnet_grouped`, Krizhevsky's network of 2012 at 227 x 227 pixels, `rcnn_vgg16` VGG-16 at 224.
 """
@@ -11,25 +11,26 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from cvjax.models.image_model import ImageModel
 from cvjax.models.images import check_images
+from cvjax.models.registry import create_model, register
 from cvjax.ops.warp import warp_regions
 
 
-class RCNN(nn.Module):
+class RCNN(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, and regions `(B, R, 4)` in their pixels to `(B, R, D)`.
 
-    All regions go through the network at once; 2,000 at a time take more memory than most devices have, so call it with
-    a few (`cvjax.evaluate.region_features`). Without regions, each image as a whole is one.
+    All regions go through the network at once. 2,000 regions take more memory than most devices have, so call it with
+    a few at a time (`cvjax.evaluate.region_features`). Without regions, the whole image is the only region.
 
     backbone, backbone_fields: a classifier of `create_model` with the method `features`, and fields of it other than
-    `num_classes`, `image_size`, `in_channels` and `dtype`. crop_size: side of what it sees of a region. context: pixels
-    of that around the region on each side.
-    image_size: of whole images, any. Named maps: the backbone's.
+    `num_classes`, `image_size`, `in_channels` and `dtype`. crop_size: side of a warped region. context: how many
+    of these pixels lie around the region on each side.
+    image_size: of whole images; any size works.
     """
 
     backbone: str = "alexnet_grouped"
@@ -45,21 +46,19 @@ class RCNN(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        from cvjax.models.registry import create_model  # which knows this file
-
         self.network = create_model(self.backbone, num_classes=0, image_size=self.crop_size,
                                     in_channels=self.in_channels, dtype=self.dtype, **self.backbone_fields).clone(
                                         parent=self, name="backbone")
 
     def warp(self, images: jax.Array, boxes: jax.Array, extent: jax.Array | None = None) -> jax.Array:
-        """What the network sees of regions `(B, R, 4)`: `(B, R, crop_size, crop_size, C)`; extent `(B, 2)`."""
+        """The network's input for boxes `(B, R, 4)`: `(B, R, crop_size, crop_size, C)`; extent `(B, 2)`."""
         warp = partial(warp_regions, size=self.crop_size, context=self.context)
         if extent is None:
             return jax.vmap(warp)(images, boxes)
         return jax.vmap(lambda image, boxes, extent: warp(image, boxes, extent=extent))(images, boxes, extent)
 
     def region_features(self, images: jax.Array, boxes: jax.Array, extent: jax.Array | None = None) -> jax.Array:
-        """What the network says of regions `(B, R, 4)`: `(B, R, D)`; extent `(B, 2)`: see `warp_regions`."""
+        """Feature vectors of regions `(B, R, 4)`: `(B, R, D)`; extent `(B, 2)`: see `warp_regions`."""
         check_images(images, self.in_channels)
         crops = self.warp(images, boxes, extent)
         features = self.network.features(crops.reshape(-1, *crops.shape[2:]), train=False)
@@ -69,7 +68,7 @@ class RCNN(nn.Module):
         if boxes is None:
             check_images(images, self.in_channels)
             height, width = images.shape[1:3]
-            boxes = jnp.broadcast_to(jnp.float32([0, 0, width, height]), (len(images), 1, 4))
+            boxes = jnp.broadcast_to(jnp.float32([0, 0, width, height]), (images.shape[0], 1, 4))
         return self.region_features(images, boxes)
 
 
@@ -77,3 +76,5 @@ VARIANTS = {
     "rcnn_alexnet": (RCNN, {}),
     "rcnn_vgg16": (RCNN, dict(backbone="vgg16", crop_size=224)),
 }
+
+register(VARIANTS)

@@ -3,37 +3,22 @@
 import dataclasses
 import difflib
 import fnmatch
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-import flax.linen as nn
+from cvjax.models.image_model import ImageModel
 
-from cvjax.models import (
-    airbench,
-    alexnet,
-    baselines,
-    densenet,
-    fast_rcnn,
-    faster_rcnn,
-    fcn,
-    googlenet,
-    lenet,
-    mae,
-    rcnn,
-    resnet,
-    resnet9,
-    sppnet,
-    swin,
-    vgg,
-    vit,
-    yolo,
-)
+_MODELS: dict[str, tuple[type[ImageModel], Mapping[str, Any]]] = {}
 
-_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    **baselines.VARIANTS, **lenet.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS,
-    **googlenet.VARIANTS, **resnet.VARIANTS, **densenet.VARIANTS, **vit.VARIANTS, **mae.VARIANTS,
-    **swin.VARIANTS, **resnet9.VARIANTS, **airbench.VARIANTS, **fcn.VARIANTS,
-    **rcnn.VARIANTS, **sppnet.VARIANTS, **fast_rcnn.VARIANTS, **faster_rcnn.VARIANTS, **yolo.VARIANTS,
-}
+
+def register(variants: Mapping[str, tuple[type[ImageModel], Mapping[str, Any]]]) -> None:
+    """Make a family's models known by name: each is a module class and the fields that differ from its defaults.
+
+    Raises ValueError if a name is taken.
+    """
+    if taken := sorted(variants.keys() & _MODELS.keys()):
+        raise ValueError(f"models {', '.join(taken)} are registered twice: each name must belong to one family")
+    _MODELS.update(variants)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -41,11 +26,12 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
-def create_model(name: str, /, **overrides: Any) -> nn.Module:
+def create_model(name: str, /, **overrides: Any) -> ImageModel:
     """The module called `name` (see `list_models`), with any of its fields replaced.
 
     `num_classes`, `in_channels`, `image_size` and `dtype` are fields of most models. Nothing is allocated: call
-    `init` for parameters. Raises ValueError on an unknown name (with near ones), field (with the known ones) or word.
+    `init` for parameters. Raises ValueError for an unknown name (and suggests similar ones), an
+    unknown field (and lists the known ones), or a word that a field does not allow.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4)
@@ -59,4 +45,20 @@ def create_model(name: str, /, **overrides: Any) -> nn.Module:
         if get_origin(known[field]) is Literal and value not in get_args(known[field]):
             raise ValueError(f"{name} with {field}={value}: it must be one of "
                              f"{', '.join(map(str, get_args(known[field])))}")
-    return module(**(fields | overrides))
+    return module(**{**fields, **overrides})
+
+
+def name_of(model: ImageModel) -> str:
+    """The registered name closest to a model: among those of its class, the one with the fewest different fields.
+
+    ValueError if the class has no registered name.
+    """
+    def differing(name: str) -> int:
+        base = create_model(name)
+        return sum(getattr(model, f.name) != getattr(base, f.name) for f in dataclasses.fields(model)
+                   if f.name not in ("parent", "name"))
+
+    names = [name for name, (module, _) in _MODELS.items() if module is type(model)]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no registered name")
+    return min(names, key=lambda name: (differing(name), name))

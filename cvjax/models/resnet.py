@@ -9,8 +9,9 @@ torchvision's names. The CIFAR networks (sec. 4.2) have the paper's parameter-fr
 late stages instead of striding (Yu and Koltun 2016, https://arxiv.org/abs/1511.07122), as torchvision and timm do.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -19,11 +20,13 @@ import jax.numpy as jnp
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
 from cvjax.layers.drop_path import DropPath
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 
 
 class Projection(nn.Module):
@@ -32,7 +35,7 @@ class Projection(nn.Module):
     features: int
     strides: int
     conv: Any
-    norm: Any | None  # None: none, as the pre-activation form has it
+    norm: Any | None  # None: no norm, as in the pre-activation form
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -132,7 +135,7 @@ class Stage(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
+class ResNet(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     depths: blocks of each stage. width: channels of the first stage's inner convolutions; each stage doubles them.
@@ -143,8 +146,11 @@ class ResNet(nn.Module):
     dilates its 3x3 convolutions; 8 is torchvision's `replace_stride_with_dilation=(False, True, True)`.
     image_size: the size the variant was made for; any from 1 pixel on works. num_classes: 0 drops the head.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
-    axis_name: see `BatchNorm`. Named maps: `stem` and `layer1`, `layer2`, ...
+    axis_name, norm_epsilon: see `BatchNorm`. Named maps: `stem` and `layer1`, `layer2`, ...
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     block: Literal["basic", "bottleneck"] = "basic"
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -156,6 +162,7 @@ class ResNet(nn.Module):
     preactivation: bool = False
     output_stride: Literal[8, 16, 32] = 32
     zero_init_last: bool = True
+    norm_epsilon: float = 1e-5
     drop_path: float = 0.0
     image_size: int | tuple[int, int] = 224
     in_channels: int = 3
@@ -165,10 +172,10 @@ class ResNet(nn.Module):
 
     def setup(self) -> None:
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        self.maps = FeatureMaps()
+        norm = partial(BatchNorm, epsilon=self.norm_epsilon, axis_name=self.axis_name, dtype=self.dtype)
         self.conv1 = conv(self.width, 7, 2, 3) if self.stem == "imagenet" else conv(self.width, 3, 1, 1)
-        self.bn1 = None if self.preactivation else norm()
+        if not self.preactivation:
+            self.bn1 = norm()
         self.maxpool = MaxPool(3, 2, 1)
         rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
         reached, dilation = 4 if self.stem == "imagenet" else 1, 1
@@ -186,26 +193,33 @@ class ResNet(nn.Module):
             first = sum(self.depths[:i])
             stage = Stage(depth, strides, (before, dilation), block, tuple(rates[first:first + depth]), i == 0)
             setattr(self, f"layer{i + 1}", stage)
-        self.norm = norm() if self.preactivation else None
+        if self.preactivation:
+            self.norm = norm()
         if self.num_classes:
             self.fc = Dense(self.num_classes, kernel_init=linear_uniform, bias_init=nn.initializers.zeros,
                             dtype=self.dtype)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "stem", *(f"layer{i + 1}" for i in range(len(self.depths)))
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head: `(B, D)`."""
         check_images(images, self.in_channels)
         x = self.conv1(images)
         x = x if self.preactivation else nn.relu(self.bn1(x, train=train))
-        x = self.maps("stem", x)
+        x = yield "stem", x
         x = self.maxpool(x) if self.stem == "imagenet" else x
         for i in range(len(self.depths)):
-            x = self.maps(f"layer{i + 1}", getattr(self, f"layer{i + 1}")(x, train))
+            x = yield f"layer{i + 1}", getattr(self, f"layer{i + 1}")(x, train)
         x = nn.relu(self.norm(x, train=train)) if self.preactivation else x
         return x.mean(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.fc(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.fc(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
 BOTTLENECK_50 = dict(block="bottleneck", depths=(3, 4, 6, 3))
@@ -229,3 +243,5 @@ VARIANTS = {
     "resnet56": (ResNet, dict(CIFAR, depths=(9, 9, 9))),
     "resnet110": (ResNet, dict(CIFAR, depths=(18, 18, 18))),
 }
+
+register(VARIANTS)

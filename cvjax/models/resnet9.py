@@ -2,11 +2,12 @@
 
 Page 2018, "How to Train Your ResNet", parts 4 and 8 (https://myrtle.ai/how-to-train-your-resnet/).
 
-Deviation: the maxima of 2x2 pixels are taken before the norm, as in part 8, and no norm's scale is held still.
+Deviation: the maxima of 2x2 pixels are taken before the norm, as in part 8, and all scales of norms are trained.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 
 LOGIT_SCALE = 0.125
 
@@ -53,12 +56,15 @@ class Layer(nn.Module):
         return x + self.conv(self.features, name="res2")(self.conv(self.features, name="res1")(x, train), train)
 
 
-class ResNet9(nn.Module):
+class ResNet9(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     channels: of the first convolution and of the three layers. image_size: the size it was made for; any from 8 pixels
     on works. num_classes: 0 drops the head. axis_name: see `BatchNorm`. Named maps: `prep`, `layer1` to `layer3`.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     channels: tuple[int, int, int, int] = (64, 128, 256, 512)
     image_size: int | tuple[int, int] = 32
@@ -70,24 +76,31 @@ class ResNet9(nn.Module):
     def setup(self) -> None:
         conv = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
         prep, *widths = self.channels
-        self.maps = FeatureMaps()
         self.prep = conv(prep)
         self.layer1, self.layer2, self.layer3 = (
             Layer(width, residual, conv) for width, residual in zip(widths, (True, False, True), strict=True))
         if self.num_classes:
             self.fc = Dense(self.num_classes, use_bias=False, kernel_init=linear_uniform, dtype=self.dtype)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head, the largest value of each channel: `(B, D)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return "prep", "layer1", "layer2", "layer3"
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head, the largest value of each channel: `(B, D)`."""
         check_images(images, self.in_channels, at_least=8)
-        x = self.maps("prep", self.prep(images, train))
+        x = yield "prep", self.prep(images, train)
         for name in ("layer1", "layer2", "layer3"):
-            x = self.maps(name, getattr(self, name)(x, train))
+            x = yield name, getattr(self, name)(x, train)
         return x.max(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.fc(x).astype(jnp.float32) * LOGIT_SCALE if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.fc(x).astype(jnp.float32) * LOGIT_SCALE if self.num_classes and maps is None else x
 
 
 VARIANTS = {"resnet9": (ResNet9, dict())}
+
+register(VARIANTS)

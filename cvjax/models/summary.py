@@ -1,8 +1,8 @@
-"""A table of a model's layers: shapes, parameters, arithmetic, receptive fields; nothing is computed.
+"""A table of a model's layers: shapes, parameters, arithmetic, receptive fields. No numbers of the model are computed.
 
-The model is traced once on shapes (`jax.make_jaxpr`) and every operation is credited to the module that asked for it.
-So the arithmetic is that of the operations themselves and needs no list of layer classes. The receptive field follows
-the traced operations from the input (`cvjax.ops.receptive_field`; Araujo et al. 2019).
+The model is traced once on shapes (`jax.make_jaxpr`), and every operation is credited to the module that called it.
+So arithmetic is counted from the operations themselves, without a list of layer classes. Receptive fields are followed
+through the traced operations from the input (`cvjax.ops.receptive_field`; Araujo et al. 2019).
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from cvjax.ops.multilinear import product_of
 from cvjax.ops.receptive_field import ReceptiveField
 
 NOT_CALLED = "(not called)"
@@ -37,7 +38,7 @@ class Layer(NamedTuple):
     parameters: int  # of its own; counted at the first call of a module that is called several times
     macs: int  # multiply-accumulates of convolutions and matrix products, for one image
     receptive_field: tuple[int, int] | None  # rows, columns; None after global operations such as attention
-    stride: tuple[int, int] | None  # input pixels from one output to the next; None likewise
+    stride: tuple[int, int] | None  # input pixels from one output to the next; None as for receptive_field
 
 
 class Summary(NamedTuple):
@@ -63,7 +64,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> Summary:
     calls: list[_Call] = []
     with nn.intercept_methods(_marking(calls)):
         jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images).jaxpr
-    views: list[_View] = [None] * (len(jaxpr.invars) - 1) + [_INPUT]
+    views: list[_View] = [*[None] * (len(jaxpr.invars) - 1), _INPUT]
     _walk(jaxpr, views, calls, calls[0], 1)
 
     layers = []
@@ -71,9 +72,11 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int]) -> Summary:
         own = parameters.pop(call.path, 0)
         resizes = call.is_leaf and call.input_shape not in (None, call.shape)
         if own or call.macs or call.has_window or resizes:
-            fields = call.view if isinstance(call.view, tuple) else None
-            layers.append(Layer("/".join(call.path), call.type, call.shape, own, call.macs,
-                                fields and tuple(f.size for f in fields), fields and tuple(f.stride for f in fields)))
+            receptive_field = stride = None
+            if isinstance(call.view, tuple):
+                rows, columns = call.view
+                receptive_field, stride = (rows.size, columns.size), (rows.stride, columns.stride)
+            layers.append(Layer("/".join(call.path), call.type, call.shape, own, call.macs, receptive_field, stride))
     layers += [Layer("/".join(path), NOT_CALLED, None, own, 0, None, None) for path, own in parameters.items()]
     return Summary(layers, sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers))
 
@@ -96,7 +99,7 @@ def table(summary: Summary) -> str:
 
 
 class _Call:
-    """What becomes known about one call of a module."""
+    """The facts that are collected about one call of a module."""
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, ...] | None) -> None:
         self.path, self.type, self.input_shape = module.path, type(module).__name__, input_shape
@@ -156,19 +159,19 @@ def _own_parameters(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 
 def _walk(jaxpr: Any, views: list[_View], calls: list[_Call], owner: _Call, times: int) -> list[_View]:
-    """Credit the operations of a jaxpr to calls, and follow what its inputs see to what its outputs see."""
+    """Credit the operations of a jaxpr to calls, and follow views from its inputs to its outputs."""
     seen = dict(zip(jaxpr.invars, views, strict=True))
     for equation in jaxpr.eqns:
         number = _last_mark(str(equation.source_info.name_stack))
         own = owner if number is None else calls[number]
-        # Literals are not hashable, and see nothing.
+        # Literals are not hashable, and do not depend on the image.
         inputs = [None if hasattr(value, "val") else seen.get(value) for value in equation.invars]
-        inner = [value for value in map(_as_jaxpr, equation.params.values()) if value is not None]
-        if "branches" in equation.params:  # by platform; the last one is for those that have no way of their own
+        inner = _inner(equation)
+        if "branches" in equation.params:  # by platform; the last one is the default
             inner, inputs = [_as_jaxpr(equation.params["branches"][-1])], inputs[1:]
         if len(inner) == 1 and len(inner[0].invars) == len(inputs):
             outputs = _walk(inner[0], inputs, calls, own, times * equation.params.get("length", 1))
-            if equation.primitive.name == "scan":  # the carry goes round: one pass does not tell what it sees
+            if equation.primitive.name == "scan":  # one pass over the carry does not tell its field
                 outputs = [_MIXED] * len(outputs)
         else:
             own.macs += times * _macs(equation)
@@ -178,6 +181,13 @@ def _walk(jaxpr: Any, views: list[_View], calls: list[_Call], owner: _Call, time
         if equation.primitive.name == "name" and (number := _last_mark(equation.params["name"])) is not None:
             calls[number].view = outputs[0]
     return [None if hasattr(value, "val") else seen.get(value) for value in jaxpr.outvars]
+
+
+def _inner(equation: Any) -> list[Any]:
+    """The jaxprs that an equation runs."""
+    if (product := product_of(equation)) is not None:
+        return [jax.make_jaxpr(product)(*(value.aval for value in equation.invars)).jaxpr]
+    return [value for value in map(_as_jaxpr, equation.params.values()) if value is not None]
 
 
 def _as_jaxpr(value: Any) -> Any:
@@ -190,7 +200,7 @@ def _macs(equation: Any) -> int:
     if equation.primitive.name == "conv_general_dilated":
         right = equation.invars[1].aval.shape
         _, inputs, *window = equation.params["dimension_numbers"].rhs_spec  # axes of the kernel
-        # A transposed convolution spreads its input with zeros, which nobody multiplies.
+        # A transposed convolution puts zeros between its inputs. Products with these zeros do not count.
         zeros = math.prod(equation.params["lhs_dilation"])
         return math.prod(out) * right[inputs] * math.prod(right[axis] for axis in window) // zeros
     if equation.primitive.name == "dot_general":
@@ -200,12 +210,12 @@ def _macs(equation: Any) -> int:
 
 
 def _view(equation: Any, inputs: list[_View]) -> _View:
-    """What an output of an operation sees of the image, from what its inputs see."""
-    views = [view for view in inputs if view is not None]
+    """The view of the image that an output of an operation has, from the views of its inputs."""
+    if _MIXED in inputs:
+        return _MIXED
+    views = [view for view in inputs if isinstance(view, tuple)]
     if not views:
         return None
-    if _MIXED in views:
-        return _MIXED
     windows = _windows(equation, inputs)
     if windows is None:
         return _MIXED
@@ -213,8 +223,10 @@ def _view(equation: Any, inputs: list[_View]) -> _View:
     for view in views[1:]:
         if any(a.stride != b.stride for a, b in zip(joined, view)):
             return _MIXED
-        joined = tuple(a.join(b) for a, b in zip(joined, view))
-    return tuple(field.through(*window) for field, window in zip(joined, windows))
+        rows, columns = (a.join(b) for a, b in zip(joined, view))
+        joined = rows, columns
+    rows, columns = (field.through(*window) for field, window in zip(joined, windows))
+    return rows, columns
 
 
 def _windows(equation: Any, inputs: list[_View]) -> list[tuple[int, int, int, int]] | None:
@@ -263,7 +275,7 @@ def _windows(equation: Any, inputs: list[_View]) -> list[tuple[int, int, int, in
 def multiply_accumulates(function: Any, *arguments: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products of `function(*arguments)`; arguments may be shapes.
 
-    A loop counts as often as it runs; of alternatives (`jax.lax.cond`) the costliest counts.
+    A loop is counted once per iteration. Among alternatives (`jax.lax.cond`) the costliest is counted.
     """
     def count(jaxpr: Any) -> int:
         total = 0
@@ -272,7 +284,7 @@ def multiply_accumulates(function: Any, *arguments: Any) -> int:
             if branches is not None:
                 total += max(count(branch.jaxpr) for branch in branches)
                 continue
-            inner = [value for value in map(_as_jaxpr, equation.params.values()) if value is not None]
+            inner = _inner(equation)
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
             total += times * sum(map(count, inner)) if inner else _macs(equation)
         return total

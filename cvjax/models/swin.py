@@ -1,21 +1,21 @@
 """Swin: Hierarchical Vision Transformer using Shifted Windows (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
 
 Deviations: parameters carry timm's names, patch merging at the start of a stage included, but for the classifier,
-which is `head` as in the authors' code (timm: `head.fc`). Linear layers start Xavier-uniform, as this package's other
-transformers do, not normal of 0.02. Images of any size are taken, as the authors' dense-prediction code takes them:
-zeros fill up the last patches, the last windows of every block (before the map is shifted) and the last 2x2 pixels that
-are merged; such tokens of a window are seen as keys. torchvision's Swin gives the same numbers wherever it takes whole
-patches. timm's gives them for images of `image_size` where no shifted map needs padding: it shifts before it pads, so
-that other windows see across the wrap, and lets `image_size` alone decide which maps are shifted.
+which is `head` as in the authors' code (timm: `head.fc`). Images may have any size, as in the
+authors' dense-prediction code: zeros fill up the last patches, the last windows of every block (before the map is
+shifted) and the last 2x2 pixels that are merged; in a window, attention sees such tokens as keys. torchvision's Swin
+gives the same numbers wherever it takes whole patches. timm's gives them for images of `image_size` where no shifted
+map needs padding: it shifts before it pads, so that other windows see across the wrap, and only `image_size` decides
+which maps it shifts.
 
 A stage's window is no larger than its map at `image_size` (as in timm: it sets the size of the table of biases), and
 a map that one window covers is not shifted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,12 +25,14 @@ import numpy as np
 from cvjax.layers.attention import SelfAttention
 from cvjax.layers.dense import Dense
 from cvjax.layers.drop_path import DropPath
-from cvjax.layers.feature_maps import FeatureMaps
-from cvjax.layers.initializers import head_normal, xavier_uniform
+from cvjax.layers.feature_maps import NamedMaps, with_maps
+from cvjax.layers.initializers import TRANSFORMER_INITS, normal
 from cvjax.layers.mlp import Mlp
 from cvjax.layers.partition import spread
 from cvjax.layers.remat import Remat, rematerialized
-from cvjax.models.images import as_pair, check_images
+from cvjax.models.image_model import ImageModel, LayerOrder
+from cvjax.models.images import as_pair, check_images, size_of
+from cvjax.models.registry import register
 from cvjax.ops.patches import patchify
 from cvjax.ops.windows import (
     Size,
@@ -41,6 +43,7 @@ from cvjax.ops.windows import (
     shifted_window_mask,
 )
 
+INIT = TRANSFORMER_INITS["timm"]
 HIDDEN = -1e9  # a score whose softmax is zero
 
 
@@ -56,7 +59,7 @@ class PatchEmbed(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         images = pad_to_multiple(images, (self.patch_size, self.patch_size))
         batch, height, width, _ = images.shape
-        x = Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(
+        x = Dense(self.width, kernel_init=INIT.patches, dtype=self.dtype, name="proj")(
             patchify(images, self.patch_size))
         return self.norm(name="norm")(x).reshape(batch, height // self.patch_size, width // self.patch_size, -1)
 
@@ -73,15 +76,15 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
         x = x.reshape(batch, height // 2, width // 2, 4 * channels)  # (column, row, channel), the authors' order
-        return Dense(2 * channels, use_bias=False, kernel_init=xavier_uniform, dtype=self.dtype, name="reduction")(
+        return Dense(2 * channels, use_bias=False, kernel_init=INIT.linear, dtype=self.dtype, name="reduction")(
             self.norm(name="norm")(x))
 
 
 class WindowAttention(nn.Module):
     """Self-attention of a map `(B, H, W, C)` within windows, with a learned bias for each offset (sec. 3.2, eq. 4).
 
-    shifted: the windows begin half a window further down and right, and those at the edges go around the map without
-    their parts seeing each other. On an axis that one window covers there is no shift.
+    shifted: the windows begin half a window further down and right. Those at the edges wrap around the map, and their
+    parts do not see each other. An axis that one window covers is not shifted.
     """
 
     heads: int
@@ -90,19 +93,20 @@ class WindowAttention(nn.Module):
     dtype: Any
 
     def setup(self) -> None:
-        self.attention = SelfAttention(self.heads, dtype=self.dtype)
+        self.attention = SelfAttention(self.heads, dtype=self.dtype, inits=INIT)
         nn.share_scope(self, self.attention)  # the table lies next to `qkv` and `proj`, as in published weights
         offsets = math.prod(2 * n - 1 for n in self.window)
-        self.table = self.param("relative_position_bias_table", head_normal, (offsets, self.heads))
+        self.table = self.param("relative_position_bias_table", normal, (offsets, self.heads))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, _ = x.shape
         x = pad_to_multiple(x, self.window)
-        size = x.shape[1:3]
-        shift = tuple(w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
+        size = size_of(x)
+        down, right = (w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
+        shift = down, right
         bias = jnp.moveaxis(self.table[relative_position_index(self.window)], -1, 0)[None]  # (1, heads, h * w, h * w)
         if any(shift):
-            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+            x = jnp.roll(x, (-down, -right), axis=(1, 2))
             seen = shifted_window_mask(size, self.window, shift)
             bias = jnp.where(seen[:, None], bias, HIDDEN)  # (N, heads, h * w, h * w)
             bias = jnp.tile(bias, (batch, 1, 1, 1))
@@ -131,7 +135,7 @@ class SwinBlock(nn.Module):
         y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
         x = x + DropPath(self.drop_path, name="drop_path1")(y, train=train)
         y = self.norm(name="norm2")(x)
-        y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(y)
+        y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, INIT.linear, name="mlp")(y)
         return x + DropPath(self.drop_path, name="drop_path2")(y, train=train)
 
 
@@ -161,18 +165,16 @@ class Stage(nn.Module):
 
 
 class Stages(nn.Module):
-    """The stages in a row; `maps` names the output of each."""
+    """The stages, called one by one by their number."""
 
     stages: tuple[Any, ...]
 
     @nn.compact
-    def __call__(self, x: jax.Array, maps: Callable[[str, jax.Array], jax.Array], train: bool) -> jax.Array:
-        for i, stage in enumerate(self.stages):
-            x = maps(f"layers/{i}", stage(name=str(i))(x, train))
-        return x
+    def __call__(self, number: int, x: jax.Array, train: bool) -> jax.Array:
+        return self.stages[number](name=str(number))(x, train)
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     image_size: the size windows are cut for; any other works with the same parameters.
@@ -182,6 +184,9 @@ class SwinTransformer(nn.Module):
     from 0. remat: what each block recomputes in the backward pass (`cvjax.layers.remat`).
     Named maps: `layers/0`, `layers/1`, ..., the output of each stage.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("head",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 4
@@ -200,7 +205,8 @@ class SwinTransformer(nn.Module):
     def windows(self) -> list[Size]:
         """Each stage's window: `window`, or the whole map of an image of `image_size` where that is smaller."""
         strides = [self.patch_size * 2**i for i in range(len(self.depths))]
-        return [tuple(min(self.window, -(-n // stride)) for n in as_pair(self.image_size)) for stride in strides]
+        height, width = as_pair(self.image_size)
+        return [(min(self.window, -(-height // stride)), min(self.window, -(-width // stride))) for stride in strides]
 
     def setup(self) -> None:
         if len(self.depths) != len(self.heads):
@@ -214,22 +220,29 @@ class SwinTransformer(nn.Module):
                           partial(Blocks, partial(block, heads, window, self.mlp_ratio, norm, self.dtype),
                                   tuple(map(float, stage_rates))))
                   for i, (heads, window, stage_rates) in enumerate(zip(self.heads, self.windows, rates, strict=True))]
-        self.maps = FeatureMaps()
         self.patch_embed = PatchEmbed(self.patch_size, self.width, norm, self.dtype)
         self.layers = Stages(tuple(stages))
         self.norm = norm()
         if self.num_classes:
-            self.head = Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+            self.head = Dense(self.num_classes, kernel_init=normal, dtype=self.dtype)
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return tuple(f"layers/{i}" for i in range(len(self.depths)))
+
+    @with_maps
+    def features(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        """The input of the head: `(B, D)`."""
         check_images(images, self.in_channels)
-        x = self.layers(self.patch_embed(images), self.maps, train)
+        x = self.patch_embed(images)
+        for i in range(len(self.depths)):
+            x = yield f"layers/{i}", self.layers(i, x, train)
         return self.norm(x).mean(axis=(1, 2))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.head(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.head(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
 TINY = dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
@@ -245,3 +258,5 @@ VARIANTS = {
         ("large", LARGE, 7, 224), ("large", LARGE, 12, 384),
     )
 }
+
+register(VARIANTS)

@@ -7,8 +7,9 @@ linear layers normal with deviation 0.01, biases at zero; the paper starts from 
 images other than 224x224 are averaged to the 7x7 that the first fully connected layer takes, as torchvision does.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,15 +17,17 @@ import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import small_normal
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
+from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
+from cvjax.models.registry import register
 from cvjax.ops.pooling import adaptive_average_pool
 
 
-class VGG(nn.Module):
+class VGG(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     depths: 3x3 convolutions of each stage; a 2x2 max pooling ends it.
@@ -35,6 +38,9 @@ class VGG(nn.Module):
     num_classes: 0 drops the head.
     Named maps: `conv1_1`, `conv1_2`, ... after ReLU, and `pool1`, `pool2`, ...
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc8",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
     width: int = 64
@@ -48,7 +54,6 @@ class VGG(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.maps = FeatureMaps()
         for stage, depth in enumerate(self.depths, start=1):
             channels = self.width * min(2 ** (stage - 1), 8)
             for i in range(1, depth + 1):
@@ -62,7 +67,13 @@ class VGG(nn.Module):
         if self.num_classes:
             self.fc8 = dense(self.num_classes)
 
-    def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return tuple(name for stage, depth in enumerate(self.depths, start=1)
+                     for name in (*(f"conv{stage}_{i}" for i in range(1, depth + 1)), f"pool{stage}"))
+
+    @with_maps
+    def convolutions(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
         """The last map, pool5: `(B, 7, 7, 8 width)` for images of `image_size`."""
         check_images(images, self.in_channels, at_least=2 ** len(self.depths))
         x = images
@@ -71,8 +82,8 @@ class VGG(nn.Module):
                 x = getattr(self, f"conv{layer}")(x)
                 if self.batch_norm:
                     x = getattr(self, f"bn{layer}")(x, train=train)
-                x = self.maps(f"conv{layer}", nn.relu(x))
-            x = self.maps(f"pool{stage}", self.pool(x))
+                x = yield f"conv{layer}", nn.relu(x)
+            x = yield f"pool{stage}", self.pool(x)
         return x
 
     def fully_connected(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -83,13 +94,15 @@ class VGG(nn.Module):
             x = self.drop(nn.relu(layer(x)), deterministic=not train)
         return x
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, fc_width)`."""
-        return self.fully_connected(self.convolutions(images, train=train), train=train)
+    def features(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None) -> Any:
+        """The input of the head: `(B, fc_width)`."""
+        x = self.convolutions(images, train=train, maps=maps)
+        return self.fully_connected(x, train=train) if maps is None else x
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.fc8(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.fc8(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
 DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -98,3 +111,5 @@ VARIANTS = {
     f"{name}{suffix}": (VGG, dict(depths=depths, batch_norm=batch_norm))
     for name, depths in DEPTHS.items() for suffix, batch_norm in (("", False), ("_bn", True))
 }
+
+register(VARIANTS)

@@ -5,29 +5,30 @@ another recipe.
 
 Deviations: parameters carry timm's names (`blocks/0/attn/qkv`), so published weights map one to one. The patch
 embedding is written as a linear map of flattened patches, the same numbers as a strided convolution, so that MAE can
-embed visible patches only. Queries, keys and values start as one Xavier matrix of D x 3D, as in MAE's code, where the
-official JAX code draws three of D x D, whose range is sqrt(2) larger. Average pooling follows timm: mean of the patch
-tokens, then `fc_norm`, and no `norm`; without a class token it is Beyer et al.'s
-(2022, https://arxiv.org/abs/2205.01580) and I-JEPA's: `norm`, then the mean.
+embed visible patches only. Average pooling follows timm: mean of the patch tokens, then `fc_norm`, and no `norm`;
+without a class token it is Beyer et al.'s (2022, https://arxiv.org/abs/2205.01580) and I-JEPA's: `norm`, then the mean.
 """
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps
-from cvjax.layers.initializers import head_normal, token_normal, xavier_uniform
+from cvjax.layers.feature_maps import check_names
+from cvjax.layers.initializers import TRANSFORMER_INITS, WeightInit, normal, xavier_uniform
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
-from cvjax.models.images import as_pair, check_images
+from cvjax.models.image_model import ImageModel, LayerOrder
+from cvjax.models.images import as_pair, check_images, size_of
+from cvjax.models.registry import register
 from cvjax.ops.attention import Implementation
 from cvjax.ops.linear import add
 from cvjax.ops.masking import gather_tokens
 from cvjax.ops.patches import patch_grid, patchify
-from cvjax.ops.position import resize_positions, sincos_2d
+from cvjax.ops.position import PositionResize, resize_positions, sincos_2d
 
 
 class PatchEmbed(nn.Module):
@@ -35,25 +36,35 @@ class PatchEmbed(nn.Module):
 
     width: int
     dtype: Any = jnp.float32
+    kernel_init: Any = xavier_uniform
 
     @nn.compact
     def __call__(self, patches: jax.Array) -> jax.Array:
-        return Dense(self.width, kernel_init=xavier_uniform, dtype=self.dtype, name="proj")(patches)
+        return Dense(self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(patches)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
-    image_size: the size positions are made for; another input size interpolates them.
+    image_size: the size that positions are made for; they are interpolated for other sizes.
     pool: "token" reads the class token, "avg" the mean of the patch tokens.
-    class_token: False for patch tokens alone, with pool "avg".
-    position: "learned", or "sincos2d" (fixed, no parameters).
+    class_token: False for only patch tokens, with pool "avg".
+    position: "learned"; or fixed, without parameters: "sincos2d" as in MAE, "sincos2d_moco" as in MoCo v3 and
+        big_vision (see `cvjax.ops.position.sincos_2d`).
+    representation_size: width of a linear layer with tanh between the features and the head, which are then `features`
+        (the head of pre-training, sec. 3.2); 0 for none.
+    weight_init: how the kernels start, as in the code of MAE, timm (DeiT, DINO) or the official JAX one; see
+        `cvjax.layers.initializers`.
+    position_resize: how learned positions are interpolated, see `cvjax.ops.position.resize_positions`; None: as timm.
     num_classes: 0 drops the head, the output is then `features`.
-    layer_scale: start value of the per-channel residual scale, None for none.
+    layer_scale: start value of the per-channel residual scale; None: no scale.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
     remat, scan: see `cvjax.layers.transformer.Blocks`. attention: see `cvjax.ops.attention.attend`.
     Named maps, to read only: the patch tokens after each block, `blocks/0` and so on.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("head",)
+    layer_decay: ClassVar[LayerOrder] = "blocks"
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
@@ -65,7 +76,10 @@ class VisionTransformer(nn.Module):
     num_classes: int = 1000
     pool: Literal["token", "avg"] = "token"
     class_token: bool = True
-    position: Literal["learned", "sincos2d"] = "learned"
+    position: Literal["learned", "sincos2d", "sincos2d_moco"] = "learned"
+    representation_size: int = 0
+    weight_init: WeightInit = "mae"
+    position_resize: PositionResize | None = None
     qk_norm: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
@@ -78,36 +92,43 @@ class VisionTransformer(nn.Module):
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool 'token': it must be 'avg' without a class token")
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
-        self.maps = FeatureMaps()
-        self.patch_embed = PatchEmbed(self.width, self.dtype)
+        init = TRANSFORMER_INITS[self.weight_init]
+        self.patch_embed = PatchEmbed(self.width, self.dtype, init.patches)
         if self.class_token:
-            self.cls_token = self.param("cls_token", token_normal, (1, 1, self.width))
+            self.cls_token = self.param("cls_token", normal, (1, 1, self.width))
         if self.position == "learned":
             length = self.prefix + self.grid[0] * self.grid[1]
-            self.pos_embed = self.param("pos_embed", token_normal, (1, length, self.width))
+            self.pos_embed = self.param("pos_embed", normal, (1, length, self.width))
         self.blocks = Blocks(self.depth, self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, self.drop_path,
-                             self.remat, self.scan, self.dtype, self.attention)
+                             self.remat, self.scan, self.dtype, self.attention, init)
         norm_name = "norm" if self.normed_tokens else "fc_norm"
         self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
+        if self.representation_size:
+            self.pre_logits = Dense(self.representation_size, dtype=self.dtype)
         if self.num_classes:
-            self.head = Dense(self.num_classes, kernel_init=head_normal, dtype=self.dtype)
+            self.head = Dense(self.num_classes, kernel_init=init.head, dtype=self.dtype)
 
     @property
     def prefix(self) -> int:
-        """How many tokens come before those of the patches: the class token, or none."""
+        """The number of tokens before those of the patches: 1 with a class token, otherwise 0."""
         return int(self.class_token)
 
     @property
+    def map_names(self) -> tuple[str, ...]:
+        return tuple(f"blocks/{i}" for i in range(self.depth))
+
+    @property
     def normed_tokens(self) -> bool:
-        """Whether the last norm is of the tokens, not of their mean."""
+        """Whether the last norm is applied to the tokens, not to their mean."""
         return self.pool == "token" or not self.class_token
 
     def positions(self, grid: tuple[int, int]) -> jax.Array:
         """Position embedding `(1, prefix + L, D)` of the class token, if any, and of a grid of patches."""
-        if self.position == "sincos2d":
-            patches = sincos_2d(self.width, grid, trained_grid=self.grid)
+        if self.position != "learned":
+            patches = sincos_2d(self.width, grid, trained_grid=self.grid, moco=self.position == "sincos2d_moco")
             return jnp.concatenate([jnp.zeros((self.prefix, self.width)), patches])[None]
-        patches = resize_positions(self.pos_embed[0, self.prefix:], self.grid, grid)
+        patches = resize_positions(self.pos_embed[0, self.prefix:], self.grid, grid,
+                                   self.position_resize or "timm")
         return jnp.concatenate([self.pos_embed[:, :self.prefix], patches[None]], axis=1)
 
     def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
@@ -118,9 +139,14 @@ class VisionTransformer(nn.Module):
         return self.block_tokens(images, keep, train=train)[-1]
 
     def block_tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
-        """What `tokens` gives, after every block; under jit only what is used is computed."""
+        """The result of `tokens` after every block; under jit, only the used ones are computed."""
+        outputs = self.blocks(self.embed(images, keep), train=train)
+        return [self.final_norm(x) for x in outputs] if self.normed_tokens else outputs
+
+    def embed(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """The input of the first block (eq. 1), `(B, prefix + L, D)`; keep: see `tokens`."""
         check_images(images, self.in_channels)
-        positions = self.positions(patch_grid(*images.shape[1:3], self.patch_size))
+        positions = self.positions(patch_grid(*size_of(images), self.patch_size))
         patches, patch_positions = patchify(images, self.patch_size), positions[:, self.prefix:]
         if keep is not None:
             patches = gather_tokens(patches, keep)
@@ -129,22 +155,30 @@ class VisionTransformer(nn.Module):
         if self.class_token:
             cls = jnp.broadcast_to(self.cls_token + positions[:, :1], (x.shape[0], 1, self.width)).astype(self.dtype)
             x = jnp.concatenate([cls, x], axis=1)
-        outputs = self.blocks(x, train=train)
-        if keep is None:  # some of the patches are no map
-            grid = patch_grid(*images.shape[1:3], self.patch_size)
-            for i, tokens in enumerate(outputs):
-                self.maps(f"blocks/{i}", tokens[:, self.prefix:].reshape(-1, *grid, self.width))
-        return [self.final_norm(x) for x in outputs] if self.normed_tokens else outputs
+        return x
+
+    def patch_maps(self, images: jax.Array, names: Collection[str], *, train: bool = False) -> dict[str, jax.Array]:
+        """The named maps; no block after the last of them is computed or made."""
+        check_names(self, names)
+        wanted = [(i, name) for i, name in enumerate(self.map_names) if name in names]
+        outputs = self.blocks(self.embed(images), train=train, count=wanted[-1][0] + 1) if wanted else []
+        grid = patch_grid(*size_of(images), self.patch_size)
+        return {name: outputs[i][:, self.prefix:].reshape(-1, *grid, self.width) for i, name in wanted}
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
+        """The input of the head: `(B, D)`."""
         x = self.tokens(images, train=train)
         if self.pool == "token":
-            return x[:, 0]
-        mean = x[:, self.prefix:].mean(axis=1)
-        return mean if self.normed_tokens else self.final_norm(mean)
+            x = x[:, 0]
+        else:
+            x = x[:, self.prefix:].mean(axis=1)
+            x = x if self.normed_tokens else self.final_norm(x)
+        return jnp.tanh(self.pre_logits(x)) if self.representation_size else x
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        if maps is not None:
+            return self.patch_maps(images, maps, train=train)
         x = self.features(images, train=train)
         return self.head(x).astype(jnp.float32) if self.num_classes else x
 
@@ -169,7 +203,7 @@ VARIANTS = {
     )
 }
 VARIANTS |= {
-    f"deit_{size}_patch16_{image}": (VisionTransformer, dict(dims, patch_size=16, image_size=image))
+    f"deit_{size}_patch16_{image}": (VisionTransformer, dict(dims, patch_size=16, image_size=image, weight_init="timm"))
     for size, dims, image in (("tiny", TINY, 224), ("small", SMALL, 224), ("base", BASE, 224), ("base", BASE, 384))
 }
 # Without a class token; timm's base has 16 heads here. Huge is I-JEPA's (Assran et al. 2023,
@@ -178,3 +212,5 @@ VARIANTS |= {
     f"vit_{size}_patch{patch}_gap_224": (VisionTransformer, dict(dims, patch_size=patch, pool="avg", class_token=False))
     for size, dims, patch in (("base", BASE | dict(heads=16), 16), ("huge", HUGE, 14))
 }
+
+register(VARIANTS)

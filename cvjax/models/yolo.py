@@ -5,16 +5,17 @@ of nine convolutions (sec. 4.1; widths and three fully connected layers as in th
 `yolov1_classifier` is what the paper trains on ImageNet first (sec. 2.2): 20 convolutions, average pooling and a fully
 connected layer. `yolo` is this project's: a fully convolutional head of the same output on any model that names maps.
 
-All give `(B, R, C, 5 N + K)`: a grid of R x C cells, and of each cell x, y, w, h and confidence of N boxes, then K
-classes, as `cvjax.losses.yolo` reads them; x and y in cells from the cell's corner, w and h square roots of shares of
-the picture. The last layer is linear.
+All give `(B, R, C, 5 N + K)`: a grid of R x C cells. Each cell has x, y, w, h and confidence of N boxes, then K
+classes, as `cvjax.losses.yolo` reads them. x and y count in cells from the cell's corner; w and h are square roots of
+shares of the picture. The last layer is linear.
 
 Deviations: weights start as He et al. (2015) say; the paper does not. Later releases of the authors' code have batch
 normalisation, here an option, and a locally connected layer in the place of the first fully connected one.
 """
 
+from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,21 +23,24 @@ import jax.numpy as jnp
 
 from cvjax.layers.conv import Conv
 from cvjax.layers.dense import Dense
-from cvjax.layers.feature_maps import FeatureMaps, named_maps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.layers.initializers import kaiming_normal_fan_in, linear_uniform
 from cvjax.layers.norm import BatchNorm
 from cvjax.layers.pool import MaxPool
 from cvjax.models.backbone import OnBackbone
 from cvjax.models.fcn import coarsest_maps, resize_bilinear
-from cvjax.models.images import as_pair, check_image_size, check_images
+from cvjax.models.image_model import ImageModel, LayerOrder
+from cvjax.models.images import as_pair, check_image_size, check_images, size_of
+from cvjax.models.registry import register
 
-Layers = tuple[tuple[int, int, int] | None, ...]  # channels, kernel size, strides of a convolution; None: a pooling
+Convolution = tuple[int, int, int]  # channels, kernel size, strides
+Layers = tuple[Convolution | None, ...]  # None: a pooling
 
 leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
 
 
 class LeakyConv(nn.Module):
-    """A convolution that keeps the size but for its strides, batch norm where asked for, leaky ReLU."""
+    """A convolution, padded so that only its strides reduce the size, batch norm if wanted, and leaky ReLU."""
 
     features: int
     kernel_size: int
@@ -54,7 +58,7 @@ class LeakyConv(nn.Module):
         return leaky_relu(x)
 
 
-class YOLOBackbone(nn.Module):
+class YOLOBackbone(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     layers: (channels, kernel size, strides) of each convolution, None for a 2x2 max pooling.
@@ -62,6 +66,9 @@ class YOLOBackbone(nn.Module):
     image_size: the size the variant was made for; any works. num_classes: 0 drops the head.
     Named maps: `conv1`, `conv2`, ... after leaky ReLU.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("fc",)
+    layer_decay: ClassVar[LayerOrder] = "modules"
 
     layers: Layers
     batch_norm: bool = False
@@ -72,14 +79,18 @@ class YOLOBackbone(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.maps = FeatureMaps()
         self.pool = MaxPool(2, 2)
         for i, layer in enumerate(filter(None, self.layers), start=1):
             setattr(self, f"conv{i}", LeakyConv(*layer, self.batch_norm, self.axis_name, self.dtype))
         if self.num_classes:
             self.fc = Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype)
 
-    def convolutions(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return tuple(f"conv{i}" for i in range(1, 1 + len([*filter(None, self.layers)])))
+
+    @with_maps
+    def convolutions(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
         """The last map `(B, h, w, D)`."""
         check_images(images, self.in_channels)
         x, number = images, 0
@@ -88,29 +99,33 @@ class YOLOBackbone(nn.Module):
                 x = self.pool(x)
             else:
                 number += 1
-                x = self.maps(f"conv{number}", getattr(self, f"conv{number}")(x, train))
+                x = yield f"conv{number}", getattr(self, f"conv{number}")(x, train)
         return x
 
-    def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """What comes before the head: `(B, D)`."""
-        return self.convolutions(images, train=train).mean(axis=(1, 2))
+    def features(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None) -> Any:
+        """The input of the head: `(B, D)`."""
+        x = self.convolutions(images, train=train, maps=maps)
+        return x.mean(axis=(1, 2)) if maps is None else x
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.features(images, train=train)
-        return self.fc(x).astype(jnp.float32) if self.num_classes else x
+    def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
+                 ) -> jax.Array | dict[str, jax.Array]:
+        x = self.features(images, train=train, maps=maps)
+        return self.fc(x).astype(jnp.float32) if self.num_classes and maps is None else x
 
 
-class YOLOv1(nn.Module):
+class YOLOv1(ImageModel):
     """Images float `(B, H, W, C)` of `image_size`, already normalised, to float32 `(B, R, C, 5 num_boxes + K)`.
 
-    layers: of the backbone (see `YOLOBackbone`). more_layers: further ones, which the paper adds after pretraining.
-    fc_widths: of the fully connected layers before the output; dropout (stream `dropout`) follows the last one.
-    image_size: the grid has as many cells as the last map has pixels. num_boxes: N of each cell.
-    num_classes: K. batch_norm, axis_name: see `YOLOBackbone`. Named maps: those of the backbone.
+    layers: of the backbone (see `YOLOBackbone`). more_layers: further convolutions, which the paper adds after
+    pretraining. fc_widths: of the fully connected layers before the output; dropout (stream `dropout`) follows the last
+    one. image_size: the grid has as many cells as the last map has pixels. num_boxes: N of each cell.
+    num_classes: K. batch_norm, axis_name: see `YOLOBackbone`.
     """
 
+    output_modules: ClassVar[tuple[str, ...]] = ("output",)
+
     layers: Layers
-    more_layers: Layers = ()
+    more_layers: tuple[Convolution, ...] = ()
     fc_widths: tuple[int, ...] = (4096,)
     num_boxes: int = 2
     dropout: float = 0.5
@@ -158,17 +173,18 @@ class YOLOv1(nn.Module):
 class YOLO(OnBackbone):
     """Images float `(B, H, W, C)`, already normalised, to float32 `(B, R, C, 5 num_boxes + num_classes)`.
 
-    backbone, backbone_fields: a model of `create_model` that names its maps, and fields of it other than those that are
-    this model's, too.
+    backbone, backbone_fields: a model of `create_model` that names its maps, and its fields other than
+    those that both models share.
     maps: names of the backbone's maps that the head sees, the finest first, whose pixels are the cells; the others are
-    resized to it. A number: that many, the last map of each of the smallest sizes. Nothing of the backbone after the
-    last of them is computed or has parameters.
+    resized to it. A number n: the last map of each of the n smallest sizes. No layer of the backbone after the last of
+    them is computed or made.
     head_width, head_depth: channels and number of the 3x3 convolutions, with batch norm and leaky ReLU, before the
     output; the backbone's maps are brought to this width by 1x1 convolutions. At first the boxes of a cell lie on its
-    centre and are of different sizes, for each to become responsible for objects of some size.
+    centre and have different sizes, so that each becomes responsible for objects of some size.
     image_size: the size the variant was made for; any that the backbone takes works. axis_name: see `BatchNorm`.
-    Named maps: the backbone's.
     """
+
+    output_modules: ClassVar[tuple[str, ...]] = ("output",)
 
     maps: int | tuple[str, ...] = 1
     head_width: int = 256
@@ -193,16 +209,16 @@ class YOLO(OnBackbone):
 
     @nn.nowrap
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        """Centres at the cells' centres, sides of 1 / (N + 1), 2 / (N + 1), ... of the picture's, the rest 0."""
+        """Boxes at the cells' centres with 1 / (N + 1), 2 / (N + 1), ... of the picture's sides; all else is 0."""
         roots = jnp.sqrt(jnp.arange(1, self.num_boxes + 1) / (self.num_boxes + 1))[:, None]
         boxes = jnp.concatenate([jnp.full((self.num_boxes, 2), 0.5), roots, roots, 0 * roots], axis=1).ravel()
         return jnp.pad(boxes, (0, shape[0] - len(boxes))).astype(dtype)
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         check_images(images, self.in_channels)
-        maps = named_maps(lambda: self.network(images, train=train), self.seen)
-        size = maps[self.seen[0]].shape[1:3]
-        x = 0
+        maps = self.network(images, train=train, maps=self.seen)
+        size = size_of(maps[self.seen[0]])
+        x: Any = 0  # an array from the first map on
         for name, lateral in zip(self.seen, self.lateral):
             y = lateral(maps[name], train)
             x = x + (y if y.shape[1:3] == size else resize_bilinear(y, size))
@@ -229,3 +245,5 @@ VARIANTS = {
     "yolov1_classifier": (YOLOBackbone, dict(layers=EXTRACTION)),
     "yolo": (YOLO, {}),
 }
+
+register(VARIANTS)

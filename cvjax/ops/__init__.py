@@ -1,1 +1,1 @@
-"""Pure array functions, no Flax: patches, position embeddings, masking."""
+"""Pure functions of arrays, without Flax: convolutions, attention, boxes, patches and so on."""

@@ -1,8 +1,9 @@
 """Anchors: the boxes of several sizes and shapes at each pixel of a feature map that a region proposal network refines.
 
 Ren et al. 2015 (https://arxiv.org/abs/1506.01497), in torchvision's form: an anchor's corners are rounded to whole
-pixels around 0, and the pixel in row i and column j has its anchors around (j, i) times the stride, the upper left
-corner of what it sees. (The authors' code centres them half a stride, less half a pixel, further right and down.)
+pixels around 0, and the pixel in row i and column j has its anchors around (j, i) times the stride, which is
+the upper left corner of its cell. (The authors' code centres them half a stride, less half a pixel, further right and
+down.)
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ def anchor_shapes(sizes: Sequence[float] = SIZES, aspect_ratios: Sequence[float]
         raise ValueError(f"sizes and aspect ratios must be positive numbers, received {tuple(sizes)} and "
                          f"{tuple(aspect_ratios)}")
     stretch = np.sqrt(np.asarray(aspect_ratios, np.float32))[:, None]
-    sizes = np.asarray(sizes, np.float32)
-    heights, widths = (stretch * sizes).ravel(), (1 / stretch * sizes).ravel()
+    sides = np.asarray(sizes, np.float32)
+    heights, widths = (stretch * sides).ravel(), (1 / stretch * sides).ravel()
     return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2)
 
 
@@ -30,8 +31,8 @@ def grid_anchors(grid: tuple[int, int], stride: tuple[float, float], sizes: Sequ
                  aspect_ratios: Sequence[float] = ASPECT_RATIOS) -> jax.Array:
     """The anchors of a map, float32 `(H * W * A, 4)` in pixels of the image: row by row, all A of a pixel together.
 
-    grid: H and W of the map. stride: pixels of the image per pixel of the map, down and across. Anchors reach out of
-    the image; a mask or `clip_boxes` says what becomes of those.
+    grid: H and W of the map. stride: pixels of the image per pixel of the map, down and across. Anchors may
+    reach out of the image; the caller masks them or clips them (`clip_boxes`).
     """
     if len(grid) != 2 or len(stride) != 2 or min(*grid, *stride) <= 0:
         raise ValueError(f"grid and stride must be two positive numbers each, received {grid} and {stride}")

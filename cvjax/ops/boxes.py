@@ -1,7 +1,7 @@
 """Boxes `(..., 4)` as x1, y1, x2, y2 in continuous pixels: areas, overlaps, clipping, and their coding as offsets.
 
-A box covers [x1, x2) x [y1, y2), so its width is x2 - x1: no "+ 1" of inclusive pixels anywhere. Sides of a box that is
-turned inside out (x2 < x1) count as 0. Which rows are padding is told by a mask beside the boxes, never by coordinates.
+A box covers [x1, x2) x [y1, y2), so its width is x2 - x1: no "+ 1" of inclusive pixels anywhere. If x2 < x1, the
+width counts as 0, and so does the height if y2 < y1. A mask beside the boxes tells which rows are padding.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-LARGEST_LOG_SCALE = math.log(1000 / 16)  # R-CNN's decoded boxes grow at most this much: exp must not overflow
+LARGEST_LOG_SCALE = math.log(1000 / 16)  # R-CNN's decoded boxes grow at most this much, so that exp does not overflow
 
 
 def area(boxes: jax.Array) -> jax.Array:
@@ -36,6 +36,10 @@ def generalized_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
     IoU less the share of the smallest enclosing box that neither covers, so that boxes far apart still have a gradient
     (Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630). Every pair: `generalized_iou(a[:, None], b)`.
+
+        >>> a, b = jnp.array([0.0, 0.0, 2.0, 2.0]), jnp.array([[0.0, 0.0, 2.0, 1.0], [6.0, 0.0, 8.0, 2.0]])
+        >>> generalized_iou(a, b)  # with its own upper half, and with a box far away
+        Array([ 0.5, -0.5], dtype=float32)
     """
     intersection, union = _overlap(a, b)
     corners = [choose(a[..., i], b[..., i]) for i, choose in enumerate([jnp.minimum] * 2 + [jnp.maximum] * 2)]
@@ -74,14 +78,14 @@ def encode_boxes(boxes: jax.Array, anchors: jax.Array, weights: tuple[float, flo
 
     Shifts of the centre in the anchor's widths and heights, and logarithms of the ratios of the sides (Girshick et al.
     2014, appendix C), times `weights` for x, y, w, h: 1 / standard deviation of each where targets are normalised, as
-    Fast R-CNN's (10, 10, 5, 5). A box or anchor with a side of 0 or less has no coding; such rows are all 0, with
-    gradients of 0, and a mask must leave them out of the loss.
+    Fast R-CNN's (10, 10, 5, 5). A box or anchor with a side of 0 or less has no code. Its row is all 0, with
+    gradients of 0, and a mask must leave it out of the loss.
     """
     boxes, anchors = jnp.broadcast_arrays(to_centres(boxes), to_centres(anchors))
     sound = jnp.all((boxes[..., 2:] > 0) & (anchors[..., 2:] > 0), axis=-1, keepdims=True)
     boxes, anchors = (jnp.where(sound, x, 1.0) for x in (boxes, anchors))
     shifts = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:]
-    # Of two logarithms, not of the ratio, which may leave float32's range though its logarithm does not.
+    # A difference of logarithms: the ratio itself may leave float32's range.
     scales = jnp.log(boxes[..., 2:]) - jnp.log(anchors[..., 2:])
     return jnp.where(sound, jnp.concatenate([shifts, scales], axis=-1) * jnp.asarray(weights, boxes.dtype), 0.0)
 

@@ -11,11 +11,11 @@ from jax import lax
 def gelu(x: jax.Array) -> jax.Array:
     """`x` times the standard normal's distribution function at `x`; of any shape, the dtype is kept.
 
-    Exactly; of bfloat16 and float16 it is computed in float32, to 1e-6, and then rounded.
+    It is the exact form. bfloat16 and float16 are computed in float32, to 1e-6, and then rounded.
     """
     if jnp.finfo(x.dtype).bits >= 32:
         return 0.5 * x * lax.erfc(-x * math.sqrt(0.5))
-    # `erfc` keeps the digits of values next to nothing, but takes an accelerator longer than reading and writing them.
+    # `erfc` keeps the digits of results close to 0, but costs an accelerator more than reading and writing them.
     wide = x.astype(jnp.float32)
     return (wide * _distribution(wide)).astype(x.dtype)
 
@@ -26,8 +26,8 @@ def _distribution(x: jax.Array) -> jax.Array:
 
 @gelu.defjvp
 def _tangent(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Of `erf`, which costs a CPU much less than `erfc`. Far below 0 it rounds to steps of 6e-8, and so does a slope
-    # there; what JAX derives takes a twentieth of a ViT's step more.
+    # `erf` costs a CPU much less than `erfc`. Far below 0 it rounds to steps of 6e-8, and there so does the slope.
+    # The derivative that JAX would find makes a ViT's step a twentieth longer.
     (x,), (dx,) = primals, tangents
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     density = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))

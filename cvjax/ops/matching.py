@@ -1,6 +1,6 @@
-"""Which ground truth a box is to learn: anchors of a region proposal network, and proposals of a detector.
+"""Matches boxes with ground truth: anchors of a region proposal network, and proposals of a detector.
 
-One image; `jax.vmap` for more. Rows of ground truth that pad are told by a mask, and an image may have none at all.
+Functions take one image; use `jax.vmap` for more. A mask tells which rows of ground truth are padding; all may be.
 """
 
 from typing import NamedTuple
@@ -12,17 +12,18 @@ from cvjax.ops.boxes import pairwise_iou
 
 
 class Matches(NamedTuple):
-    """For each of N boxes; one that is neither positive nor negative is left out of the loss."""
+    """The targets of N boxes. A box that is neither positive nor negative is left out of the loss."""
 
-    index: jax.Array  # int32 (N,): the row of the ground truth it overlaps most, the first of equals; 0 without any
+    # int32 (N,): the row of the ground truth that the box overlaps most, the first of equals; 0 without any.
+    index: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  nobody searches this tuple
     overlap: jax.Array  # float32 (N,): their IoU, in [0, 1]; 0 without any
-    positive: jax.Array  # bool (N,): is to learn that row
-    negative: jax.Array  # bool (N,): is to learn that it is background
+    positive: jax.Array  # bool (N,): the box learns that row
+    negative: jax.Array  # bool (N,): the box learns that it is background
 
 
 def match_anchors(anchors: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, usable: jax.Array | None = None,
                   high: float = 0.7, low: float = 0.3) -> Matches:
-    """Positive from an IoU of `high` on, or as the best of a ground truth; else negative below `low`, else left out.
+    """Positive if the IoU is at least `high` or the best of a ground truth; else negative if it is below `low`.
 
     The rules of Faster R-CNN (https://arxiv.org/abs/1506.01497, sec. 3.1.2) as torchvision reads them: all anchors that
     share the best overlap with a ground truth are positive, however small it is, and learn the row that they themselves
@@ -33,7 +34,7 @@ def match_anchors(anchors: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, 
         boxes: ground truth `(M, 4)`, M > 0.
         box_mask: bool `(M,)`, False for padding.
         usable: bool `(N,)`, anchors that take part (the paper leaves out those that cross the border of the image);
-            the others are nobody's best, and neither positive nor negative. None: all.
+            the others are never the best, and neither positive nor negative. None: all.
     """
     _check_thresholds(low, high)
     overlaps = _overlaps(anchors, boxes, box_mask)
@@ -42,23 +43,23 @@ def match_anchors(anchors: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, 
     index, overlap = _best(overlaps)
     is_best = ((overlaps == overlaps.max(axis=0)) & (overlaps > 0)).any(axis=1)
     positive = (overlap >= high) | is_best
-    # high may be 0, then padding would be learnt.
+    # If high is 0, the threshold lets padding through.
     positive &= usable & box_mask.any()
     return Matches(index, overlap, positive, usable & ~positive & (overlap < low))
 
 
 def match_proposals(proposals: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, usable: jax.Array | None = None,
                     foreground: float = 0.5, background: tuple[float, float] = (0.0, 0.5)) -> Matches:
-    """Positive from an IoU of `foreground` on, negative in [low, high) of `background`, else left out.
+    """Positive if the IoU is at least `foreground`, else negative if it lies in [low, high) of `background`.
 
     Fast R-CNN (https://arxiv.org/abs/1504.08083, sec. 2.3) has 0.5 and [0.1, 0.5), torchvision [0, 0.5). In an image
-    without ground truth all are negative, whatever `background` says.
+    without ground truth all proposals are negative, for any `background`.
 
     Args:
         proposals: `(N, 4)`.
         boxes: ground truth `(M, 4)`, M > 0.
         box_mask: bool `(M,)`, False for padding.
-        usable: bool `(N,)`, False for proposals that pad: neither positive nor negative. None: all.
+        usable: bool `(N,)`, False for padding, which is neither positive nor negative. None: all.
     """
     low, high = background
     _check_thresholds(low, high, foreground)

@@ -5,6 +5,8 @@ and then with itself; the loop ends when enough boxes are kept. So the work is b
 loop, and no matrix of all pairs is ever there.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +14,9 @@ from jax import lax
 from cvjax.ops.boxes import pairwise_iou
 
 _TILE = 128  # boxes that are decided together, and, on a CPU, kept boxes that they are compared with at a time
+
+# Where the next tile starts, how many boxes are kept, these boxes, their labels, and their places in the input.
+State = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 
 def nms(boxes: jax.Array, scores: jax.Array, valid: jax.Array, iou_threshold: float, max_outputs: int
@@ -22,13 +27,13 @@ def nms(boxes: jax.Array, scores: jax.Array, valid: jax.Array, iou_threshold: fl
     that is kept already is greater than the threshold, compared in float32 (torchvision widens the IoU to float64
     first, so that an IoU of exactly 0.3 there exceeds a threshold of 0.3). +inf is the highest score and -inf the
     lowest; a box whose score is nan is left out as if it were not valid. Boxes without area, and with nan coordinates,
-    have IoU 0 with all: they suppress nothing and nothing suppresses them. The results are whole numbers, without a
-    gradient. One image; `jax.vmap` for more.
+    have IoU 0 with all: they suppress nothing and nothing suppresses them. The results are integers and booleans,
+    without a gradient. One image; `jax.vmap` for more.
 
     Args:
         boxes: `(N, 4)` as x1, y1, x2, y2.
         scores: `(N,)`.
-        valid: bool `(N,)`, False for padding, which neither is kept nor suppresses.
+        valid: bool `(N,)`, False for padding, which is never kept and suppresses nothing.
         iou_threshold: in [0, 1], static.
         max_outputs: static size of the result, may exceed N.
 
@@ -46,15 +51,17 @@ def class_wise_nms(boxes: jax.Array, scores: jax.Array, labels: jax.Array, valid
                    max_outputs: int) -> tuple[jax.Array, jax.Array]:
     """`nms` in which only boxes of one label, int `(N,)`, suppress each other; the best of all labels come out.
 
-    Labels are compared. The well-known trick to move each class to a place of its own, label times the largest
-    coordinate, rounds the coordinates: at label 80 and 1,000 pixels float32 has steps of 1/128 pixel.
+    The labels themselves are compared. A well-known trick instead moves the boxes of each class apart, by the label
+    times the largest coordinate. It rounds the coordinates: at label 80 and 1,000 pixels float32 has steps of 1/128
+    pixel.
     """
     if labels.shape != scores.shape:
         raise ValueError(f"labels must have the scores' shape {scores.shape}, received {labels.shape}")
     return _greedy(boxes, scores, labels, valid, iou_threshold, max_outputs)
 
 
-def _greedy(boxes, scores, labels, valid, iou_threshold, max_outputs):
+def _greedy(boxes: jax.Array, scores: jax.Array, labels: jax.Array | None, valid: jax.Array, iou_threshold: float,
+            max_outputs: int) -> tuple[jax.Array, jax.Array]:
     count = len(scores) if scores.ndim == 1 else 0
     if not count or boxes.shape != (count, 4) or valid.shape != (count,):
         raise ValueError(f"boxes, scores and valid must be (N, 4), (N,) and (N,) with N > 0, received {boxes.shape}, "
@@ -74,37 +81,41 @@ def _greedy(boxes, scores, labels, valid, iou_threshold, max_outputs):
     boxes = lax.stop_gradient(boxes)[order]
     labels = None if labels is None else jnp.asarray(labels)[order]
 
-    def suppresses(a, a_labels, b, b_labels):
+    def suppresses(a: jax.Array, a_labels: jax.Array | None, b: jax.Array, b_labels: jax.Array | None) -> jax.Array:
         """bool `(A, B)`"""
         over = pairwise_iou(a, b) > iou_threshold
         return over if a_labels is None else over & (a_labels[:, None] == b_labels)
 
-    def part(rows, start, size):
-        return None if rows is None else lax.dynamic_slice_in_dim(rows, start, size)
+    def part(rows: jax.Array, start: jax.Array, size: int) -> jax.Array:
+        return lax.dynamic_slice_in_dim(rows, start, size)
 
-    def among_themselves(here, here_labels, candidates):
+    def part_of_labels(rows: jax.Array | None, start: jax.Array, size: int) -> jax.Array | None:
+        return None if rows is None else part(rows, start, size)
+
+    def among_themselves(here: jax.Array, here_labels: jax.Array | None, candidates: jax.Array
+                         ) -> tuple[jax.Array, jax.Array]:
         """Which candidates of a tile stay, bool `(tile,)`, and an order in which they come first."""
-        better = jnp.tri(tile, k=-1, dtype=bool).T  # a row than a column
+        better = jnp.tri(tile, k=-1, dtype=bool).T  # the row's box is better than the column's
         within = suppresses(here, here_labels, here, here_labels) & better
 
-        # What stays follows from the better ones that stay: after i rounds the first i are right, and a round that
-        # changes nothing is the last. Few rounds are needed, but for long chains of boxes.
-        def resolve(rounds):
+        # Whether a box stays depends on the better boxes that stay. So after i rounds the first i are right, and the
+        # loop ends with a round that changes nothing. Only long chains of boxes need many rounds.
+        def resolve(rounds: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
             _, keep = rounds
             return keep, candidates & ~(within & keep[:, None]).any(axis=0)
 
         _, keep = lax.while_loop(lambda rounds: (rounds[0] != rounds[1]).any(), resolve, resolve((None, candidates)))
         return keep, jnp.argsort(~keep, stable=True)
 
-    def decide(state):
+    def decide(state: State) -> State:
         start, kept, kept_boxes, kept_labels, kept_order = state
-        here, here_labels = part(boxes, start, tile), part(labels, start, tile)
+        here, here_labels = part(boxes, start, tile), part_of_labels(labels, start, tile)
 
-        def by_block(i, suppressed):
-            block, block_labels = part(kept_boxes, i * _TILE, _TILE), part(kept_labels, i * _TILE, _TILE)
+        def by_block(i: jax.Array, suppressed: jax.Array) -> jax.Array:
+            block, block_labels = part(kept_boxes, i * _TILE, _TILE), part_of_labels(kept_labels, i * _TILE, _TILE)
             return suppressed | suppresses(block, block_labels, here, here_labels).any(axis=0)
 
-        # An accelerator does the places that are still free sooner than it turns a loop.
+        # An accelerator compares with all places, the empty ones too, faster than it runs a loop.
         suppressed = lax.platform_dependent(
             cpu=lambda: lax.fori_loop(0, (kept + _TILE - 1) // _TILE, by_block, jnp.zeros(tile, bool)),
             default=lambda: suppresses(kept_boxes, kept_labels, here, here_labels).any(axis=0))
@@ -113,20 +124,20 @@ def _greedy(boxes, scores, labels, valid, iou_threshold, max_outputs):
                                here, here_labels, candidates)
 
         # Kept rows move to the front, the others become boxes without area, which suppress nothing.
-        def append(rows, new):
+        def append(rows: jax.Array, new: jax.Array) -> jax.Array:
             return lax.dynamic_update_slice_in_dim(rows, new[front], kept, 0)
 
         kept_boxes = append(kept_boxes, jnp.where(keep[:, None], here, 0))
         kept_order = append(kept_order, part(order, start, tile))
-        if kept_labels is not None:
+        if kept_labels is not None and here_labels is not None:
             kept_labels = append(kept_labels, here_labels)
         return start + tile, kept + keep.sum(dtype=jnp.int32), kept_boxes, kept_labels, kept_order
 
-    def unfinished(state):
+    def unfinished(state: State) -> jax.Array:
         start, kept, *_ = state
         return (start < total) & (kept < max_outputs)
 
-    room = (-(-max_outputs // _TILE) + 1) * _TILE  # the last tile may keep more than are asked for
+    room = (-(-max_outputs // _TILE) + 1) * _TILE  # the last tile may keep more than max_outputs
     state = (jnp.int32(0), jnp.int32(0), jnp.zeros((room, 4), boxes.dtype),
              None if labels is None else jnp.zeros(room, labels.dtype), jnp.zeros(room, jnp.int32))
     _, kept, _, _, kept_order = lax.while_loop(unfinished, decide, state)

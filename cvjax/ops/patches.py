@@ -4,7 +4,12 @@ A patch is flattened in (row, column, channel) order and patches follow each oth
 He et al. 2022 (MAE) and of a strided convolution's output (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 """
 
+from typing import TypeVar
+
 import jax
+import numpy as np
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
@@ -15,7 +20,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+def patchify(images: Array, patch_size: int) -> Array:
     """Cut images `(B, H, W, C)` into patches `(B, L, p*p*C)` with `L = (H/p) * (W/p)`; the dtype is kept."""
     batch, height, width, channels = images.shape
     rows, columns = patch_grid(height, width, patch_size)
@@ -24,7 +29,7 @@ def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     return x.reshape(batch, rows * columns, patch_size * patch_size * channels)
 
 
-def unpatchify(patches: jax.Array, patch_size: int, height: int, width: int) -> jax.Array:
+def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> Array:
     """Put patches `(B, L, p*p*C)` back together to images `(B, height, width, C)`; the inverse of `patchify`."""
     batch, length, dim = patches.shape
     rows, columns = patch_grid(height, width, patch_size)

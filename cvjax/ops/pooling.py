@@ -37,7 +37,7 @@ def _window_max(x: jax.Array, window: int, strides: int, pads: list[tuple[int, i
 
 
 def _overlapping_max(x: jax.Array, window: int, strides: int, pads: list[tuple[int, int]]) -> jax.Array:
-    """`_window_max` by comparisons, for a CPU, where its gradient is slow: in each row, then between rows."""
+    """`_window_max` by comparisons, first in each row, then between rows. On a CPU its own gradient is slow."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     for axis in (2, 1):
         reach = (x.shape[axis] - window) // strides * strides + 1
@@ -46,7 +46,7 @@ def _overlapping_max(x: jax.Array, window: int, strides: int, pads: list[tuple[i
 
 
 def _disjoint_max(x: jax.Array, window: int) -> jax.Array:
-    """`max_pool` of windows side by side, by comparisons: the gradient of `reduce_window` is slow, on a GPU too."""
+    """`max_pool` of windows side by side, by comparisons: the gradient of `reduce_window` is slow, even on a GPU."""
     batch, height, width, channels = x.shape
     rows, columns = height // window, width // window
     x = x[:, :rows * window, :columns * window].reshape(batch, rows, window, columns, window, channels)
@@ -54,7 +54,7 @@ def _disjoint_max(x: jax.Array, window: int) -> jax.Array:
 
 
 def _largest(values: list[jax.Array]) -> jax.Array:
-    """Of arrays of one shape. The first of equals gets the gradient, and nan wins, as in reduce_window and in torch."""
+    """The elementwise maximum. The first of equals gets the gradient, and nan wins, as in reduce_window and torch."""
     largest, *others = values
     for other in others:
         largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
@@ -69,7 +69,7 @@ def average_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Means over a grid of `size` x `size` bins that cover the map, whatever its size: `(B, size, size, C)`.
+    """Means over a grid of `size` x `size` bins that cover a map of any size: `(B, size, size, C)`.
 
     Bin i of a side of n pixels covers pixels `floor(i n / size)` to `ceil((i + 1) n / size)`, so bins overlap where
     `size` does not divide n, and repeat pixels where n < size (PyTorch's AdaptiveAvgPool2d).

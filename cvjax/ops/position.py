@@ -1,23 +1,32 @@
 """Position embeddings of a grid of patches: the fixed 2-D sine-cosine form, and resizing of learned ones."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Who resizes learned positions in which way; see `resize_positions`.
+PositionResize = Literal["timm", "deit", "dino", "torchvision"]
 
-def _sincos_1d(dim: int, positions: np.ndarray) -> np.ndarray:
+
+def _sincos_1d(dim: int, positions: np.ndarray, moco: bool) -> np.ndarray:
     """Sines then cosines at `dim / 2` geometric frequencies (Vaswani et al. 2017, sec. 3.5): (N,) -> (N, dim)."""
-    frequencies = 10000.0 ** (-np.arange(dim // 2, dtype=np.float64) / (dim / 2))
+    count = dim // 2
+    frequencies = 10000.0 ** (-np.arange(count, dtype=np.float64) / (max(count - 1, 1) if moco else count))
     angles = positions.reshape(-1, 1) * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def sincos_2d(dim: int, grid: tuple[int, int], *, trained_grid: tuple[int, int] | None = None) -> np.ndarray:
+def sincos_2d(dim: int, grid: tuple[int, int], *, trained_grid: tuple[int, int] | None = None,
+              moco: bool = False) -> np.ndarray:
     """Fixed position embedding float32 `(rows * columns, dim)` as in MAE: half the channels for x, half for y.
 
     The first half encodes the column and the second half the row, the order of the published MAE weights.
     trained_grid: the grid a model was trained on. Another `grid` then samples the same field of view, patch centre
     by patch centre, instead of running off into positions never seen.
+    moco: the lowest frequency is 1 / 10000 itself, as in MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057)
+    and big_vision; in MAE it lies one step above.
     Raises ValueError unless `dim` is a multiple of 4.
     """
     if dim % 4:
@@ -28,15 +37,46 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, trained_grid: tuple[int, int] 
 
     rows, columns = (axis_positions(s, t) for s, t in zip(grid, trained_grid or grid, strict=True))
     y, x = np.meshgrid(rows, columns, indexing="ij")
-    embedding = np.concatenate([_sincos_1d(dim // 2, x), _sincos_1d(dim // 2, y)], axis=1)
+    embedding = np.concatenate([_sincos_1d(dim // 2, x, moco), _sincos_1d(dim // 2, y, moco)], axis=1)
     return embedding.astype(np.float32)
 
 
-def resize_positions(embedding: jax.Array, trained_grid: tuple[int, int], grid: tuple[int, int]) -> jax.Array:
-    """Resize learned positions `(rows * columns, D)` to another grid by antialiased bicubic interpolation (as timm)."""
+def _bicubic(size: int, trained: int, how: PositionResize) -> np.ndarray:
+    """The matrix float32 `(size, trained)` of torch's bicubic interpolation (a = -0.75) along one axis.
+
+    Places outside of the trained positions count as those at the edge.
+    """
+    places = np.arange(size)
+    if how == "torchvision":  # the corners lie on each other
+        sources = places * (trained - 1) / max(size - 1, 1)
+    else:
+        # DINO's authors ask for a factor that is a little too large, to be safe from rounding, and torch uses it.
+        sources = (places + 0.5) * trained / (size + 0.1 if how == "dino" else size) - 0.5
+    first, a = np.floor(sources).astype(int), -0.75
+    matrix = np.zeros((size, trained))
+    for tap in (-1, 0, 1, 2):
+        x = np.abs(sources - first - tap)  # Keys 1981, eq. 15 with a free a
+        weights = np.where(x < 1, ((a + 2) * x - (a + 3)) * x**2 + 1, (((x - 5) * x + 8) * x - 4) * a)
+        np.add.at(matrix, (places, np.clip(first + tap, 0, trained - 1)), weights)
+    return matrix.astype(np.float32)
+
+
+def resize_positions(embedding: jax.Array, trained_grid: tuple[int, int], grid: tuple[int, int],
+                     how: PositionResize = "timm") -> jax.Array:
+    """Resize learned positions `(rows * columns, D)` to another grid, in the way that a publisher's code does.
+
+    how: all are bicubic. "timm": antialiased, a = -0.5 (`resample_abs_pos_embed`). "deit": torch's without antialias,
+        a = -0.75, as DeiT and MAE are fine-tuned. "dino": the same, but the n-th of the places is read as if the new
+        grid had 0.1 places more (`interpolate_pos_encoding`). "torchvision": as "deit" with the corners' centres on
+        each other (`interpolate_embeddings`).
+    """
     if tuple(trained_grid) == tuple(grid):
         return embedding
     dim = embedding.shape[-1]
     field = embedding.reshape(*trained_grid, dim).astype(jnp.float32)
-    resized = jax.image.resize(field, (*grid, dim), method="bicubic", antialias=True)
+    if how == "timm":
+        resized = jax.image.resize(field, (*grid, dim), method="bicubic", antialias=True)
+    else:
+        rows, columns = (_bicubic(new, old, how) for new, old in zip(grid, trained_grid, strict=True))
+        resized = jnp.einsum("ra,cb,abd->rcd", rows, columns, field, precision=jax.lax.Precision.HIGHEST)
     return resized.reshape(-1, dim).astype(embedding.dtype)

@@ -53,8 +53,8 @@ def region_pyramid_pool(features: jax.Array, boxes: jax.Array, spatial_scale: fl
         ValueError: for other shapes, no level, or a level below 1.
     """
     _check(features, levels)
-    if boxes.ndim != 3 or boxes.shape[-1] != 4 or len(boxes) != len(features):
-        raise ValueError(f"boxes must be (B, R, 4) with B = {len(features)}, received {boxes.shape}")
+    if boxes.ndim != 3 or boxes.shape[-1] != 4 or boxes.shape[0] != features.shape[0]:
+        raise ValueError(f"boxes must be (B, R, 4) with B = {features.shape[0]}, received {boxes.shape}")
     height, width = features.shape[1:3]
     corners = lax.stop_gradient(boxes).astype(jnp.float32) * jnp.float32(spatial_scale)
     down, across = (_pixels(corners[..., axis], corners[..., axis + 2], length) for axis, length in

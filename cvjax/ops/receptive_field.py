@@ -1,9 +1,9 @@
-"""What an output of a chain of convolutions and poolings sees of the input, along one axis.
+"""The inputs that an output of a chain of convolutions and poolings depends on, along one axis.
 
 Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks"
 (https://distill.pub/2019/computing-receptive-fields): their eq. 2 gives the size, eq. 4 the stride, eq. 5 the padding.
-Deviations: the recurrences run from input to output, so every layer of a chain is answered on the way; padding is kept
-as its opposite, where the field of output 0 starts.
+Deviations: the recurrences run from input to output and so give the field of every layer on the way. In place of the
+padding we store its negative, the start of the field of output 0.
 """
 
 from collections.abc import Iterable

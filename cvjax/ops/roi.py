@@ -1,11 +1,10 @@
-"""Features of regions: RoI pooling (Girshick 2015) and RoI align (He et al. 2017), this of pyramids too.
+"""Features of regions: RoI pooling (Girshick 2015), and RoI align (He et al. 2017), which also reads pyramids.
 
-Both take a map for each image and the same number of boxes for each, padding included: no loop on the host, and
-nothing whose shape depends on a box. Boxes get no gradient, as in the papers.
+Both take one map per image and the same number of boxes for each image, padding included. So there is no loop on the
+host, and no shape depends on a box. Boxes get no gradient, as in the papers.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cvjax.ops.multilinear import Multilinear, varying_axes
 from cvjax.ops.window_maxima import window_maxima
 
-# RoI align's gradient on a CPU, where adding to pixels is slow: up to so many pixels, of all maps, it is products.
+Sizes = tuple[tuple[int, int], ...]  # heights and widths of maps
+
+# Up to this many pixels of all maps together, RoI align's gradient is made of matrix products: to add to single
+# pixels is slow on a CPU.
 _FEW_PIXELS = 8192
-_AT_ONCE = 32  # regions that these take together: bounds what is between them
+_AT_ONCE = 32  # regions per product, which bounds the memory for intermediate results
 
 
 def roi_pool(features: jax.Array, boxes: jax.Array, output_size: tuple[int, int], spatial_scale: float) -> jax.Array:
@@ -106,7 +109,7 @@ class _Samples(NamedTuple):
     smallest: float
 
     def places(self, low: jax.Array, high: jax.Array, bins: int, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Where along a side of a map `length` pixels long the samples read it, and their weights: `(..., bins, S)`."""
+        """Places of the samples along a side of a map, `length` pixels long, and their weights: `(..., bins, S)`."""
         side = jnp.maximum(high - low, self.smallest) if self.smallest else high - low
         share, length = (side / bins)[..., None, None], length[..., None, None]
         places = (low[..., None, None] + jnp.arange(bins)[:, None] * share  # in torchvision's order, which rounds
@@ -115,37 +118,37 @@ class _Samples(NamedTuple):
         return jnp.clip(places, 0, length - 1), inside / self.per_bin
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _align(maps: tuple[jax.Array, ...], corners: jax.Array, levels: jax.Array, samples: _Samples) -> jax.Array:
     """Regions `(B, R, 4)` in pixels of their maps -> `(B, R, down, across, C)`."""
-    pixels = jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
+    pixels = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps], axis=1)
+    return _aligned(pixels, corners, levels, sizes=tuple(x.shape[1:3] for x in maps), samples=samples)
+
+
+def _read(pixels: jax.Array, corners: jax.Array, levels: jax.Array, *, sizes: Sizes, samples: _Samples) -> jax.Array:
+    """`_align` of maps of these heights and widths, whose pixels `(B, P, C)` lie one map after the other."""
     read = jax.vmap(lambda pixels, places: pixels.at[places].get(mode="clip"))  # a box that is nan reads anything
     total = jnp.zeros((), jnp.float32)
-    for places, weights in _reads([x.shape for x in maps], corners, levels, samples):
+    for places, weights in _reads(sizes, corners, levels, samples):
         total += weights[..., None] * read(pixels, places)
     return total.astype(pixels.dtype)
 
 
-def _align_forward(maps, corners, levels, samples):
-    return _align(maps, corners, levels, samples), (maps, corners, levels)
+def _spread(gradient: jax.Array, pixels: jax.Array, corners: jax.Array, levels: jax.Array, *, sizes: Sizes,
+            samples: _Samples) -> jax.Array:
+    """The gradient of the pixels `(B, P, C)`."""
+    spread = _spread_by_products if pixels.shape[1] <= _FEW_PIXELS else _spread_by_pixels
+    return spread(gradient.astype(jnp.float32), sizes, corners, levels, samples).astype(pixels.dtype)
 
 
-def _align_backward(samples, kept, gradient):
-    maps, corners, levels = kept
-    spread = _spread_by_products if sum(x.shape[1] * x.shape[2] for x in maps) <= _FEW_PIXELS else _spread_by_pixels
-    gradients = spread(gradient.astype(jnp.float32), [x.shape for x in maps], corners, levels, samples)
-    return tuple(g.astype(x.dtype) for g, x in zip(gradients, maps)), None, None
+_aligned = Multilinear("roi_align", _read, transposes=(_spread, None, None))
 
 
-_align.defvjp(_align_forward, _align_backward)
-
-
-def _reads(shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array, samples: _Samples
+def _reads(sizes: Sizes, corners: jax.Array, levels: jax.Array, samples: _Samples
            ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """What makes up the bins: places int32 `(B, R, down, across)` in the pixels of all maps, one map after the other,
-    and their weights; four for each sample of a bin."""
-    sizes = np.array([shape[1:3] for shape in shapes])
-    heights, widths, starts = (jnp.asarray(x)[levels] for x in (*sizes.T, np.cumsum(sizes.prod(1)) - sizes.prod(1)))
+    """The pixels that make up the bins, four for each sample: places int32 `(B, R, down, across)` in the pixels of all
+    maps, one map after the other, and their weights."""
+    (*sides,), areas = np.transpose(sizes), np.prod(sizes, axis=1)
+    heights, widths, starts = (jnp.asarray(x)[levels] for x in (*sides, np.cumsum(areas) - areas))
     rows, down = _taps(corners[..., 1], corners[..., 3], samples.down, heights, samples)
     columns, across = _taps(corners[..., 0], corners[..., 2], samples.across, widths, samples)
     rows = starts[..., None, None] + rows * widths[..., None, None]
@@ -163,30 +166,29 @@ def _taps(low: jax.Array, high: jax.Array, bins: int, length: jax.Array, samples
             jnp.concatenate([1 - (places - first), places - first], axis=-1) * jnp.tile(weights, 2))
 
 
-def _spread_by_pixels(gradient: jax.Array, shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array,
-                      samples: _Samples) -> list[jax.Array]:
-    """The gradients of maps of these shapes: each bin is added to the pixels that it read."""
-    ends = np.cumsum([shape[1] * shape[2] for shape in shapes])
+def _spread_by_pixels(gradient: jax.Array, sizes: Sizes, corners: jax.Array, levels: jax.Array,
+                      samples: _Samples) -> jax.Array:
+    """Each bin is added to the pixels that it read: `(B, P, C)`."""
     add = jax.vmap(lambda total, places, values: total.at[places].add(values, mode="clip"))
-    total = jnp.zeros((len(gradient), ends[-1], gradient.shape[-1]))
-    for places, weights in _reads(shapes, corners, levels, samples):
+    total = jnp.zeros((gradient.shape[0], sum(height * width for height, width in sizes), gradient.shape[-1]))
+    for places, weights in _reads(sizes, corners, levels, samples):
         total = add(total, places, weights[..., None] * gradient)
-    return [x.reshape(shape) for x, shape in zip(jnp.split(total, ends[:-1], axis=1), shapes)]
+    return total
 
 
-def _spread_by_products(gradient: jax.Array, shapes: Sequence[tuple[int, ...]], corners: jax.Array, levels: jax.Array,
-                        samples: _Samples) -> list[jax.Array]:
-    """The same sum. The weight of a pixel is a product of one for its row and one for its column, so that a region is
-    two matrix products in every map; the weights are 0 in all but its own."""
+def _spread_by_products(gradient: jax.Array, sizes: Sizes, corners: jax.Array, levels: jax.Array,
+                        samples: _Samples) -> jax.Array:
+    """The sum of `_spread_by_pixels`. A pixel's weight is the weight of its row times that of its column. So a region
+    takes two matrix products in every map; the weights are 0 in all maps but its own."""
     def weights(low: jax.Array, high: jax.Array, bins: int, length: int) -> jax.Array:
-        """What each pixel of a side adds to a bin, `(B, R, bins, length)`."""
+        """The weight of each pixel of a side in each bin, `(B, R, bins, length)`."""
         places, weights = samples.places(low, high, bins, jnp.full(levels.shape, length))
         return (jnp.maximum(1 - jnp.abs(places[..., None] - jnp.arange(length)), 0) * weights[..., None]).sum(axis=-2)
 
     def grouped(x: jax.Array) -> jax.Array:
         """`(B, R, ...)` -> `(R / n, B, n, ...)`, filled up with zeros."""
         x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % _AT_ONCE), *[(0, 0)] * (x.ndim - 2)])
-        return jnp.moveaxis(x.reshape(len(x), -1, _AT_ONCE, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, _AT_ONCE, *x.shape[2:]), 1, 0)
 
     def add(total: jax.Array, group: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         part, down, across = group
@@ -194,22 +196,26 @@ def _spread_by_products(gradient: jax.Array, shapes: Sequence[tuple[int, ...]], 
         return total + jnp.einsum("brph,brpwc->bhwc", down, lines, precision=exact), None
 
     exact, gradients = lax.Precision.HIGHEST, []  # float32 where a TPU would round to bfloat16
-    for level, shape in enumerate(shapes):
-        down = weights(corners[..., 1], corners[..., 3], samples.down, shape[1])
-        across = weights(corners[..., 0], corners[..., 2], samples.across, shape[2])
+    batch, channels = gradient.shape[0], gradient.shape[-1]
+    for level, (height, width) in enumerate(sizes):
+        down = weights(corners[..., 1], corners[..., 3], samples.down, height)
+        across = weights(corners[..., 0], corners[..., 2], samples.across, width)
         groups = (grouped(gradient), grouped(down * (levels == level)[..., None, None]), grouped(across))
-        gradients.append(lax.scan(add, jnp.zeros(shape), groups)[0])
-    return gradients
+        start = lax.pcast(jnp.zeros((batch, height, width, channels)), varying_axes(gradient), to="varying")
+        total = lax.scan(add, start, groups)[0]
+        gradients.append(total.reshape(batch, -1, channels))
+    return jnp.concatenate(gradients, axis=1)
 
 
 def _bins(first: jax.Array, last: jax.Array, bins: int, length: int) -> tuple[jax.Array, jax.Array]:
     """Where bins start and end, int32 `(..., bins)` in [0, length], of sides that cover the pixels first to last."""
     side = jnp.maximum(last - first + 1, 1)
-    # Floor and ceil see how float32 rounds. A divisor that is a constant would become a product with its inverse, which
-    # rounds otherwise, so it is one only where corners are numbers.
+    # Floor and ceil depend on how float32 rounds. XLA would replace a constant divisor by a product with its inverse,
+    # which rounds differently. So the divisor depends on the corners.
     share = (side / jnp.where(jnp.isnan(first), 1.0, bins))[..., None]
     start, end = jnp.floor(jnp.arange(bins) * share), jnp.ceil(jnp.arange(1, bins + 1) * share)
-    return tuple(jnp.clip(edge + first[..., None], 0, length).astype(jnp.int32) for edge in (start, end))
+    start, end = (jnp.clip(edge + first[..., None], 0, length).astype(jnp.int32) for edge in (start, end))
+    return start, end
 
 
 def _round_half_away(x: jax.Array) -> jax.Array:
@@ -219,7 +225,7 @@ def _round_half_away(x: jax.Array) -> jax.Array:
 
 
 def _check(features: jax.Array, boxes: jax.Array, output_size: tuple[int, int]) -> None:
-    if features.ndim != 4 or boxes.ndim != 3 or boxes.shape[-1] != 4 or len(features) != len(boxes):
+    if features.ndim != 4 or boxes.ndim != 3 or boxes.shape[-1] != 4 or features.shape[0] != boxes.shape[0]:
         raise ValueError(f"features and boxes must be (B, H, W, C) and (B, R, 4), received {features.shape} and "
                          f"{boxes.shape}")
     if len(output_size) != 2 or min(output_size) < 1:

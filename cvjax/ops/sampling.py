@@ -1,4 +1,4 @@
-"""A fixed number of boxes for the loss, of which a share may be positive: without it the background would decide."""
+"""Draws a fixed number of boxes for the loss, with a share of positives, so that the background does not dominate."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,18 @@ from jax import lax
 class Sample(NamedTuple):
     """`size` places, the positives first; a place without a box has index 0 and is neither valid nor positive."""
 
-    index: jax.Array  # int32 (size,), each box at most once
+    # int32 (size,), each box at most once.
+    index: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  nobody searches this tuple
     valid: jax.Array  # bool (size,)
     positive: jax.Array  # bool (size,)
 
 
 def balanced_sample(key: jax.Array, positive: jax.Array, negative: jax.Array, size: int, positive_fraction: float
                     ) -> Sample:
-    """Up to `int(size * positive_fraction)` positives and as many negatives as then have room.
+    """Up to `int(size * positive_fraction)` positives; negatives fill the other places as far as there are any.
 
-    Each kind uniformly and without replacement, by random priorities of 31 bits. Negatives fill the places of absent
-    positives, but not the other way round, as in Fast R-CNN's and torchvision's samplers. One image.
+    Each kind is drawn uniformly and without replacement, by random priorities of 31 bits. Positives never fill the
+    places of absent negatives, as in Fast R-CNN's and torchvision's samplers. One image.
 
     Args:
         key: of this image.
@@ -44,6 +45,6 @@ def balanced_sample(key: jax.Array, positive: jax.Array, negative: jax.Array, si
 
 
 def _draw(priority: jax.Array, candidates: jax.Array, limit: int, size: int) -> tuple[jax.Array, jax.Array]:
-    """The candidates of highest priority in front of int32 `(size,)`, and how many they are, at most `limit`."""
+    """Indices int32 `(size,)` with the candidates of highest priority in front, and their number, at most `limit`."""
     _, index = lax.top_k(jnp.where(candidates, priority, -1), min(size, len(priority)))
     return jnp.pad(index, (0, size - len(index))), jnp.minimum(candidates.sum(), limit)

@@ -1,7 +1,7 @@
-"""Regions of an image warped to one size: what R-CNN's network sees (Girshick et al. 2014, appendix A).
+"""Warps regions of an image to one size, as input of R-CNN's network (Girshick et al. 2014, appendix A).
 
-https://arxiv.org/abs/1311.2524: whatever a region's proportions are, it is stretched to a square, with some context
-around it; what lies outside of the picture is the mean colour. Two gathers and no loop: rows first, then columns.
+https://arxiv.org/abs/1311.2524: a region of any proportions is stretched to a square, with some context around it.
+Pixels outside of the picture get the mean colour. Two gathers do it, rows first, then columns; there is no loop.
 """
 
 import jax
@@ -15,7 +15,7 @@ def warp_regions(image: jax.Array, boxes: jax.Array, size: int, *, context: floa
 
     The region is widened about its centre until `context` pixels of the result on each side are around it. Results
     whose centres lie outside of the picture are 0, which is the mean of normalised images; inside, the picture's edge
-    is repeated over its last half pixel. As in the authors' code nothing is smoothed where a region shrinks. Boxes get
+    is repeated over its last half pixel. As in the authors' code, a region that shrinks is not smoothed. Boxes get
     no gradient. One image; `jax.vmap` for more.
 
     Args:
@@ -26,7 +26,7 @@ def warp_regions(image: jax.Array, boxes: jax.Array, size: int, *, context: floa
         extent: `(2,)`, height and width of the part of the image that is a picture; None: all of it.
 
     Raises:
-        ValueError: for other shapes or a context that leaves no place for the region.
+        ValueError: for other shapes, or if the context leaves no space for the region.
     """
     if image.ndim != 3 or boxes.ndim != 2 or boxes.shape[-1] != 4:
         raise ValueError(f"image and boxes must be (H, W, C) and (R, 4), received {image.shape} and {boxes.shape}")
@@ -50,7 +50,7 @@ def warp_regions(image: jax.Array, boxes: jax.Array, size: int, *, context: floa
 
 
 def _places(low: jax.Array, high: jax.Array, widened: float, size: int, limit: jax.Array) -> tuple[jax.Array, ...]:
-    """Of `(R, size)` places along a side: the pixels before and after, the share of the one after, and whether the
+    """For `(R, size)` places along a side: the pixels before and after, the weight of the one after, and whether the
     place is in the picture."""
     side = (high - low) * widened
     start = (low + high - side) / 2

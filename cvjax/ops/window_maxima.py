@@ -1,9 +1,9 @@
 """Maxima of a feature map over many windows of any size: a bin of RoI pooling, or of a spatial pyramid.
 
 All windows whose sides are powers of two are reduced once, each from two of half the size, and a window of h x w is
-covered by four of them, which overlap. So a window costs four rows read, whatever its size (a sparse table, Bender and
-Farach-Colton 2000, in two dimensions), every step is a whole row of channels, and so is every step of the gradient.
-The tables hold the map floor(log2(H) + 1) * floor(log2(W) + 1) times: 36 times for 38 x 50.
+covered by four of them, which overlap. So a window of any size reads only four rows of channels (a sparse table,
+Bender and Farach-Colton 2000, in two dimensions). Every step, also of the gradient, handles a whole row of
+channels. The tables hold the map floor(log2(H) + 1) * floor(log2(W) + 1) times: 36 times for 38 x 50.
 """
 
 import jax
@@ -26,12 +26,12 @@ def window_maxima(features: jax.Array, top: jax.Array, bottom: jax.Array, left: 
         `(..., C)`.
     """
     height, width, channels = features.shape
-    # Windows overlap, so gradients are added up in the table: in float32.
+    # Windows overlap, so the table sums up gradients. It is float32 for that.
     table = _tables(features).reshape(-1, channels).astype(jnp.promote_types(features.dtype, jnp.float32))
     rows, columns = jnp.maximum(bottom - top, 1), jnp.maximum(right - left, 1)
     vertical, horizontal = _floor_log2(rows), _floor_log2(columns)
     first = (vertical * _levels(width) + horizontal) * height  # where the table has the maxima of this size
-    # A window that is empty reads some pixel.
+    # An empty window reads some pixel; the result is replaced by 0 below.
     ys = [jnp.minimum(top, height - 1), jnp.maximum(bottom - (1 << vertical), 0)]
     xs = [jnp.minimum(left, width - 1), jnp.maximum(right - (1 << horizontal), 0)]
     corners = [table.at[(first + y) * width + x].get(mode="promise_in_bounds") for y in ys for x in xs]

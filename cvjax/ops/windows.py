@@ -1,13 +1,16 @@
-"""Maps to windows and back, and what attention within windows needs (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
+"""Cuts maps into windows and back; masks and position indices for attention within windows (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
 
 Windows follow each other row by row, and so do the tokens within a window. Windows need not be square.
 """
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Size = tuple[int, int]  # rows and columns
+Maps = TypeVar("Maps", jax.Array, np.ndarray)
 
 
 def pad_to_multiple(x: jax.Array, size: Size) -> jax.Array:
@@ -16,7 +19,7 @@ def pad_to_multiple(x: jax.Array, size: Size) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
 
 
-def partition_windows(x: jax.Array, window: Size) -> jax.Array:
+def partition_windows(x: Maps, window: Size) -> Maps:
     """Cut maps `(B, H, W, C)` into windows `(B * N, h * w, C)`, N per map; ValueError unless they tile the map."""
     batch, height, width, channels = x.shape
     h, w = window
@@ -37,7 +40,7 @@ def shifted_window_mask(size: Size, window: Size, shift: Size) -> np.ndarray:
     """Who may see whom after a map of `size` was rolled up and left by `shift`: bool `(N, h * w, h * w)`.
 
     The roll brings the first rows and columns below and to the right of the last ones. Where a window holds both,
-    each side sees its own tokens alone (figure 4).
+    each side sees only its own tokens (figure 4).
     """
     rows, columns = (np.arange(n) >= n - s for n, s in zip(size, shift, strict=True))  # True where wrapped
     side = 2 * rows[:, None] + columns  # (H, W), equal on tokens that are neighbours in the image
@@ -83,6 +86,7 @@ def _resampling(trained: int, new: int) -> np.ndarray:
 def _ratio(terms: int, total: int) -> float:
     """q in 1.01 ... 1.5 with `1 + q + ... + q^(terms - 1) = total`, by as many halvings as timm makes."""
     low, high = 1.01, 1.5
+    middle = low
     while high - low > 1e-6:
         middle = (low + high) / 2
         if (1 - middle**terms) / (1 - middle) > total:

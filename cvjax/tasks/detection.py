@@ -1,10 +1,11 @@
-"""Object detection: what the tasks of all detectors have in common."""
+"""Object detection: the task that all detectors share, and the table of detectors by model."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,23 +13,23 @@ import numpy as np
 from cvjax.layers.norm import frozen_statistics
 from cvjax.tasks.task import Aux, Batch, Task, batch_key, example_keys, total
 
-Losses = dict[str, jax.Array]
-Found = dict[str, jax.Array]
+Losses = dict[str, jax.Array]  # by name, `(B,)` each
+Found = dict[str, jax.Array]  # see `Detector.detect`
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector as pure functions of images float `(B, H, W, C)`, normalised, on a canvas.
+    """A detector as pure functions of normalised images float `(B, H, W, C)`, each padded to one canvas.
 
     Boxes are x1, y1, x2, y2 in pixels of the canvas; labels count from 0 without a background.
 
     init(rng, images) -> variables.
-    losses(params, model_state, images, batch, key) -> (losses, model_state): several losses by name, each `(B,)`, that
-    are added up; `batch` has `extent` (B, 2), height and width of the picture's part of the canvas, `boxes` (B, M, 4),
-    `box_label`, `box_mask` and `box_difficult` (B, M).
+    losses(params, model_state, images, batch, key) -> (losses, model_state). Losses are `(B,)` each, by name; their sum
+    is trained. `batch` has `extent` (B, 2), the height and width of the picture within the canvas, `boxes` (B, M, 4),
+    and `box_label`, `box_mask` and `box_difficult` (B, M).
     detect(variables, images, extent, *needed) -> `boxes` (B, D, 4), `score` (B, D) in [0, 1], `box_label` int32 (B, D)
-    and `valid` bool (B, D), False on rows that mean nothing.
-    needs: fields of the batch that `detect` takes beside `extent`, as a detector of given proposals does.
+    and `valid` bool (B, D), False on rows that are padding.
+    needs: further fields of the batch that `detect` takes after `extent`, such as given proposals.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -37,14 +38,48 @@ class Detector:
     needs: tuple[str, ...] = ()
 
 
+class DetectorBuilder(Protocol):
+    """Makes the detector of a model. A builder may have further options, which need defaults."""
+
+    def __call__(self, model: Any, /, *, score_threshold: float = ..., nms_threshold: float = ...,
+                 max_detections: int = ...) -> Detector: ...
+
+
+DETECTORS: dict[type[nn.Module], DetectorBuilder] = {}  # class of a model -> builder: see `detector_of`
+
+Builder = TypeVar("Builder", bound=DetectorBuilder)
+
+
+def detector_of(*models: type[nn.Module]) -> Callable[[Builder], Builder]:
+    """A decorator that enters a builder into DETECTORS for models of these classes.
+
+    `import cvjax.tasks` fills the table. To train a detector of your own, decorate its builder:
+
+        @detector_of(MyModel)
+        def my_detector(model, *, score_threshold=0.05, nms_threshold=0.5, max_detections=100):
+            ...
+            return Detector(init, losses, detect)
+
+    Raises ValueError for a class that already has a builder.
+    """
+    def register(builder: Builder) -> Builder:
+        for model in models:
+            if model in DETECTORS:
+                raise ValueError(f"{model.__name__} already has the builder {DETECTORS[model]}, received {builder}")
+            DETECTORS[model] = builder
+        return builder
+
+    return register
+
+
 def detection_task(detector: Detector, *, augment: Callable[[jax.Array, jax.Array], jax.Array],
                    preprocess: Callable[[jax.Array], jax.Array],
                    summarize: Callable[[Iterable[Mapping[str, np.ndarray]]], dict[str, float]],
                    frozen: Callable[[str], bool] | None = None) -> Task:
     """Train a detector.
 
-    augment, preprocess, frozen: see `cvjax.tasks.supervised.supervised_task`; augmentation leaves pixels in place.
-    summarize(parts): from what was found in each example, by its `index`, to numbers (AP).
+    augment, preprocess, frozen: see `cvjax.tasks.supervised.supervised_task`. Augmentation must not move pixels.
+    summarize(parts) -> {name: number}: average precision, from the detections of each example and its `index`.
     """
 
     def init(rng: jax.Array, batch: Batch) -> Any:

@@ -1,13 +1,14 @@
-"""Faster R-CNN as a detector: proposals, what they are to learn, and what is found (see `cvjax.models.faster_rcnn`).
+"""Faster R-CNN as a detector: proposals, their targets, losses, and detections (see `cvjax.models.faster_rcnn`).
 
-Training is the paper's approximate joint one (sec. 3.2), as torchvision's: both heads learn in each step, from
-proposals of that step, through whose coordinates no gradient goes. All numbers of boxes are fixed, so that one program
-serves any number of objects.
+Ren et al. 2015, https://arxiv.org/abs/1506.01497. Training is the paper's approximate joint training (sec. 3.2), which
+torchvision uses too: both heads learn in each step. The second head learns from proposals of that step, and no gradient
+passes through their coordinates. All numbers of boxes are fixed, so one program serves any number of objects.
 
-Objects that are marked difficult are not used in training, as by the authors' code: they are no ground truth, and what
-covers them is background like everything else.
+As in the authors' code, training ignores objects that are marked difficult: they are not ground truth, and a region
+that covers one is background.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,32 +21,39 @@ from cvjax.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_large, to
 from cvjax.ops.matching import match_anchors, match_proposals
 from cvjax.ops.nms import class_wise_nms
 from cvjax.ops.sampling import Sample, balanced_sample
-from cvjax.tasks.detection import Detector, Found, Losses
-from cvjax.tasks.task import Batch
+from cvjax.tasks.detection import Detector, Found, Losses, detector_of
+from cvjax.tasks.task import Batch, outputs_of
 
-WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the second head's codes: 1 / their standard deviations, 0.1 and 0.2
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the second head's codes: 1 / standard deviation, which is 0.1 or 0.2
 
 
 def propose(objectness: jax.Array, codes: jax.Array, anchors: jax.Array, counts: tuple[int, ...], extent: jax.Array, *,
-            candidates: int, proposals: int, nms_threshold: float = 0.7, smallest_side: float = 1e-3
-            ) -> tuple[jax.Array, jax.Array]:
-    """The best boxes of a region proposal network for one image, by falling objectness.
+            candidates: int, proposals: int, nms_threshold: float = 0.7, smallest_side: float = 1e-3,
+            least_side: jax.Array | None = None, padding: bool = False) -> tuple[jax.Array, jax.Array]:
+    """The best boxes of a region proposal network for one image, highest objectness first.
 
-    The best `candidates` of each map are moved, cut to the picture, and suppress each other within their map; the best
-    `proposals` of all come out. Anchors whose centres are not in the picture's part of the canvas, and boxes with a
-    side below `smallest_side`, take no part.
+    The best `candidates` anchors of each map are moved by their codes and cut to the picture. Non-maximum suppression
+    works within each map, and the best `proposals` of all maps are returned. Anchors whose centre lies outside the
+    picture, and boxes with a side below `smallest_side`, are left out.
 
     Args:
         objectness: logits `(N,)`.
         codes, anchors: `(N, 4)`.
-        counts: how many anchors each map has.
-        extent: `(2,)`, height and width of the picture's part.
+        counts: number of anchors of each map.
+        extent: `(2,)`, height and width of the picture within the canvas.
+        least_side: `()`; boxes with a shorter side are left out before the best candidates are taken, as in the paper's
+            code, not after it, as torchvision does with `smallest_side`. None: there is no such limit.
+        padding: whether anchors whose centre lies outside the picture count, too.
 
     Returns:
-        Boxes `(proposals, 4)`, without a gradient, and which of them are there, bool `(proposals,)`.
+        Boxes `(proposals, 4)`, without a gradient, and bool `(proposals,)`, False on rows that are padding.
     """
     objectness, codes = lax.stop_gradient((objectness, codes))
-    objectness = jnp.where(_centred_inside(anchors, extent), objectness, -jnp.inf)
+    if not padding:
+        objectness = jnp.where(_centred_inside(anchors, extent), objectness, -jnp.inf)
+    if least_side is not None:
+        moved = clip_boxes(decode_boxes(codes, anchors), extent[0], extent[1])
+        objectness = jnp.where(is_large(moved, least_side), objectness, -jnp.inf)
     chosen, start = [], 0
     for count in counts:
         _, best = lax.top_k(objectness[start:start + count], min(candidates, count))
@@ -62,18 +70,20 @@ def propose(objectness: jax.Array, codes: jax.Array, anchors: jax.Array, counts:
 
 def detections(logits: jax.Array, codes: jax.Array, boxes: jax.Array, valid: jax.Array, extent: jax.Array, *,
                score_threshold: float, nms_threshold: float, limit: int, smallest_side: float = 1e-2) -> Found:
-    """The best `limit` of what a second head finds in the regions of one image, by falling score.
+    """The best `limit` detections of the second head in one image, highest score first.
 
-    Every class moves every region by its own codes and suppresses within itself; boxes are cut to the picture.
+    Each class moves each region by its own codes. Boxes are cut to the picture, and non-maximum suppression works
+    within each class.
 
     Args:
         logits: `(R, K + 1)`, the background first.
         codes: `(R, K + 1, 4)`.
-        boxes: regions `(R, 4)`; valid: bool `(R,)`.
-        extent: `(2,)`.
+        boxes: regions `(R, 4)`.
+        valid: bool `(R,)`, False on regions that are padding.
+        extent: `(2,)`, height and width of the picture within the canvas.
 
     Returns:
-        `boxes` (limit, 4), `score`, `box_label` and `valid` (limit,); zeros where valid is False.
+        `boxes` (limit, 4), `score`, `box_label` and `valid` (limit,); zeros where `valid` is False.
     """
     classes = logits.shape[1] - 1
     scores = jax.nn.softmax(logits)[:, 1:].reshape(-1)
@@ -86,22 +96,35 @@ def detections(logits: jax.Array, codes: jax.Array, boxes: jax.Array, valid: jax
         "valid": found}
 
 
-def faster_rcnn_detector(model: FasterRCNN, *, beta: float = 1 / 9, score_threshold: float = 0.05,
-                         nms_threshold: float = 0.5, max_detections: int = 100) -> Detector:
-    """The detector of a model, whose fields say how many boxes there are of each kind; the defaults are torchvision's.
+@detector_of(FasterRCNN)
+def faster_rcnn_detector(model: FasterRCNN, *, score_threshold: float = 0.05, nms_threshold: float = 0.5,
+                         max_detections: int = 100) -> Detector:
+    """The detector of a model, whose fields give the numbers of anchors and regions. The defaults are torchvision's.
 
-    The losses are `rpn_objectness`, `rpn_boxes`, `roi_classes` and `roi_boxes` (see `cvjax.losses.detection`). Of the
-    anchors sampled up to half are positive, of the regions up to a quarter; ground truth is among the regions.
+    `detect` takes `scale` (B,), canvas pixels per pixel of the file, if the model has a `smallest_proposal`.
+
+    The losses are `rpn_objectness`, `rpn_boxes`, `roi_classes` and `roi_boxes` (see `cvjax.losses.detection`). At most
+    half of the sampled anchors and a quarter of the sampled regions are positive. The ground truth joins the regions.
 
     Args:
-        beta: of smooth L1 in both heads; the paper's code has 1 in the second.
-        score_threshold: what is found has a score above it.
-        nms_threshold: the largest IoU that two boxes of one class have.
-        max_detections: of an image.
+        score_threshold: detections have a score above it.
+        nms_threshold: largest IoU of two detections of one class.
+        max_detections: most detections per image.
     """
 
     def init(rng: jax.Array, images: jax.Array) -> Any:
         return model.init(rng, images)
+
+    def best_proposals(objectness: jax.Array, codes: jax.Array, anchors: jax.Array, counts: tuple[int, ...],
+                       extent: jax.Array, scale: jax.Array | None, place: int) -> tuple[jax.Array, jax.Array]:
+        """`propose` for each image of a batch; place: 0 in training, 1 in evaluation."""
+        def of_one(objectness: jax.Array, codes: jax.Array, extent: jax.Array, scale: jax.Array | None
+                   ) -> tuple[jax.Array, jax.Array]:
+            return propose(objectness, codes, anchors, counts, extent, candidates=model.candidates[place],
+                           proposals=model.proposals[place], padding=place == 1 and model.padding_proposes,
+                           least_side=None if scale is None else model.smallest_proposal * scale)
+
+        return jax.vmap(of_one)(objectness, codes, extent, scale)
 
     def anchor_targets(key: jax.Array, anchors: jax.Array, batch: Batch) -> tuple[Sample, jax.Array]:
         usable = _centred_inside(anchors, batch["extent"])
@@ -125,7 +148,7 @@ def faster_rcnn_detector(model: FasterRCNN, *, beta: float = 1 / 9, score_thresh
         truth = {name: batch[name] for name in ("extent", "boxes", "box_label")}
         truth["box_mask"] = batch["box_mask"] & ~batch["box_difficult"]
         keys = jax.random.split(key, (3, len(images)))
-        size = images.shape[1:3]
+        size = images.shape[1], images.shape[2]
 
         def both_heads(module: FasterRCNN) -> Losses:
             maps = module.features(images, train=True)
@@ -133,36 +156,34 @@ def faster_rcnn_detector(model: FasterRCNN, *, beta: float = 1 / 9, score_thresh
             anchors, counts = module.anchors(maps, size)
             sample, targets = jax.vmap(anchor_targets, (0, None, 0))(keys[0], anchors, truth)
             first = proposal_losses(_rows(objectness, sample.index), _rows(codes, sample.index), targets, sample.valid,
-                                    sample.positive, beta=beta)
-            regions, found = jax.vmap(lambda *each: propose(
-                *each[:2], anchors, counts, each[2], candidates=model.candidates[0], proposals=model.proposals[0]))(
-                    objectness, codes, truth["extent"])
+                                    sample.positive)
+            scale = batch["scale"] if model.smallest_proposal else None
+            regions, found = best_proposals(objectness, codes, anchors, counts, truth["extent"], scale, 0)
             sample, regions, labels, targets = jax.vmap(region_targets)(keys[1], regions, found, truth)
             logits, codes = module.classify(maps, regions, size, train=True)
-            second = region_losses(logits, codes, labels, targets, sample.valid, sample.positive, beta=beta)
+            second = region_losses(logits, codes, labels, targets, sample.valid, sample.positive,
+                                   beta=model.region_beta)
             return dict(zip(("rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes"), (*first, *second)))
 
         return model.apply({"params": params, **model_state}, method=both_heads, mutable=list(model_state),
                            rngs={"dropout": keys[2, 0]})
 
-    def detect(variables: Any, images: jax.Array, extent: jax.Array) -> Found:
-        size = images.shape[1:3]
+    def detect(variables: Any, images: jax.Array, extent: jax.Array, scale: jax.Array | None = None) -> Found:
+        size = images.shape[1], images.shape[2]
 
         def everything(module: FasterRCNN) -> Found:
             maps = module.features(images)
             objectness, codes = module.propose(maps)
             anchors, counts = module.anchors(maps, size)
-            regions, found = jax.vmap(lambda *each: propose(
-                *each[:2], anchors, counts, each[2], candidates=model.candidates[1], proposals=model.proposals[1]))(
-                    objectness, codes, extent)
+            regions, found = best_proposals(objectness, codes, anchors, counts, extent, scale, 1)
             logits, codes = module.classify(maps, regions, size)
-            return jax.vmap(lambda *each: detections(
-                *each, score_threshold=score_threshold, nms_threshold=nms_threshold, limit=max_detections))(
-                    logits, codes, regions, found, extent)
+            best = partial(detections, score_threshold=score_threshold, nms_threshold=nms_threshold,
+                           limit=max_detections)
+            return jax.vmap(best)(logits, codes, regions, found, extent)
 
-        return model.apply(variables, method=everything)
+        return outputs_of(model, variables, method=everything)
 
-    return Detector(init, losses, detect)
+    return Detector(init, losses, detect, ("scale",) if model.smallest_proposal else ())
 
 
 def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -171,6 +192,6 @@ def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _centred_inside(boxes: jax.Array, extent: jax.Array) -> jax.Array:
-    """bool `(N,)`: whose centre is in the picture, height and width `extent`, and not in what fills the canvas."""
+    """bool `(N,)`: whether a box's centre lies in the picture, whose height and width are `extent` `(2,)`."""
     centre = to_centres(boxes)[:, :2]
     return ((centre >= 0) & (centre < extent[::-1])).all(axis=1)

@@ -8,28 +8,29 @@ import jax.numpy as jnp
 
 from cvjax.losses.mae import masked_reconstruction_loss, pixel_target
 from cvjax.models.mae import MAEOutput, MaskedAutoencoder
-from cvjax.tasks.task import Aux, Batch, Metrics, Task, example_keys, masked_sum, total
+from cvjax.tasks.task import Aux, Batch, Metrics, Task, example_keys, masked_sum, outputs_of, total
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def draw_noise(keys: jax.Array, length: int) -> jax.Array:
-    """Uniform noise `(B, length)` from one key per example."""
+    """Uniform noise in [0, 1), float32 `(B, length)`, from one key per example `(B,)`."""
     return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
 
 
 def mae_task(model: MaskedAutoencoder, *, augment: Augment, preprocess: Callable[[jax.Array], jax.Array],
              normalize_pixels: bool) -> Task:
-    """The task of predicting hidden patches.
+    """The model learns to predict the pixels of masked patches.
 
-    augment(key, image uint8 (H, W, C)) -> float (H', W', C): one training image, flipped, cropped and normalised.
-    preprocess(images uint8 (B, H, W, C)) -> float (B, H, W, C): the same without randomness, for evaluation.
-    normalize_pixels: predict each patch normalised by its own statistics.
+    Args:
+        augment: key and image uint8 `(H, W, C)` to one training image, float `(H', W', C)`, normalised.
+        preprocess: images uint8 `(B, H, W, C)` to float `(B, H, W, C)`, without randomness, for evaluation.
+        normalize_pixels: predict each patch normalised by its own mean and variance.
     """
     length = model.grid[0] * model.grid[1]
 
     def forward(params: Any, images: jax.Array, noise: jax.Array, *, train: bool) -> tuple[jax.Array, MAEOutput]:
-        output = model.apply({"params": params}, images, noise, train=train)
+        output: MAEOutput = outputs_of(model, {"params": params}, images, noise, train=train)
         target = pixel_target(images, model.patch_size, normalize=normalize_pixels)
         return masked_reconstruction_loss(output.prediction, target, output.mask), output
 
@@ -44,7 +45,7 @@ def mae_task(model: MaskedAutoencoder, *, augment: Augment, preprocess: Callable
         return losses.mean(), Aux({"loss": total(losses)}, model_state)
 
     def evaluate(variables: Any, batch: Batch) -> Metrics:
-        """Loss of whole images; every record has the same mask at every evaluation."""
+        """The loss of whole images. A record's mask is the same in every evaluation."""
         noise = draw_noise(example_keys(jax.random.key(0), batch), length)
         losses, _ = forward(variables["params"], preprocess(batch["image"]), noise, train=False)
         return {"loss": masked_sum(losses, batch["mask"])}

@@ -1,39 +1,53 @@
-"""Supervised image classification with soft targets."""
+"""Supervised learning of images: of classes with soft targets, or of targets that are numbers already."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from cvjax.layers.norm import frozen_statistics
 from cvjax.losses.classification import smooth_labels, softmax_cross_entropy, top_k_correct
-from cvjax.tasks.task import Aux, Batch, Metrics, Task, batch_key, example_keys, masked_sum, total
+from cvjax.models.image_model import ImageModel
+from cvjax.tasks.task import Aux, Batch, Metrics, Task, batch_key, example_keys, masked_sum, outputs_of, total
 
-Answer = Callable[[jax.Array], jax.Array]
+Answer = Callable[[jax.Array], jax.Array]  # images to logits
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def supervised_task(model: nn.Module, *, augment: Callable[[jax.Array, jax.Array], jax.Array],
+def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Array], jax.Array],
                     preprocess: Callable[[jax.Array], jax.Array], label_smoothing: float = 0.0,
                     mix: Mix | None = None,
                     criterion: Callable[[jax.Array, jax.Array], jax.Array] = softmax_cross_entropy,
-                    frozen: Callable[[str], bool] | None = None,
+                    scores: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
+                    frozen: Callable[[str], bool] | None = None, batch_norm_group: int | None = None,
                     predict: Callable[[Answer, jax.Array], jax.Array] = lambda answer, images: answer(images)) -> Task:
-    """Train a classifier `model.apply(variables, images, train=...) -> logits (B, K)`.
+    """Train a classifier, an `ImageModel`: `model.apply(variables, images, train=...) -> logits (B, K)`.
 
-    augment(key, image uint8 (H, W, C)) -> float (H', W', C): one training image.
-    preprocess(images uint8 (B, H, W, C)) -> float (B, H, W, C): the same without randomness, for evaluation.
-    mix(key, images, targets) -> (images, targets): mixup, CutMix; None for none. Training accuracy is counted against
-    the strongest label.
-    criterion(logits, targets (B, K)) -> losses (B,). Auxiliary logits that the model sows (GoogLeNet) are judged by it
-    too, each with the model's `auxiliary_weight`; the metric `loss` is the main head's.
-    frozen(path): batch norms of frozen layers keep to their running statistics and leave them as they are.
-    predict(answer, images) -> logits (B, K): how an evaluation asks the model `answer(images) -> logits`.
+    The metric `loss` is the main head's; `top1` counts against the strongest label of a mixed target. Auxiliary logits
+    that the model sows (`auxiliary_heads`, for example GoogLeNet) add the same loss, times its `auxiliary_weight`.
+
+    Args:
+        augment: key and image uint8 `(H, W, C)` to one training image, float `(H', W', C)`.
+        preprocess: images uint8 `(B, H, W, C)` to float `(B, H, W, C)`, without randomness, for evaluation.
+        label_smoothing: share of each target that is spread over all classes, in [0, 1).
+        mix: key, images and targets to images and targets (mixup, CutMix). None: images stay apart.
+        criterion: logits and targets `(B, K)` to losses `(B,)`.
+        scores: where the labels of a batch are targets themselves, float32 `(B, K)`: outputs and labels of a whole
+            part, float32 `(N, K)`, to `{name: number}`. An evaluation reports these and the loss by `criterion`. None:
+            labels are classes, int `(B,)`.
+        frozen: path of a layer to bool. Batch norms of frozen layers use their running statistics and do not update
+            them.
+        batch_norm_group: batch norms see this many images at a time, consecutive ones of the batch, and the running
+            statistics are the mean over these groups. None: they see the whole batch. Published ResNets learnt on many
+            GPUs, each with statistics of its own 32 images (Goyal et al. 2017, sec. 2.3,
+            https://arxiv.org/abs/1706.02677).
+        predict: how an evaluation calls the model: `answer` (images to logits) and images to logits `(B, K)`.
     """
     num_classes = model.num_classes
-    auxiliary_weight = getattr(model, "auxiliary_weight", 0.0)
+    auxiliary_weight = model.auxiliary_weight if model.auxiliary_heads else 0.0
 
     def init(rng: jax.Array, batch: Batch) -> Any:
         return model.init(rng, preprocess(batch["image"]))
@@ -41,26 +55,66 @@ def supervised_task(model: nn.Module, *, augment: Callable[[jax.Array, jax.Array
     def loss(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Aux]:
         mix_key, dropout_key = jax.random.split(batch_key(rng, batch))
         images = jax.vmap(augment)(example_keys(rng, batch), batch["image"])
-        targets = smooth_labels(batch["label"], num_classes, label_smoothing)
+        targets = batch["label"] if scores else smooth_labels(batch["label"], num_classes, label_smoothing)
         if mix is not None:
             images, targets = mix(mix_key, images, targets)
         mutable = [*model_state, "intermediates"] if auxiliary_weight else list(model_state)
+
+        def apply(images: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
+            return model.apply({"params": params, **model_state}, images, train=True, rngs={"dropout": key},
+                               mutable=mutable)
+
         with frozen_statistics(frozen) if frozen else contextlib.nullcontext():
-            logits, new_state = model.apply({"params": params, **model_state}, images, train=True,
-                                            rngs={"dropout": dropout_key}, mutable=mutable)
+            if batch_norm_group is None:
+                logits, new_state = apply(images, dropout_key)
+            else:
+                logits, new_state = _in_groups(apply, images, dropout_key, batch_norm_group)
         new_state = dict(new_state)
         heads = new_state.pop("intermediates", {}).get("auxiliary", ())
         losses = criterion(logits, targets)
         value = losses.mean() + auxiliary_weight * sum(criterion(head, targets).mean() for head in heads)
-        accuracy = top_k_correct(logits, targets.argmax(axis=-1))
-        return value, Aux({"loss": total(losses), "top1": total(accuracy)}, new_state)
+        metrics = {"loss": total(losses)}
+        if scores is None:
+            metrics["top1"] = total(top_k_correct(logits, targets.argmax(axis=-1)))
+        return value, Aux(metrics, new_state)
+
+    def answers(variables: Any, batch: Batch) -> jax.Array:
+        return predict(lambda images: outputs_of(model, variables, images, train=False), preprocess(batch["image"]))
 
     def evaluate(variables: Any, batch: Batch) -> Metrics:
-        logits = predict(lambda images: model.apply(variables, images, train=False), preprocess(batch["image"]))
+        logits = answers(variables, batch)
         losses = softmax_cross_entropy(logits, smooth_labels(batch["label"], num_classes))
         metrics = {"loss": masked_sum(losses, batch["mask"])}
         for k in (k for k in (1, 5) if k < num_classes):
             metrics[f"top{k}"] = masked_sum(top_k_correct(logits, batch["label"], k), batch["mask"])
         return metrics
 
-    return Task(init, loss, evaluate)
+    if scores is None:
+        return Task(init, loss, evaluate)
+
+    def examples(variables: Any, batch: Batch) -> dict[str, jax.Array]:
+        outputs = answers(variables, batch)
+        return {"output": outputs.astype(jnp.float32), "label": batch["label"],
+                "loss": criterion(outputs, batch["label"]), "mask": batch["mask"]}
+
+    def summarize(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        arrays = list(parts)
+        outputs, labels, losses = (np.concatenate([each[name] for each in arrays])
+                                   for name in ("output", "label", "loss"))
+        return {"loss": float(losses.mean(dtype=np.float64)), **scores(outputs, labels)}
+
+    return Task(init, loss, examples, summarize=summarize)
+
+
+def _in_groups(apply: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]], images: jax.Array, key: jax.Array,
+               size: int) -> tuple[jax.Array, Any]:
+    """`apply` to each `size` images by themselves: logits `(B, K)`, and a state that is the mean of the groups'."""
+    if len(images) % size:
+        raise ValueError(f"batch_norm_group {size}: it must divide the {len(images)} images that are seen together")
+    groups = images.reshape(-1, size, *images.shape[1:])
+    logits, state = jax.vmap(apply)(groups, jax.random.split(key, len(groups)))
+    state = dict(state)
+    heads = state.pop("intermediates", {})  # they have a row per image
+    state = jax.tree.map(lambda x: x.mean(axis=0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0], state)
+    logits, heads = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (logits, heads))
+    return logits, {**state, "intermediates": heads}

@@ -1,32 +1,35 @@
-"""YOLO as a detector: which cell has to find which object, its loss, and boxes out of a network's output.
+"""YOLO as a detector: which cell has to find which object, the loss, and boxes from a network's output.
 
 Redmon et al. 2016, https://arxiv.org/abs/1506.02640.
 """
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cvjax.losses.yolo import Cells, decoded_boxes, split_predictions, yolo_loss
+from cvjax.models.yolo import YOLO, YOLOv1
 from cvjax.ops.boxes import area, clip_boxes
 from cvjax.ops.nms import class_wise_nms
-from cvjax.tasks.detection import Detector, Found, Losses
-from cvjax.tasks.task import Batch
+from cvjax.tasks.detection import Detector, Found, Losses, detector_of
+from cvjax.tasks.task import Batch, outputs_of
 
 
 def assign_cells(boxes: jax.Array, labels: jax.Array, counts: jax.Array, canvas: tuple[int, int],
                  grid: tuple[int, int]) -> Cells:
-    """The object that each cell has to find: the one whose centre is in it.
+    """The object that each cell has to find: the one whose centre lies in the cell.
 
-    The paper knows one object in a cell; of several the smallest has it, the first of equal ones, and the others are
-    not learnt from (Darknet takes the first of a random order). A centre on the far border is in the last cell.
+    A cell finds one object. If several centres lie in it, it takes the smallest object, and among equal ones the first;
+    training ignores the others. (Darknet takes the first one in random order.) A centre on the right or lower border
+    belongs to the last cell.
 
     Args:
-        boxes: float `(M, 4)`, corners in pixels of the canvas. labels: int `(M,)`.
-        counts: bool `(M,)`, False on rows that are no objects to find.
-        canvas: height and width. grid: rows and columns, R x C.
+        boxes: float `(M, 4)`, corners in pixels of the canvas.
+        labels: int `(M,)`.
+        counts: bool `(M,)`, False on rows that are not objects to find.
+        canvas: height and width.
+        grid: rows and columns, R and C.
     """
     shares = boxes / jnp.tile(jnp.array(canvas[::-1], jnp.float32), 2)
     last = jnp.array(grid[::-1])
@@ -40,10 +43,11 @@ def assign_cells(boxes: jax.Array, labels: jax.Array, counts: jax.Array, canvas:
 
 def decode_predictions(predictions: jax.Array, num_boxes: int, extent: jax.Array, canvas: tuple[int, int], *,
                        score_threshold: float, nms_threshold: float, max_detections: int) -> Found:
-    """What one picture's output `(R, C, 5 N + K)` says is there: see `Detector.detect`, with `D = max_detections`.
+    """Detections from the output `(R, C, 5 N + K)` for one picture, as `Detector.detect` with D = `max_detections`.
 
-    A box's score for a class is the class times the confidence (the paper's eq. 1), both cut to [0, 1]; it counts above
-    `score_threshold` where the box, cut to the picture's part of the canvas, has an area.
+    The score of a box for a class is the class probability times the confidence (the paper's eq. 1), both clipped to
+    [0, 1]. It counts if it is above `score_threshold` and the box, cut to the picture, has an area. extent: `(2,)`,
+    height and width of the picture within the canvas.
     """
     boxes, confidence, classes = split_predictions(predictions, num_boxes)
     height, width = canvas
@@ -58,16 +62,18 @@ def decode_predictions(predictions: jax.Array, num_boxes: int, extent: jax.Array
     return {"boxes": boxes[kept], "score": scores[kept], "box_label": labels[kept], "valid": valid}
 
 
-def yolo_detector(model: nn.Module, *, score_threshold: float = 0.001, nms_threshold: float = 0.5,
+@detector_of(YOLO, YOLOv1)
+def yolo_detector(model: YOLO | YOLOv1, *, score_threshold: float = 0.001, nms_threshold: float = 0.5,
                   max_detections: int = 100) -> Detector:
-    """A model of `cvjax.models.yolo` as a detector; difficult objects are not learnt from.
+    """A model of `cvjax.models.yolo` as a detector. Training ignores difficult objects.
 
-    score_threshold: what is found has a score above it. nms_threshold: the largest IoU of two boxes of a
-    class that both stay.
+    score_threshold: detections have a score above it. nms_threshold: largest IoU of two detections of one class.
+    max_detections: most detections per image.
     """
+
     def cells(images: jax.Array, batch: Batch, grid: tuple[int, int]) -> Cells:
         def of_one(boxes: jax.Array, labels: jax.Array, counts: jax.Array) -> Cells:
-            return assign_cells(boxes, labels, counts, images.shape[1:3], grid)
+            return assign_cells(boxes, labels, counts, (images.shape[1], images.shape[2]), grid)
 
         return jax.vmap(of_one)(batch["boxes"], batch["box_label"], batch["box_mask"] & ~batch["box_difficult"])
 
@@ -77,10 +83,11 @@ def yolo_detector(model: nn.Module, *, score_threshold: float = 0.001, nms_thres
         return yolo_loss(predictions, cells(images, batch, predictions.shape[1:3]), model.num_boxes), dict(state)
 
     def detect(variables: Any, images: jax.Array, extent: jax.Array) -> Found:
-        predictions = model.apply(variables, images, train=False)
+        predictions = outputs_of(model, variables, images, train=False)
+        canvas = images.shape[1], images.shape[2]
 
         def of_one(predictions: jax.Array, extent: jax.Array) -> Found:
-            return decode_predictions(predictions, model.num_boxes, extent, images.shape[1:3],
+            return decode_predictions(predictions, model.num_boxes, extent, canvas,
                                       score_threshold=score_threshold, nms_threshold=nms_threshold,
                                       max_detections=max_detections)
 

@@ -8,12 +8,19 @@ A checkpoint is a folder `<directory>/<step>/` with three items:
 
 Arrays are stored flat, as `path -> array`; named tuples, empty dictionaries and None come back from the
 target's own structure. orbax writes and reads the arrays. What is kept, what is best and what counts as
-damage is decided here, from the files on disk alone.
+damage is decided here, only from the files on disk.
+
+A save counts once it would survive a power cut: orbax writes into a folder aside, everything in it is synced and read
+back, and only then it gets the step's name, which is synced too. An older checkpoint is removed only after that.
 
 One run writes to a directory; `restore_weights` and `read_meta` change nothing and may run beside it.
 """
 
+import asyncio
+import contextlib
+import copy
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -23,9 +30,9 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -35,6 +42,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from cvjax.durable import delete_folder, make_folder, sync, sync_tree
+from cvjax.errors import CheckpointError
 from cvjax.train.fingerprint import fingerprints
 from cvjax.train.processes import is_first, wait_for_all
 
@@ -45,31 +54,58 @@ SETTLE = 10.0  # seconds that a failed save is given to stop writing
 _log = logging.getLogger(__name__)
 
 
-def _quieten_orbax() -> None:
-    """Drops the pages of traceback per failed read or write that would bury the one line written here."""
-    source = f"{os.sep}orbax{os.sep}"
-    logging.getLogger("absl").addFilter(lambda record: source not in record.pathname)
-    show = sys.unraisablehook
+@contextlib.contextmanager
+def _without_orbax_noise() -> Iterator[None]:
+    """Within this context, a failed write is reported only by its error, without further pages of text.
+
+    orbax logs a traceback for each part of the write. Parts that are still under way when the first one fails report to
+    an event loop that orbax has closed by then, which Python tells `sys.unraisablehook`.
+    """
+    def is_foreign(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
 
     def show_others(unraisable: Any) -> None:
-        # At the first array that fails, orbax drops the coroutines of the others and the loop they report to.
-        code = getattr(unraisable.object, "cr_code", None)
-        dropped = code is not None and source in code.co_filename
-        if not dropped and str(unraisable.exc_value) != "Event loop is closed":
+        if str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 
+    logger, show = logging.getLogger("absl"), sys.unraisablehook
+    logger.addFilter(is_foreign)
     sys.unraisablehook = show_others
-
-
-_quieten_orbax()
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be written, cannot be read, or does not fit the model."""
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_foreign)
+        if sys.unraisablehook is show_others:
+            sys.unraisablehook = show
 
 
 class _Damaged(Exception):
     """One checkpoint cannot be trusted; the one before it may be good."""
+
+
+class _DurableFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The folder aside that orbax writes a checkpoint into, and renames when all of it is there.
+
+    The first process calls `finalize` in the background, after all processes have written. TensorStore syncs what it
+    writes; orbax's own files, the meta above all, are not synced by anybody else. What other processes wrote to a
+    shared file system reaches its servers at the latest when it is opened here.
+    """
+
+    async def finalize(self) -> None:
+        """Sync, read back, rename, sync the new name."""
+        await asyncio.to_thread(self._settle)
+        await super().finalize()
+        await asyncio.to_thread(self._settle_name)
+
+    def _settle(self) -> None:
+        sync_tree(self.get())
+        _read_back(Path(self.get()))
+
+    def _settle_name(self) -> None:
+        folder = Path(self.get_final())
+        # orbax wrote small files just before it renamed. No restore of ours needs them; orbax's own tools may.
+        for path in (*filter(Path.is_file, folder.iterdir()), folder, folder.parent):
+            sync(path)
 
 
 class Checkpointer:
@@ -95,9 +131,12 @@ class Checkpointer:
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._rule = {"metric": best_metric, "mode": best_mode}
         self._pending: int | None = None  # the step being written in the background
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._open = contextlib.ExitStack()  # what `close` undoes
+        self._open.enter_context(_without_orbax_noise())
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=_DurableFolder)
+        self._open.callback(self._writer.close)
         if is_first():
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self._directory)
         self._remove_leftovers()
         wait_for_all("checkpoints opened")
 
@@ -130,7 +169,7 @@ class Checkpointer:
         self._pending = step
 
     def wait(self) -> None:
-        """Return when all that was saved is on disk.
+        """Return when all that was saved is on disk, where a power cut cannot undo it; then remove surplus checkpoints.
 
         Raises CheckpointError if that failed, for example on a full disk; earlier checkpoints are unharmed.
         """
@@ -182,15 +221,13 @@ class Checkpointer:
         return max(self.all_steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step on disk with the best `best_metric`, of equals the newest; None if none has a value."""
+        """The step on disk with the best `best_metric`, the newest if several are equal; None if none has a value."""
         return next(iter(_ranking(self._directory, self._rule)), None)
 
     def close(self) -> None:
         """Wait for the last save; CheckpointError if it failed."""
-        try:
+        with self._open:
             self.wait()
-        finally:
-            self._writer.close()
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -219,8 +256,11 @@ class Checkpointer:
     def _write_failed(self, step: int, error: Exception) -> CheckpointError:
         self._pending = None
         self._remove_leftovers()  # they hold the space that the next save needs
+        # What orbax began and did not wait for is told by asyncio, a page each, when Python ends.
+        logging.getLogger("asyncio").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.getMessage())
         # The reason is somewhere in TensorStore's page of text.
-        reason = "no space left on the disk" if "no space left" in str(error).lower() else _line(error)
+        reason = ("no space left on the disk" if "no space left" in str(error).lower()
+                  else str(error) if isinstance(error, _Damaged) else _line(error))
         return CheckpointError(f"checkpoint of step {step} was not written to {self._directory}: {reason}")
 
     def _remove_leftovers(self) -> None:
@@ -241,9 +281,7 @@ class Checkpointer:
             steps = self.all_steps()
             best = _ranking(self._directory, self._rule)[:self._keep_best]
             for step in set(steps) - {*steps[-self._keep_latest:], *best}:
-                # Renamed first: killed in the middle, this leaves no half checkpoint under a step's name.
-                removed = (self._directory / str(step)).rename(self._directory / f"{step}.removed")
-                shutil.rmtree(removed, ignore_errors=True)
+                delete_folder(self._directory / str(step), self._directory / f"{step}.removed")
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         if is_first():
@@ -279,14 +317,30 @@ def restore_weights(directory: str | os.PathLike, step: int | str = "latest") ->
     return {field: nested.get(field, {}) for field in _ITEMS["weights"]}, record["meta"]
 
 
-def read_meta(directory: str | os.PathLike, step: int | str = "latest") -> dict:
-    """Read the meta saved with a checkpoint; `step` and errors as in `restore_weights`."""
+class Saved(NamedTuple):
+    """A checkpoint, without its arrays. weights: a hash of what `restore_weights` reads of it, which is equal for equal
+    weights on any devices."""
+
+    step: int
+    weights: str
+    meta: dict
+
+
+def describe(directory: str | os.PathLike, step: int | str = "latest") -> Saved:
+    """What a checkpoint holds; `step` and errors as in `restore_weights`. The arrays are not read."""
     directory = _local(directory)
     step = _resolve(directory, step)
     try:
-        return _read_record(directory / str(step))["meta"]
+        record = _read_record(directory / str(step))
     except _Damaged as damage:
         raise CheckpointError(f"checkpoint {step} in {directory} is damaged: {damage}") from None
+    leaves = json.dumps(_part(record["leaves"], "weights"), sort_keys=True)
+    return Saved(step, hashlib.sha256(leaves.encode()).hexdigest()[:32], record["meta"])
+
+
+def read_meta(directory: str | os.PathLike, step: int | str = "latest") -> dict:
+    """Read the meta saved with a checkpoint; `step` and errors as in `restore_weights`."""
+    return describe(directory, step).meta
 
 
 # Which checkpoints there are.
@@ -375,12 +429,42 @@ def _read_record(folder: Path) -> dict:
     return record
 
 
+def _read_back(folder: Path) -> None:
+    """Raises _Damaged unless a checkpoint that was just written has its meta, and every array under its name.
+
+    The meta is compared with its checksum. Of each array the index and the header are read, which takes about a sixth
+    of the time of the write, and compared with the meta. Its values are not read: right after a write they would come
+    from memory, and say nothing about the disk. A restore compares them with their hashes.
+    """
+    leaves = _read_record(folder)["leaves"]
+    for item in _ITEMS:
+        try:
+            stored = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder / item)).tree
+        except Exception as error:
+            raise _Damaged(f"{item} cannot be read back ({_line(error)})") from None
+        for name, leaf in _part(leaves, item).items():
+            if math.prod(leaf["shape"]) and not _is_like(stored.get(name), leaf):
+                raise _Damaged(f"{name} was not written as {tuple(leaf['shape'])} {leaf['dtype']}")
+
+
+def _is_like(stored: Any, leaf: Mapping[str, Any]) -> bool:
+    """Whether a stored array has the shape and dtype of a leaf; one of random keys is stored as their words."""
+    if stored is None:
+        return False
+    if leaf["dtype"].startswith("key<"):
+        return list(stored.shape[:-1]) == leaf["shape"]
+    return list(stored.shape) == leaf["shape"] and str(np.dtype(stored.dtype)) == leaf["dtype"]
+
+
 def _read_arrays(folder: Path, target: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays like the target's leaves: on devices for ShapeDtypeStructs, on the host for numpy."""
+    wanted = _not_empty(target)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+        *((kind, _patient_handler(kind)) for kind in (jax.Array, np.ndarray))))
     try:
         # The bare handler: in ocp.Checkpointer the others would wait for a process that could not read.
-        stored = ocp.StandardCheckpointHandler().restore(
-            epath.Path(folder), args=ocp.args.StandardRestore(_not_empty(target)))
+        stored = handler.restore(epath.Path(folder), args=ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
     except Exception as error:
         named = [name for name in target if f"{name}/" in str(error)]
         name = max(named, key=len, default=folder.name)
@@ -388,16 +472,37 @@ def _read_arrays(folder: Path, target: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stored[name] if leaf.size else _empty(leaf) for name, leaf in target.items()}
 
 
+def _patient_handler(kind: type) -> Any:
+    """orbax's reader of arrays of this kind, except that if one read fails, the others end before it raises.
+
+    orbax leaves them running and closes the loop that they report to. Python may complain about this at any later time.
+    """
+    handler = copy.copy(ocp.type_handlers.get_type_handler(kind))
+    read = handler.deserialize
+
+    async def read_all(infos: Any, args: Any = None) -> Any:
+        before = asyncio.all_tasks()
+        try:
+            return await read(infos, args)
+        except Exception:
+            if others := asyncio.all_tasks() - before:
+                await asyncio.wait(others)
+            raise
+
+    handler.deserialize = read_all
+    return handler
+
+
 def _check_fit(step: int, saved: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     # orbax names one difference at most, a shape without its parameter, and casts another dtype silently.
-    saved = {name: f"{tuple(leaf['shape'])} {leaf['dtype']}" for name, leaf in saved.items()}
-    wanted = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in wanted.items()}
-    lines = [f"only in the checkpoint: {name} {saved[name]}" for name in saved.keys() - wanted.keys()]
-    lines += [f"only in this model: {name} {wanted[name]}" for name in wanted.keys() - saved.keys()]
-    lines += [f"{name}: checkpoint {saved[name]}, model {wanted[name]}"
-              for name in saved.keys() & wanted.keys() if saved[name] != wanted[name]]
+    there = {name: f"{tuple(leaf['shape'])} {leaf['dtype']}" for name, leaf in saved.items()}
+    here = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in wanted.items()}
+    lines = [f"only in the checkpoint: {name} {there[name]}" for name in there.keys() - here.keys()]
+    lines += [f"only in this model: {name} {here[name]}" for name in here.keys() - there.keys()]
+    lines += [f"{name}: checkpoint {there[name]}, model {here[name]}"
+              for name in there.keys() & here.keys() if there[name] != here[name]]
     if lines:
-        raise CheckpointError("\n  ".join([f"checkpoint {step} does not fit this model:", *sorted(lines)]))
+        raise CheckpointError(f"checkpoint {step} does not fit this model: {'; '.join(sorted(lines))}")
 
 
 def _check_hashes(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

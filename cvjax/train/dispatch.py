@@ -1,10 +1,10 @@
-"""What one call of a compiled program does: several steps in a row, and batches of data that is on the device already.
+"""Several steps in one call of a compiled program, on batches from data that is already on the device.
 
-A small step takes the device less time than the host needs to start it and to send its batch; then K of them in one
-program, and positions in the place of images, leave the host out of the way. The numbers are those of single steps.
+A small step takes the device less time than the host needs to start it and to send its batch. K steps in one program,
+and positions instead of images, take this load off the host. The numbers are those of single steps.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,11 @@ Feed = Callable[[Mapping[str, jax.Array], Any], dict[str, jax.Array]]
 
 def compile_dispatch(engine: Any, step: Callable[[Any, Any], tuple[Any, Any]], state: Any, *, steps: int = 1,
                      feed: Feed | None = None, resident: Any = None) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Compile `step(state, batch) -> (state, metrics)`, or so many steps in a row, for `fit`.
+    """Compile `step(state, batch) -> (state, metrics)` for `fit`, or several steps in a row.
 
-    steps: with more than one, batches are `(K, B, ...)` and metrics `(K,)`, for any K.
-    feed(batch, resident) -> batch: what becomes of a batch before the step, in the same program; None for nothing.
-    resident: host arrays that are sent to every device now, once, for `feed`; None for none.
+    steps: 1 for a single step. With more, batches are `(K, B, ...)` and metrics are `(K,)`, for any K.
+    feed(batch, resident) -> batch: changes a batch before the step, in the same program; None leaves it as it is.
+    resident: host arrays for `feed`, sent to every device once, now; None where `feed` needs no arrays.
     """
     if feed is not None:
         alone, step = step, lambda state, batch, arrays=None: alone(state, feed(batch, arrays))
@@ -51,8 +51,8 @@ def steps_ahead(done: int, total_steps: int, steps: int) -> int:
     return min(steps - done % steps, total_steps - done)
 
 
-def check_room(arrays: Mapping[str, np.ndarray], devices: list[jax.Device], name: str) -> None:
-    """ValueError when arrays do not fit into the free memory of a device, where that is known."""
+def check_room(arrays: Mapping[str, np.ndarray], devices: Sequence[Any], name: str) -> None:
+    """ValueError when arrays do not fit into the free memory of one of jax's devices, where that is known."""
     size = sum(array.nbytes for array in arrays.values())
     for device in devices:
         memory = device.memory_stats() or {}

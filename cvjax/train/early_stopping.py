@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """The rule (patience, mode, min_delta) and what it has seen (best, waited).
+    """The rule (patience, mode, min_delta) and its state (best, waited).
 
     patience: stop after this many evaluations in a row without improvement, at least 1. mode: "min" when smaller is
     better, "max" when larger is. min_delta: 0 or more; a value improves when it is better than the best by more than
     this. Source: Prechelt 1998, sec. 2.2 (https://doi.org/10.1007/3-540-49430-8_3), criterion UP, except that values
     are compared with the best one, not the one before.
 
-    Raises ValueError for a rule not allowed.
+    Raises ValueError for a rule that is not allowed. flax.training.early_stopping is not used: it only minimises, stops
+    one evaluation later, and after a first value of nan no other value improves on it.
     """
 
     patience: int
@@ -33,7 +34,7 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether patience has run out."""
         return self.waited >= self.patience
 
     def update(self, value: float) -> "EarlyStopping":
@@ -44,5 +45,5 @@ class EarlyStopping:
         return dataclasses.replace(self, **({"best": value, "waited": 0} if improves else {"waited": self.waited + 1}))
 
     def state(self) -> dict[str, Any]:
-        """What was seen, as JSON for a checkpoint; `dataclasses.replace(rule, **state)` resumes from it."""
+        """The state as JSON for a checkpoint; `dataclasses.replace(rule, **state)` resumes from it."""
         return {"best": self.best, "waited": self.waited}

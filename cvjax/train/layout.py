@@ -1,4 +1,4 @@
-"""Which part of a training state lives where on a mesh: a matter of paths and shapes, no device is asked.
+"""Which part of a training state lives where on a mesh. It follows from paths and shapes; no device is needed.
 
 The mesh has the axes `data`, over which batches are split, and `model`, over which single layers are (tensor
 parallelism). Parameters, and with them optimizer state and averages, are whole on every device, or spread over `data`
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Smaller arrays stay whole under FSDP: to collect one costs more than it takes room.
+# Smaller arrays stay whole under FSDP: collecting one costs more than the room that it takes.
 SMALL = 2**12
 
 
@@ -22,9 +23,9 @@ SMALL = 2**12
 class Layout:
     """A mesh of `data` times `model` devices and what it is used for.
 
-    shard: "fsdp" spreads parameters, optimizer state and averages over the axis `data`, "none" copies them.
-    spread_axis(path): the axis, counted from the last, over which the array at a path is spread over `model`, None for
-    none.
+    shard: "fsdp" spreads parameters, optimizer state and averages over the axis `data`; "none" copies them.
+    spread_axis(path): the axis of the array at this path that is spread over `model`, counted from the last; None for
+    an array that is not spread.
     """
 
     data: int
@@ -33,13 +34,13 @@ class Layout:
     spread_axis: Callable[[str], int | None] = lambda path: None
 
     def specs(self, state: Any) -> Any:
-        """How each array of a state, or of a part of one, is spread; `state` may be shapes alone.
+        """How each array of a state, or of a part of one, is spread; `state` may hold shapes only.
 
-        Raises ValueError for an array that cannot be spread as `spread_axis` says, and if there is none to spread.
+        Raises ValueError for an array that cannot be spread as `spread_axis` says, and if there is no array to spread.
         """
         specs = jax.tree_util.tree_map_with_path(self._spec, state)
         if self.model > 1 and not any("model" in spec for spec in jax.tree.leaves(specs)):
-            raise ValueError(f"--mesh model={self.model} is for transformers: this model has no layer to split")
+            raise ValueError(f"mesh model={self.model} is for transformers: this model has no layer to split")
         return specs
 
     def _spec(self, path: Any, leaf: Any) -> PartitionSpec:
@@ -48,7 +49,7 @@ class Layout:
         axis = self.spread_axis(name)
         if self.model > 1 and axis is not None:
             if leaf.shape[axis] % self.model:
-                raise ValueError(f"--mesh model={self.model} does not divide axis {axis} of {name} {leaf.shape}")
+                raise ValueError(f"mesh model={self.model} does not divide axis {axis} of {name} {leaf.shape}")
             spec[axis] = "model"
         if self.shard == "fsdp" and self.data > 1 and leaf.size >= SMALL:
             free = [i for i, length in enumerate(leaf.shape) if spec[i] is None and length % self.data == 0]
@@ -59,9 +60,9 @@ class Layout:
         return PartitionSpec(*spec)
 
     def bytes_per_device(self, state: Any) -> int:
-        """What the arrays of a state, or of a part of one, take on each device; typed keys are left out."""
+        """The bytes that the arrays of a state, or of a part of one, take on each device, without typed keys."""
         def size(leaf: Any, spec: PartitionSpec) -> int:
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return 0
             parts = math.prod(getattr(self, axis) for axis in spec if axis is not None)
             return leaf.size * leaf.dtype.itemsize // parts
@@ -76,17 +77,17 @@ def parse_mesh(text: str, devices: int) -> int:
     for word in text.split(","):
         name, _, size = word.partition("=")
         if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
-            raise ValueError(f"--mesh {text}: it must be data=N,model=M, or one of the two")
+            raise ValueError(f"mesh {text}: it must be data=N,model=M, or one of the two")
         sizes[name] = int(size)
     model = sizes.get("model", devices // sizes.get("data", devices))
     data = sizes.get("data", devices // model)
     if data * model != devices:
-        raise ValueError(f"--mesh {text}: data times model must be the {devices} devices there are")
+        raise ValueError(f"mesh {text}: data times model must be the {devices} devices there are")
     return model
 
 
 def check_batch_size(batch_size: int, *, accumulate: int, devices: int) -> None:
     """ValueError unless every micro-batch of a step splits evenly over the devices that batches are split over."""
     if batch_size % (accumulate * devices):
-        raise ValueError(f"--batch-size {batch_size} does not split over {devices} devices x --accumulate "
-                         f"{accumulate}: it must be a multiple of {accumulate * devices}")
+        raise ValueError(f"batch_size {batch_size} does not split over {devices} devices x accumulate {accumulate}: "
+                         f"it must be a multiple of {accumulate * devices}")

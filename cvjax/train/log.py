@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: a progress bar, `metrics.jsonl` and TensorBoard events."""
+"""The log of a training: a progress bar, `metrics.jsonl` and TensorBoard events."""
 
 import contextlib
 import json
@@ -12,24 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cvjax.durable import sync, write_whole
+from cvjax.text import naming, open_text
 from cvjax.train import metrics
-
-
-@contextlib.contextmanager
-def _as_if_missing(package: str) -> Iterator[None]:
-    """Within this context importing the package fails, unless it has been imported before."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # what Python takes for "there is none"
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
-with _as_if_missing("torch"):  # tensorboardX loads it where it is installed, for a second, and does without it as well
-    from tensorboardX import SummaryWriter
+from cvjax.train.events import Events
 
 TIMING = ("images_per_second", "input_wait", "seconds")  # keys that differ from run to run; all others repeat exactly
 
@@ -37,25 +23,27 @@ TIMING = ("images_per_second", "input_wait", "seconds")  # keys that differ from
 class RunLog:
     """Averages step metrics over windows of `every` steps and writes one line per window.
 
-    `state()` goes into each checkpoint and comes back as `resumed`, so a resumed run writes the very lines an
-    uninterrupted one writes: lines after the checkpoint are cut off and its half-filled window is taken up again.
+    `state()` goes into each checkpoint and comes back to `restore`, so a resumed run writes the very lines that an
+    uninterrupted one writes: lines after `start_step` are cut off, and the half-filled window is taken up again.
     writes: False for a log that keeps count and writes nothing, in all processes of a run but the first.
     """
 
     def __init__(self, folder: Path, *, every: int, total_steps: int, batch_size: int, steps_per_epoch: float,
-                 start_step: int = 0, resumed: Mapping[str, Any] | None = None, writes: bool = True) -> None:
+                 start_step: int = 0, writes: bool = True) -> None:
         self.every, self.batch_size, self.steps_per_epoch = every, batch_size, steps_per_epoch
-        resumed = resumed or {}
-        self._window = {name: tuple(pair) for name, pair in resumed.get("window", {}).items()}
-        self._seconds_before = resumed.get("seconds", 0.0)
+        self._window: dict[str, tuple[float, float]] = {}
+        self._seconds_before = 0.0
         self._started = self._window_started = time.perf_counter()
         self._window_steps = self._waited = 0
-        self._file = _cut_after(folder / "metrics.jsonl", start_step).open("a") if writes else open(os.devnull, "w")
-        self._events = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None,
-                                     write_to_disk=writes)
+        self._path = folder / "metrics.jsonl"
+        problem = _cut_after(self._path, start_step, every) if writes else None
+        self._file = open_text(self._path if writes else os.devnull, "a")
+        self._events = Events(folder, start_step) if writes else None
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=terminal,
                          mininterval=0.2 if terminal else 20, smoothing=0.05, disable=not writes)
+        if problem:
+            self.note(problem)
 
     @property
     def seconds(self) -> float:
@@ -87,48 +75,90 @@ class RunLog:
         return means
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one line at once, so that it is on disk before a checkpoint of the same step."""
+        """Write one line at once: a run that is killed loses none. See `sync` for power cuts."""
         place = {"step": step, "epoch": round(step / self.steps_per_epoch, 4)}
         line = place | dict(values) | {"seconds": round(self.seconds, 2)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, value, step)
+        with naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            if self._events:
+                self._events.add(step, {name: value for name, value in values.items() if math.isfinite(value)})
+
+    def sync(self) -> None:
+        """Return when all lines are on the disk, as they must be before a checkpoint that comes after them."""
+        sync(self._file.name)
 
     def note(self, text: str) -> None:
         """Print a line without tearing the progress bar."""
         self._bar.write(text)
 
-    def pause_clock(self, seconds: float) -> None:
-        """Leave time spent outside training steps (evaluation, saving) out of the running window's speed."""
-        self._window_started += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent within this context (evaluation, saving) out of the running window's speed."""
+        started = time.perf_counter()
+        yield
+        self._window_started += time.perf_counter() - started
 
     def state(self) -> dict[str, Any]:
-        """What a resumed log needs, JSON-able."""
+        """What a resumed log needs, as JSON."""
         return {"window": self._window, "seconds": self.seconds}
 
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state()` gave."""
+        self._window = {name: (total, count) for name, (total, count) in saved["window"].items()}
+        self._seconds_before = saved["seconds"]
+
     def close(self) -> None:
-        self._bar.close()
-        self._file.close()
-        self._events.close()
+        """Closes every file, also where one cannot be written."""
+        with naming(self._path), contextlib.ExitStack() as files:
+            if self._events:
+                files.callback(self._events.close)
+            files.callback(self._file.close)
+            files.callback(self._bar.close)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    """The lines of a `metrics.jsonl`, without damaged ones such as a last line cut off by a kill."""
+    return [line for _, line in _read(path) if line is not None]
+
+
+def _cut_after(path: Path, step: int, every: int) -> str | None:
+    """Drop damaged lines, and the lines written after `step`, which a resumed run writes anew.
+
+    A damaged line at the end was being written when the run died, after the checkpoint of `step`; others are missing.
+    every: steps between two lines. Returns what was damaged, in one line; None if nothing was.
+    """
+    kept: list[bytes] = []
+    damaged: list[bytes] = []
+    places: dict[int, None] = {}  # steps of the lines before the damaged ones, in order
+    last, lost = 0, False
+    for raw, line in _read(path):
+        if line is None:
+            damaged.append(raw)
+            places[last] = None
+            continue
+        last = line["step"]
+        if last <= step:
+            lost = bool(damaged)
+            kept.append(raw + b"\n")
+    write_whole(path, b"".join(kept))  # a kill here loses no line
+    lost = lost or not kept and step >= every
+    if damaged:
+        after = f"lines up to step {step} may be missing" if lost else f"lines after step {step} are written anew"
+        return (f"{path.name} was damaged, {len(damaged)} line{'s' if damaged[1:] else ''} of {sum(map(len, damaged))} "
+                f"bytes after step {', '.join(map(str, places))} dropped: {after}")
+    return f"{path.name} is empty: lines up to step {step} are missing" if lost else None
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """The lines of a `metrics.jsonl` as bytes and as what they say, None for a damaged one; blank ones are left out."""
+    for raw in path.read_bytes().split(b"\n") if path.exists() else ():
+        if not raw.strip():
+            continue
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
-def _cut_after(path: Path, step: int) -> Path:
-    """Drop the lines written after `step`: a resumed run writes them anew."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    partial = path.with_name(path.name + ".partial")  # moved into place: a kill here loses no line
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(partial, path)
-    return path
+            line = json.loads(raw.decode())
+        except (ValueError, RecursionError):
+            line = None
+        sound = (isinstance(line, dict) and isinstance(line.get("step"), int)
+                 and all(isinstance(value, int | float) for value in line.values()))
+        yield raw, line if sound else None

@@ -15,9 +15,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cvjax.train.layout import Layout
 
 
-def arranged(devices: Sequence[jax.Device], layout: Layout) -> np.ndarray:
-    """Devices of several processes, `(data, model)`: process by process, for each loads the rows of its own devices,
-    and together they are the batch in order."""
+def arranged(devices: Sequence[Any], layout: Layout) -> np.ndarray:
+    """Devices of several processes as `(data, model)`, process by process.
+
+    Each process loads the rows of its own devices, so together they are the batch in order.
+    """
     ordered = np.empty(len(devices), object)
     ordered[:] = sorted(devices, key=lambda device: (device.process_index, device.id))
     return ordered.reshape(layout.data, layout.model)
@@ -31,13 +33,13 @@ class MeshEngine:
 
     axis_name = None  # under jit a mean over the batch is global already
 
-    def __init__(self, devices: list[jax.Device] | None = None, layout: Layout | None = None) -> None:
+    def __init__(self, devices: Sequence[Any] | None = None, layout: Layout | None = None) -> None:
         devices = jax.devices() if devices is None else devices
         self.layout = layout = layout or Layout(len(devices))
         processes = sorted({device.process_index for device in devices})
         each = len(devices) // len(processes)
         if each % layout.model and layout.model % each:
-            raise ValueError(f"--mesh model={layout.model} must divide the {each} devices of a process, or be a "
+            raise ValueError(f"mesh model={layout.model} must divide the {each} devices of a process, or be a "
                              "multiple")
         together = max(1, layout.model // each)  # processes whose devices share layers, and so see the same images
         # Which part of each batch this process loads, and into how many parts it is cut.
@@ -72,12 +74,14 @@ class MeshEngine:
 
     def compile_evaluation(self, function: Callable[[Any, Any], Any], *,
                            by_example: bool = False) -> Callable[[Any, Any], Any]:
-        """Compile `function(variables, batch)` of the whole batch: sums over it, or arrays by example, which is the
-        same to this engine."""
+        """Compile `function(variables, batch)` of the whole batch.
+
+        It gives sums over the batch, or arrays by example (`by_example`); this engine treats both alike.
+        """
         return jax.jit(self._on_mesh(function), in_shardings=(None, self.split), out_shardings=self.replicated)
 
     def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` traced with the mesh in sight, for layers that name its axes."""
+        """`function`, traced so that layers can name the axes of the mesh."""
         def traced(*arguments: Any) -> Any:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 return function(*arguments)

@@ -21,7 +21,7 @@ def to_host(metrics: Mapping) -> dict[str, tuple[float, float]]:
 
 
 def each_to_host(metrics: Mapping) -> list[dict[str, tuple[float, float]]]:
-    """The same of K steps at once: pairs of arrays `(K,)` become K dicts of pairs of numbers."""
+    """The same for K steps at once: pairs of arrays `(K,)` become K dicts of pairs of numbers."""
     fetched = {name: list(zip(s.tolist(), n.tolist(), strict=True)) for name, (s, n) in
                jax.device_get(dict(metrics)).items()}
     return [dict(zip(fetched, pairs, strict=True)) for pairs in zip(*fetched.values(), strict=True)]

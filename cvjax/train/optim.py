@@ -2,7 +2,7 @@
 
 Each optimizer is a function here whose keyword-only arguments are the hyper-parameters that it reads. It returns the
 transformations that turn gradients g into a direction; `make_optimizer` multiplies that by the learning rate. The
-numbers are those of torch, or of timm where torch has no such optimizer (LARS, LAMB, Lion), in these two as well:
+numbers are those of torch, or of timm where torch has no such optimizer (LARS, LAMB, Lion), also in these two points:
 
 - A changing learning rate multiplies the direction after momentum, not what goes into momentum.
 - Weight decay is *coupled* where it is added to the gradient, before moments are taken (L2 regularisation), and
@@ -10,7 +10,8 @@ numbers are those of torch, or of timm where torch has no such optimizer (LARS, 
   multiplied by the learning rate.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,6 @@ import optax
 from cvjax.train._options import choose, options_of
 
 TOKENS_AND_POSITIONS = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
-HEADS = ("head", "fc", "fc8", "output", "classifier", "pred", "aux1", "aux2")  # modules that give a model's output
 
 Parts = list[optax.GradientTransformation]
 
@@ -36,6 +36,16 @@ def decay_mask(params: Any) -> Any:
     """True on the leaves that weight decay shrinks: matrices and kernels, not norms, biases, positions or tokens."""
     return jax.tree.map(lambda name, x: x.ndim > 1 and name.split("/")[-1] not in TOKENS_AND_POSITIONS,
                         leaf_names(params), params)
+
+
+def array_mask(params: Any) -> Any:
+    """True on the leaves of two axes or more: all but norms, biases and layer scales, as in DINO's code."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+# What decays, by name.
+DECAYS: Mapping[str, Callable[[Any], Any]] = {
+    "matrices": decay_mask, "no_bias_or_norm": array_mask, "all": lambda params: jax.tree.map(lambda _: True, params)}
 
 
 def scale_by_layer(scale: Callable[[str], float]) -> optax.GradientTransformation:
@@ -81,8 +91,25 @@ def head_scale(rate_of_the_rest: float, is_head: Callable[[str], bool]) -> Calla
     groups instead of one per layer.
     """
     if not rate_of_the_rest > 0:
-        raise ValueError(f"rate_of_the_rest {rate_of_the_rest}: it must be more than 0; freeze what shall not move")
+        raise ValueError(f"rate_of_the_rest {rate_of_the_rest}: it must be more than 0; freeze what must not move")
     return lambda name: 1.0 if is_head(name) else rate_of_the_rest
+
+
+def bias_scale(rate: float) -> Callable[[str], float]:
+    """Biases learn `rate` times as fast as the rest: leaves named `bias`, a norm's among them.
+
+    Caffe's `lr_mult`. As there, their decay is multiplied with their gradient; without decay, leave them out by
+    `decay_mask`, as a `decay_mult` of 0 does. ValueError unless the rate is more than 0.
+    """
+    if not rate > 0:
+        raise ValueError(f"bias_rate {rate}: it must be more than 0")
+    return lambda name: rate if name.split("/")[-1] == "bias" else 1.0
+
+
+def product(*scales: Callable[[str], float] | None) -> Callable[[str], float] | None:
+    """The product of several layer scales (see `scale_by_layer`), None where there is none."""
+    given = [scale for scale in scales if scale is not None]
+    return (lambda name: math.prod(scale(name) for scale in given)) if given else None
 
 
 def clip_each_by_norm(limit: float) -> optax.GradientTransformation:
@@ -126,8 +153,9 @@ def _nesterov(decay: Decay, *, momentum: float = 0.9) -> Parts:
 def _adagrad(decay: Decay) -> Parts:
     """g / sqrt(sum of g**2): Duchi et al. 2011 (https://jmlr.org/papers/v12/duchi11a.html). Decay: coupled.
 
-    The sum starts at 0 as in torch (optax: 0.1). torch adds 1e-10 to the root; here nothing is added and a leaf entry
-    whose sum is 0 stays, which is the same in float32 for gradients above 1e-3, and at the first step 1 % for 1e-8.
+    The sum starts at 0 as in torch (optax: 0.1). torch adds 1e-10 to the root. Here nothing is added, and an entry
+    whose sum is 0 does not move. In float32 the two agree for gradients above 1e-3; for 1e-8 they differ by 1 % at the
+    first step.
     """
     return [decay.added, optax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0)]
 
@@ -168,7 +196,7 @@ def _lamb(decay: Decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
 
     https://arxiv.org/abs/1904.00962. Decay: decoupled (added to the direction, inside the ratio). The ratio is for the
     leaves of `decay_mask`, the others take Adam's step; it is 1 where a norm is 0. timm ties the ratio to decay, so
-    that without decay it has none; and it clips gradients to norm 1 unless told otherwise, which is `clip_norm` here.
+    that there is no ratio without decay. It also clips gradients to norm 1 unless told otherwise; see `clip_norm`.
     """
     return [optax.scale_by_adam(b1, b2, eps), decay.added, optax.masked(optax.scale_by_trust_ratio(), decay_mask)]
 
@@ -187,8 +215,12 @@ def _scale_by_lars(decay: Decay, coefficient: float = 1e-3, eps: float = 1e-8) -
 
     The ratio is 1 where a norm is 0. optax takes the norm of the sum instead of the sum of the norms.
     """
+    if callable(decay.rate):
+        raise ValueError("weight decay as a function of the step: lars takes a number")
+    number = decay.rate
+
     def scaled(has_ratio: bool, decays: bool, g: jax.Array, w: jax.Array) -> jax.Array:
-        rate = decay.rate if decays else 0.0
+        rate = number if decays else 0.0
         if not has_ratio:
             return g + rate * w
         g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
@@ -202,19 +234,20 @@ def _scale_by_lars(decay: Decay, coefficient: float = 1e-3, eps: float = 1e-8) -
 def _lion(decay: Decay, *, b1: float = 0.9, b2: float = 0.99) -> Parts:
     """The sign of a momentum: Chen et al. 2023 (https://arxiv.org/abs/2302.06675, Algorithm 2). Decay: decoupled.
 
-    Every entry moves by the learning rate, so the paper takes 3 to 10 times less of that than for AdamW, and as many
-    times more decay.
+    Every entry moves by the learning rate, so the paper takes a learning rate 3 to 10 times smaller than AdamW's, and a
+    decay larger by the same factor.
     """
     return [optax.scale_by_lion(b1, b2), decay.added]
 
 
-def _muon(decay: Decay, *, momentum: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Parts:
+def _muon(decay: Decay, output_modules: Collection[str] = (), *, momentum: float = 0.95,
+          b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Parts:
     """Nesterov's momentum with its singular values set to about 1, for hidden matrices; AdamW for the rest.
 
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). Decay: decoupled. A convolution's kernel
     `(h, w, in, out)` is the matrix `(h * w * in, out)`; a grouped one looks the same and is treated so. AdamW (b1, b2,
-    eps) has what `decay_mask` leaves out, the output layers (see HEADS), and kernels of at most 3 input channels, which
-    are those that see the image and the depthwise ones. A direction `(m, n)` is multiplied by 0.2 sqrt(max(m, n)), for
+    eps) updates the leaves that `decay_mask` leaves out, the output layers, and kernels of at most 3 input channels:
+    those that see the image, and depthwise ones. A direction `(m, n)` is multiplied by 0.2 sqrt(max(m, n)), for
     entries as large as AdamW's, so that both share the learning rate and decay (Liu et al. 2025, sec. 2.2,
     https://arxiv.org/abs/2502.16982; torch: adjust_lr_fn="match_rms_adamw").
 
@@ -228,13 +261,14 @@ def _muon(decay: Decay, *, momentum: float = 0.95, b1: float = 0.9, b2: float = 
     directions = optax.stateless(lambda traces, params: jax.tree.map(direction, traces))
     matrices = optax.chain(optax.trace(momentum, nesterov=True), directions)  # a sum, no mean: only directions count
     rest = optax.scale_by_adam(b1, b2, eps)
-    return [optax.partition({"matrix": matrices, "rest": rest}, _muon_labels), decay.added]
+    labels = partial(_muon_labels, frozenset(output_modules))
+    return [optax.partition({"matrix": matrices, "rest": rest}, labels), decay.added]
 
 
-def _muon_labels(params: Any) -> Any:
+def _muon_labels(output_modules: frozenset[str], params: Any) -> Any:
     def label(name: str, decays: bool, x: jax.Array) -> str:
         sees_image_or_depthwise = x.ndim > 2 and x.shape[-2] <= 3
-        hidden = decays and not sees_image_or_depthwise and not set(name.split("/")) & set(HEADS)
+        hidden = decays and not sees_image_or_depthwise and not set(name.split("/")) & output_modules
         return "matrix" if hidden else "rest"
 
     return jax.tree.map(label, leaf_names(params), decay_mask(params), params)
@@ -243,8 +277,8 @@ def _muon_labels(params: Any) -> Any:
 def orthogonalize(x: jax.Array, steps: int = 5) -> jax.Array:
     """A matrix `(m, n)` with the singular vectors of `x` and singular values from 0.68 to 1.21.
 
-    A quintic Newton-Schulz iteration whose coefficients trade exact ones for speed: five steps do it for singular
-    values from 1/500 of the Frobenius norm on, smaller ones stay smaller. See `_muon` for the source. A zero matrix
+    A quintic Newton-Schulz iteration whose coefficients trade accuracy for speed. Five steps suffice for singular
+    values of at least 1/500 of the Frobenius norm; smaller ones stay smaller. See `_muon` for the source. A zero matrix
     stays zero.
     """
     wide = x.T if x.shape[0] > x.shape[1] else x
@@ -269,38 +303,46 @@ def hyperparameters(name: str) -> dict[str, float]:
 
 
 def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float | optax.Schedule = 0.0,
-                   decay: Literal["matrices", "all"] = "matrices", momentum: float | None = None,
+                   decay: Literal["matrices", "no_bias_or_norm", "all"] = "matrices", momentum: float | None = None,
                    b1: float | None = None, b2: float | None = None, eps: float | None = None,
                    clip_norm: float | None = None, clip_each: float | None = None,
                    layer_scale: Callable[[str], float] | None = None,
                    gradient_scale: Callable[[str], float] | None = None,
                    held: tuple[Callable[[str], bool], int] | None = None,
-                   frozen: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+                   own_schedule: tuple[Callable[[str], bool], optax.Schedule] | None = None,
+                   frozen: Callable[[str], bool] | None = None,
+                   output_modules: Collection[str] = ()) -> optax.GradientTransformation:
     """An optax optimizer by its name in OPTIMIZERS.
 
     weight_decay: 0 or more, coupled or decoupled as the optimizer has it; or a function of the step, which all but LARS
-    take. decay: what decays; "matrices" as in `decay_mask`, or "all", as in recipes older than that habit (AlexNet,
-    VGG, ResNet).
+    take. decay: what decays; "matrices" as in `decay_mask`, "no_bias_or_norm" as in `array_mask`, or "all", as in older
+    recipes (AlexNet, VGG, ResNet).
     momentum, b1, b2 in [0, 1), eps more than 0: None for the optimizer's own, see `hyperparameters`.
     clip_norm: limit on the global norm of the gradients of what is trained, None for none.
     clip_each: limit on the norm of each leaf's gradient, see `clip_each_by_norm`; None for none.
     layer_scale: see `scale_by_layer`.
-    gradient_scale(path): what gradients are multiplied by before they are used; for optimizers that are linear in them,
-    sgd, momentum and nesterov, a learning rate relative to that of other leaves which leaves the decay as it is.
-    held: `(path -> bool, steps)`: these parameters begin to move and to gather moments after so many steps; their
+    gradient_scale(path): a factor on a leaf's gradient before it is used; only for optimizers that are linear in
+    gradients: sgd, momentum and nesterov. There it is a relative learning rate that leaves the decay as it is.
+    held: `(path -> bool, steps)`: these parameters begin to move and to gather moments after this many steps; their
     gradients count for `clip_norm` all along.
+    own_schedule: `(path -> bool, schedule)`: these parameters have this learning rate instead of `schedule`'s; all else
+    is the same for all.
     frozen(path): parameters that keep every bit. They do not decay, hold no moments, and do not count for `clip_norm`;
     statistics of normalisation layers are no parameters and go on moving.
+    output_modules: names of the modules that give the output; Muon leaves their matrices to AdamW.
     Raises ValueError for an unknown name, a hyper-parameter that this optimizer does not read, a value out of range;
     and at `init` when `frozen` holds for all parameters or for none.
     """
     given = {"momentum": momentum, "b1": b1, "b2": b2, "eps": eps}
     build, hyper = choose("optimizer", OPTIMIZERS, name, given)
+    if name == "muon":
+        build = partial(build, output_modules=output_modules)
     for key, value in hyper.items():
         if not (value > 0 if key == "eps" else 0 <= value < 1):
             raise ValueError(f"{key} {value}: it must be {'more than 0' if key == 'eps' else 'in [0, 1)'}")
     if callable(weight_decay) and name == "lars":
-        raise ValueError("weight_decay as a function of the step: lars takes a number, for its ratio holds the decay")
+        raise ValueError("weight_decay as a function of the step: lars takes a number, because its ratio holds the "
+                         "decay")
     if not callable(weight_decay) and not weight_decay >= 0:
         raise ValueError(f"weight_decay {weight_decay}: it must be 0 or more")
     for key, limit in (("clip_norm", clip_norm), ("clip_each", clip_each)):
@@ -310,16 +352,23 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
         raise ValueError(f"held for {held[1]} steps: it must be 0 or more")
     if gradient_scale is not None and name not in LINEAR:
         raise ValueError(f"a gradient scale with optimizer {name!r}: it must be one of {', '.join(LINEAR)}")
-    masks = {"matrices": decay_mask, "all": lambda params: jax.tree.map(lambda _: True, params)}
-    if decay not in masks:
-        raise ValueError(f"decay {decay!r}: it must be one of {', '.join(masks)}")
+    if decay not in DECAYS:
+        raise ValueError(f"decay {decay!r}: it must be one of {', '.join(DECAYS)}")
 
     def starting_at(step: int) -> Parts:
         """The optimizer of parameters whose first update is that of `step`: rates are those of the run's steps."""
         parts = [scale_by_layer(gradient_scale)] if gradient_scale else []
-        parts += build(Decay(_later(weight_decay, step), masks[decay]), **hyper)
+        parts += build(Decay(_later(weight_decay, step), DECAYS[decay]), **hyper)
         parts += [scale_by_layer(layer_scale)] if layer_scale else []
-        return [*parts, optax.scale_by_learning_rate(_later(schedule, step))]
+        return [*parts, learning_rate(step)]
+
+    def learning_rate(step: int) -> optax.GradientTransformation:
+        rate = optax.scale_by_learning_rate(_later(schedule, step))
+        if own_schedule is None:
+            return rate
+        has_own, own = own_schedule
+        own_rate = optax.scale_by_learning_rate(_later(own, step))
+        return optax.partition({"own": own_rate, "rate": rate}, partial(_named, "own", has_own, "rate"))
 
     clips = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     clips += [] if clip_each is None else [clip_each_by_norm(clip_each)]
@@ -327,14 +376,21 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
         optimizer = optax.chain(*clips, *starting_at(0))
     else:
         is_held, steps = held
-        groups = {"moving": optax.chain(*starting_at(0)),
-                  "held": optax.conditionally_mask(optax.chain(*starting_at(steps)), lambda step: step >= steps)}
+
+        def moves(step: Any, **_: Any) -> Any:
+            return step >= steps
+
+        groups: dict[Hashable, optax.GradientTransformation] = {
+            "moving": optax.chain(*starting_at(0)),
+            "held": optax.conditionally_mask(optax.chain(*starting_at(steps)), moves)}
         optimizer = optax.chain(*clips, optax.partition(groups, partial(_labels, "held", is_held, "moving")))
+    if own_schedule is not None:  # looked at here, for held and moving parameters by themselves may all be of one kind
+        optimizer = _checked(optimizer, "own schedule", own_schedule[0])
     return _freeze(optimizer, frozen) if frozen else optimizer
 
 
 def _later(rate: float | optax.Schedule, steps: int) -> float | optax.Schedule:
-    """What `rate` is so many steps later."""
+    """`rate`, this many steps later."""
     return (lambda step: rate(step + steps)) if callable(rate) else rate
 
 
@@ -346,7 +402,22 @@ def _labels(name: str, chosen: Callable[[str], bool], other: str, params: Any) -
         which, (example, *others) = "all" if found.pop() else "none", jax.tree.leaves(names)
         raise ValueError(f"{name} holds for {which} of {len(others) + 1} parameters, such as {example}: "
                          "it must hold for some and not for others")
-    return jax.tree.map(lambda path: name if chosen(path) else other, names)
+    return _named(name, chosen, other, params)
+
+
+def _named(name: str, chosen: Callable[[str], bool], other: str, params: Any) -> Any:
+    """`name` where `chosen(path)`, else `other`."""
+    return jax.tree.map(lambda path: name if chosen(path) else other, leaf_names(params))
+
+
+def _checked(optimizer: optax.GradientTransformation, name: str, chosen: Callable[[str], bool]
+             ) -> optax.GradientTransformation:
+    """The optimizer; its `init` raises ValueError where `chosen` holds for all parameters or for none."""
+    def init(params: Any) -> Any:
+        _labels(name, chosen, "other", params)
+        return optimizer.init(params)
+
+    return optimizer._replace(init=init)
 
 
 def _freeze(optimizer: optax.GradientTransformation, frozen: Callable[[str], bool]) -> optax.GradientTransformation:

@@ -1,9 +1,9 @@
-"""`jax.pmap` with the interface of `cvjax.train.mesh.MeshEngine`, for readers who know JAX by it.
+"""`jax.pmap` with the interface of `cvjax.train.mesh.MeshEngine`, for readers who know JAX by `pmap`.
 
 pmap is in maintenance mode since JAX 0.8; the mesh is the engine, and a test holds both to the same numbers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,11 @@ class PmapEngine:
     axis_name = "data"
     share = (0, 1)  # of each batch: this process loads all
 
-    def __init__(self, devices: list[jax.Device] | None = None) -> None:
+    def __init__(self, devices: Sequence[Any] | None = None) -> None:
         self.devices = jax.local_devices() if devices is None else devices
         self.layout = Layout(len(self.devices))
         if jax.process_count() > 1:
-            raise ValueError("--parallel pmap runs in one process; use --parallel jit for several")
+            raise ValueError("parallel pmap runs in one process; parallel jit runs in several")
 
     def create(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function(*arguments) -> state` once and copy the state to every device."""
@@ -50,7 +50,7 @@ class PmapEngine:
         mapped = jax.pmap(whole, axis_name=self.axis_name, devices=self.devices)
         return lambda variables, batch: self.single(mapped(variables, batch))
 
-    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Send rows `(B, ...)` to the devices as `(devices, B / devices, ...)`."""
         count = len(self.devices)
         return {name: np.reshape(x, (count, -1, *np.shape(x)[1:])) for name, x in batch.items()}

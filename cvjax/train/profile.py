@@ -13,10 +13,10 @@ _FIRST = 5  # calls before the trace: by then all is compiled, and input runs ah
 @contextlib.contextmanager
 def profiled(step: Callable[..., Any], folder: Path, calls: int, say: Callable[[str], None]
              ) -> Iterator[Callable[..., Any]]:
-    """Within this context `step`, of which some calls are traced: the five first ones are not, the next `calls` are.
+    """`step`, with some of its calls within this context traced: not the first five, but the next `calls`.
 
     The trace is in `folder` when the last of them is done, or at the end of the context; `say` is told where, or that
-    there was nothing to trace. What `step` gives is not touched. calls: 0 for no trace.
+    there was nothing to trace. The results of `step` stay the same. calls: 0 for no trace.
     """
     if not calls:
         yield step
@@ -49,4 +49,4 @@ def profiled(step: Callable[..., Any], folder: Path, calls: int, say: Callable[[
         if tracing:
             end()
         elif done <= _FIRST:
-            say(f"no step was traced: the first {_FIRST} are not, and there were {done}")
+            say(f"no step was traced: the first {_FIRST} never are, and there were {done}")

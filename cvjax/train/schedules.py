@@ -1,7 +1,7 @@
 """Learning-rate schedules: functions of the optimizer step, counted from 0.
 
 Each schedule is a function here whose keyword-only arguments are the options that it reads; it describes the run after
-the warm-up, which `make_schedule` puts before it (one-cycle has a rise of its own).
+the warm-up, which `make_schedule` puts before it (one-cycle and DINO's have a rise of their own).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,10 +84,26 @@ def _one_cycle(peak: float, warmup: int, total: int) -> optax.Schedule:
     return schedule
 
 
+def _dino(peak: float, warmup: int, total: int, *, final: float = 0.0) -> optax.Schedule:
+    """A line from 0 that reaches the peak in the last step of the warm-up, then the cosine, which starts at the peak.
+
+    So the peak comes twice, and the line is steeper than that of the other schedules by `warmup / (warmup - 1)`:
+    `cosine_scheduler` of DINO's authors (https://github.com/facebookresearch/dino, utils.py).
+    """
+    cosine = _cosine(peak, warmup, total, final=final)
+
+    def schedule(count: Any) -> Any:
+        return jnp.where(count < warmup, peak * count / max(warmup - 1, 1), cosine(jnp.maximum(count - warmup, 0)))
+
+    return schedule
+
+
 SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
     "constant": _constant, "step": _step, "cosine": _cosine, "one_cycle": _one_cycle, "linear": _linear,
-    "polynomial": _polynomial,
+    "polynomial": _polynomial, "dino": _dino,
 }
+# Whose first steps are not a line from a rate that one can choose, and where they begin.
+_OWN_RISE = {"one_cycle": "one_cycle starts at peak / 25", "dino": "dino starts at 0"}
 
 
 def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int, start: float | None = None,
@@ -95,9 +111,10 @@ def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int
                   power: float | None = None) -> optax.Schedule:
     """The learning rate as a function of the step 0 to `total_steps - 1`, by its name in SCHEDULES.
 
-    A straight line from `start` (None for 0) at step 0 to `peak` at step `warmup_steps`, then the schedule `name`.
-    What ends at a rate has it at step `total_steps`, one after the last, as in torch, and keeps it from there on.
-    final ("cosine", "linear", "polynomial"), milestones and factor ("step"), power ("polynomial"): None for the
+    A straight line from `start` (None for 0) at step 0 to `peak` at step `warmup_steps`, then the schedule `name`;
+    "one_cycle" and "dino" rise in their own way, and take no start.
+    A schedule with a final rate reaches it at step `total_steps`, one after the last, as in torch, and then keeps it.
+    final ("cosine", "dino", "linear", "polynomial"), milestones and factor ("step"), power ("polynomial"): None for the
     schedule's own.
     Raises ValueError for an unknown name, a value out of range, an option that this schedule does not read, and a
     warm-up that is not shorter than the run.
@@ -112,12 +129,11 @@ def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int
     for key, value in (("start", start), ("final", final)):
         if value is not None and not 0 <= value <= peak:
             raise ValueError(f"{key} {value}: it must be from 0 to the peak {peak}")
-    own_rise = build is _one_cycle
-    if start is not None and (own_rise or not warmup_steps):
-        allowed = "one_cycle starts at peak / 25" if own_rise else "without warm-up the rate starts at the peak"
+    if start is not None and (name in _OWN_RISE or not warmup_steps):
+        allowed = _OWN_RISE.get(name, "without warm-up the rate starts at the peak")
         raise ValueError(f"start {start}: it must be None, {allowed}")
     schedule = build(peak, warmup_steps, total_steps, **options)
-    if own_rise or not warmup_steps:
+    if name in _OWN_RISE or not warmup_steps:
         return schedule
     return optax.join_schedules([optax.linear_schedule(start or 0.0, peak, warmup_steps), schedule], [warmup_steps])
 
@@ -125,7 +141,7 @@ def make_schedule(name: str, peak: float, *, warmup_steps: int, total_steps: int
 def cosine_between(start: float, end: float, total_steps: int) -> optax.Schedule:
     """Half a cosine from `start` at step 0 to `end` at step `total_steps`, up or down, without warm-up.
 
-    For what is no learning rate: DINO's teacher momentum and weight decay (Caron et al. 2021, sec. 3.2 and app. C).
+    It serves DINO's teacher momentum and weight decay (Caron et al. 2021, sec. 3.2 and app. C).
     """
     def schedule(step: Any) -> Any:
         return end + 0.5 * (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total_steps, 1.0)))

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """A pytree; `rng` is the run's root key and never changes, step keys are `fold_in(rng, step)`."""
 
     step: jax.Array  # int32 (), optimizer steps done

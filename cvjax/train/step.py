@@ -15,7 +15,7 @@ Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict]]
 
 
 class Lookahead(NamedTuple):
-    """Average every `period` steps, with a decay that rises with the cube of the share of the run; go on from there.
+    """Average every `period` steps, with a decay that rises with the cube of the share of the run; train on from there.
 
     The slow weights of Zhang et al. 2019 (https://arxiv.org/abs/1907.08610), whose alpha is one minus the decay, with
     the schedule of tysam-code 2023 (https://github.com/tysam-code/hlb-CIFAR10).
@@ -33,20 +33,29 @@ def _split(batch: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), batch)
 
 
+def _finite(tree: Any) -> jax.Array:
+    """Whether all numbers are finite. A variance that overflows gives a finite loss, and would stay for ever."""
+    numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in numbers])) if numbers else jnp.array(True)
+
+
 def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
-                    ema_decay: float | None = None, lookahead: Lookahead | None = None, skip_nonfinite: bool = False,
+                    ema_decay: float | None = None, ema_every: int = 1, ema_start: int = 0,
+                    lookahead: Lookahead | None = None, skip_nonfinite: bool = False,
                     axis_name: str | None = None) -> Step:
     """`step(state, batch) -> (state, metrics)` for a task (see `cvjax.tasks.task.Task`).
 
     accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
     where a model has them, are then those of micro-batches.
-    ema_decay: running average of the parameters and of the model state, None for none.
-    lookahead: the average moves now and then, and the parameters and the model state with it; None for each step and
-    the average alone.
-    skip_nonfinite: where the loss or a gradient is not finite, only `step` moves on and all else keeps every bit; such
-    a step counts in the metric `skipped` and in no other. Schedules inside the optimizer count the steps it made.
+    ema_decay: running average of the parameters and of the model state, None for none. It moves once in `ema_every`
+    steps, and before `ema_start` steps are done it is the newest parameters, so that it forgets where they started.
+    lookahead: the average moves by its law, and takes the parameters and the model state with it; None: nothing moves
+    with the average.
+    skip_nonfinite: where the loss or `gradient_norm` is not finite, only `step` moves on and all else keeps every bit;
+    such a step counts in the metric `skipped` and in no other. Schedules inside the optimizer count the steps it made.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
-    metrics: the task's, `gradient_norm` before clipping, and `skipped` where steps can be, all as (sum, count).
+    metrics: the task's, `gradient_norm` before clipping, NaN where the model state is not finite, and `skipped` where
+    steps can be, all as (sum, count).
     """
     gradients_of = jax.value_and_grad(task.loss, has_aux=True)
 
@@ -81,11 +90,14 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params, model_state, ema = optax.apply_updates(state.params, updates), aux.model_state, state.ema
         if ema_decay is not None:
-            fast = {"params": params, **model_state}
+            fast, done = {"params": params, **model_state}, state.step + 1
             if lookahead is None:
-                ema = jax.tree.map(partial(average, ema_decay), ema, fast)
+                decay = jnp.where(done > ema_start, ema_decay, 0.0) if ema_start else ema_decay
+                averaged = jax.tree.map(partial(average, decay), ema, fast)
+                if ema_every > 1:
+                    averaged = jax.tree.map(partial(jnp.where, done % ema_every == 0), averaged, ema)
+                ema = averaged
             else:
-                done = state.step + 1
                 decay, due = ema_decay * (done / lookahead.total_steps) ** 3, done % lookahead.period == 0
                 slow = jax.tree.map(partial(average, decay), ema, fast)
                 ema, fast = (jax.tree.map(partial(jnp.where, due), slow, other) for other in (ema, fast))
@@ -94,7 +106,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
         new = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, ema=ema)
         if task.post_update is not None:
             new = task.post_update(new, aux)
-        norm = optax.tree.norm(gradients)
+        norm = jnp.where(_finite(aux.model_state), optax.tree.norm(gradients), jnp.nan)
         measured = metrics.add({}, aux.metrics) | {"gradient_norm": (norm, jnp.ones(()))}
         if skip_nonfinite:
             finite = jnp.isfinite(norm) & jnp.isfinite(aux.metrics["loss"][0])

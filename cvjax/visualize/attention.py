@@ -1,4 +1,4 @@
-"""What the class token of a vision transformer looks at, head by head, and the masks that hold most of its attention.
+"""Pictures of a class token's attention, head by head, and of the masks that hold most of it.
 
 After fig. 1, 3 and 4 of DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
 """
@@ -7,21 +7,22 @@ from os import PathLike
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.heatmaps import overlay
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet, check_images, columns_for, enlarge, zoom_to
 
 _TILE = 112  # smallest side of a picture, in pixels
-_WIDEST = 1620  # at most so many pixels of pictures side by side, before heads go on below
-_OUTSIDE = np.array([0.16, 0.2, 0.5], np.float32)  # a mask shows the image as it is, and this beyond it
+_WIDEST = 1620  # largest width of a line of pictures in pixels; further heads continue below
+_OUTSIDE = np.array([0.16, 0.2, 0.5], np.float32)  # colour outside of a mask
 _OUTLINE = np.array([1.0, 0.85, 0.1], np.float32)
 
 
-def mask_pictures(images, masks) -> np.ndarray:
-    """Images as they are inside their masks, dark blue outside, with an outline: float32 `(N, H, W, 3)` in [0, 1].
+def mask_pictures(images: ArrayLike, masks: ArrayLike) -> np.ndarray:
+    """Images that are unchanged inside their masks and dark blue outside: float32 `(N, H, W, 3)` in [0, 1].
 
-    images: float `(N, H, W, C)` in [0, 1], C = 1 or 3. masks: bool `(N, h, w)`, enlarged to the image without
-    smoothing, as patches are.
+    An outline separates the two. images: float `(N, H, W, C)` in [0, 1]. masks: bool `(N, h, w)`, enlarged
+    to the image without smoothing, as patches are. Raises ValueError for anything else.
     """
     images, masks = check_images(images), np.asarray(masks)
     if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(images):
@@ -34,15 +35,16 @@ def mask_pictures(images, masks) -> np.ndarray:
     return np.where((masks & ~deep)[..., None], _OUTLINE, pictures).astype(np.float32)
 
 
-def attention_panel(path: str | PathLike, images, attention, masks, *, title: str = "") -> None:
-    """Save a PNG: per image, the image above the mean of its heads, and each head's attention above its mask.
+def attention_panel(path: str | PathLike, images: ArrayLike, attention: ArrayLike, masks: ArrayLike, *,
+                    title: str = "") -> None:
+    """Save a PNG: for each image, the image above the mean of its heads, and each head's attention above its mask.
 
-    Attention is drawn as by `overlay`: each map from its own minimum to its own maximum, which stands below it.
+    Attention is drawn as by `overlay`, from the minimum to the maximum of each map. The maximum is written below it.
 
     Args:
-      images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3.
+      images: float `(N, H, W, C)` in [0, 1], N > 0.
       attention: finite `(N, heads, gh, gw)` in [0, 1], shares of the attention of a head.
-      masks: bool of the same shape; their share of the image stands below them.
+      masks: bool of the same shape; their share of the image is written below them.
 
     Raises:
       ValueError: anything else.

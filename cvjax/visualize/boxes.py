@@ -1,9 +1,10 @@
-"""Pictures with the objects in them: what is there beside what a detector found."""
+"""Pictures with their objects in boxes: the truth beside the detections."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.colours import class_colours
 from cvjax.visualize.sheet import (
@@ -27,21 +28,22 @@ _LABEL = 25  # width of a score
 _CHARACTER = 7  # width of a letter of a legend, in pixels
 
 
-def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth: Mapping | None = None,
-                    found: Mapping | None = None, extent=None, least_score: float | Sequence[float] = 0.3,
-                    title: str = "") -> None:
-    """Save a PNG: each picture with its true boxes, and beside it once more with those found and their scores.
+def detection_panel(path: str | PathLike, images: ArrayLike, names: Sequence[str], *, truth: Mapping | None = None,
+                    found: Mapping | None = None, extent: ArrayLike | None = None,
+                    least_score: float | Sequence[float] = 0.3, title: str = "") -> None:
+    """Save a PNG: each picture with its true boxes, and next to it the picture with detected boxes and their scores.
 
-    Each class has a colour, which a legend names; difficult objects are dashed.
+    A legend shows the colour of each class. Boxes of difficult objects are dashed.
 
     Args:
       images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3.
       names: one per class.
       truth: `boxes` `(N, M, 4)`, corners x1 y1 x2 y2 in pixels of the images, `box_label` int `(N, M)`, `box_mask` bool
-        `(N, M)` and, if need be, `box_difficult` bool `(N, M)`; None for no such pictures.
-      found: `boxes` `(N, D, 4)`, `box_label` `(N, D)`, `valid` bool `(N, D)` and `score` `(N, D)`; None likewise.
-      extent: `(N, 2)`, height and width of the part of each image that shows something; None for all.
-      least_score: boxes of a lower score are not drawn, and not counted; one number, or one per class.
+        `(N, M)` and, optionally, `box_difficult` bool `(N, M)`. None: no pictures of the truth.
+      found: `boxes` `(N, D, 4)`, `box_label` int `(N, D)`, `valid` bool `(N, D)` and `score` `(N, D)`. None: no
+        pictures of detections.
+      extent: `(N, 2)`, height and width of each picture within its image; None: the whole image.
+      least_score: boxes with a lower score are neither drawn nor counted. One number, or one per class.
 
     Raises:
       ValueError: anything else, or neither truth nor found.
@@ -52,7 +54,7 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
         raise ValueError(f"there must be a picture and either truth or found, received {count} pictures")
     if extent is not None and np.shape(extent) != (count, 2):
         raise ValueError(f"extent must be {(count, 2)}, a height and width per picture, received {np.shape(extent)}")
-    sides = np.full((count, 2), (height, width)) if extent is None else np.ceil(extent).astype(int)
+    sides = np.full((count, 2), (height, width)) if extent is None else np.ceil(np.asarray(extent)).astype(int)
     high, wide = sides.max(0)
     marks = []
     if truth is not None:
@@ -89,7 +91,7 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
             left = MARGIN + column * pitch[0] + place * (tile[0] + GAP)
             picture = enlarge(np.broadcast_to(images[number], (*images.shape[1:3], 3))[:h, :w], zoom)
             chosen = np.flatnonzero(shown[number])
-            if score is not None:  # the surest on top
+            if score is not None:  # the highest score on top
                 chosen = chosen[np.argsort(score[number, chosen], kind="stable")]
             for box in chosen:
                 draw_box(picture, boxes[number, box] * zoom, colours[labels[number, box]],
@@ -107,8 +109,11 @@ def detection_panel(path: str | PathLike, images, names: Sequence[str], *, truth
     sheet.save(path)
 
 
-def draw_box(picture: np.ndarray, box, colour, *, dashed: bool = False) -> None:
-    """Draw the outline of `box` (x1 y1 x2 y2) into a picture `(h, w, 3)`, in place; what lies outside is cut off."""
+def draw_box(picture: np.ndarray, box: ArrayLike, colour: ArrayLike, *, dashed: bool = False) -> None:
+    """Draw the outline of `box` (x1 y1 x2 y2, in pixels) into a picture `(h, w, 3)`, in place.
+
+    Parts outside of the picture are cut off. colour: `(3,)` or a number.
+    """
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in np.round(np.clip(box, 0, [width, height] * 2)))
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
@@ -121,18 +126,19 @@ def draw_box(picture: np.ndarray, box, colour, *, dashed: bool = False) -> None:
     picture[outline] = colour
 
 
-def _write_score(sheet, score, box, colour, corner, size) -> None:
-    """The score on a label of the box's colour, on its upper left corner where the picture has room above it."""
+def _write_score(sheet: Sheet, score: float, box: np.ndarray, colour: np.ndarray, corner: tuple[int, int],
+                 size: tuple[int, ...]) -> None:
+    """Write the score on a label of the box's colour, above its upper left corner if the picture has room there."""
     text, height, width = f"{score:.2f}", min(LINE - 3, size[0]), min(_LABEL, size[1])
     x = int(np.clip(box[0], 0, size[1] - width))
     y = int(np.clip(box[1] - height, 0, size[0] - height))
     sheet.paste(np.broadcast_to(colour, (height, width, 3)), corner[0] + x, corner[1] + y)
-    luma = colour @ np.float32([0.299, 0.587, 0.114])
+    luma = colour @ np.array([0.299, 0.587, 0.114], np.float32)
     sheet.write(text, corner[0] + x + 1, corner[1] + y - 2, width, size=7, colour="black" if luma > 0.55 else "white")
 
 
-def _legend(words, occurring, width):
-    """`(class, left, line, name)` of each class that occurs, and how many lines they take."""
+def _legend(words: Sequence[str], occurring: Sequence[int], width: int) -> tuple[list[tuple[int, int, int, str]], int]:
+    """`(class, left, line, name)` of each class that occurs, and the number of lines."""
     entries, left, line = [], 0, 0
     for label in occurring:
         length = min(_SWATCH + 4 + _CHARACTER * len(words[label]) + 2 * GAP, width)
@@ -143,8 +149,9 @@ def _legend(words, occurring, width):
     return entries, line + 1
 
 
-def _checked(name, fields, mask, count, names):
-    """Which rows are boxes, bool `(N, M)`, the boxes and their classes; ValueError unless they fit each other."""
+def _checked(name: str, fields: Mapping, mask: str, count: int,
+             names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows are boxes, bool `(N, M)`, the boxes, and their classes; ValueError unless they fit each other."""
     boxes = np.asarray(fields["boxes"], np.float64)
     if boxes.ndim != 3 or boxes.shape[0] != count or boxes.shape[2] != 4:
         raise ValueError(f"boxes of {name} must be ({count}, M, 4), received {boxes.shape}")

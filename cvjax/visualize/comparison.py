@@ -1,7 +1,10 @@
-"""Runs side by side: a panel for each metric, a dot for each run."""
+"""A comparison of runs: a panel for each metric with a dot for each run."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cvjax.visualize.sheet import save_figure
 
@@ -11,27 +14,24 @@ _ACROSS = 4  # panels side by side
 
 def plot_comparison(path: str | PathLike, columns: Sequence[str],
                     rows: Mapping[str, Sequence[tuple[float, float | None] | None]]) -> None:
-    """Save a PNG of one panel per column, each with an axis of its own; the number stands above its dot.
+    """Save a PNG with one panel per column, each with its own axis. Each dot has its number above it.
 
-    rows: label -> for each column (value, standard deviation or None), or None where there is no number. Rows are drawn
-    from the top; a deviation is a bar to both sides. Long labels lose their middle.
+    rows: label -> for each column (value, standard deviation or None), or None if there is no number. Rows are drawn
+    from top to bottom, and a deviation is a bar to both sides. Long labels lose their middle. ValueError unless each
+    row has an entry for each of one or more columns.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     if not columns or not rows or any(len(cells) != len(columns) for cells in rows.values()):
         raise ValueError(f"rows must have a cell for each of one or more columns, received {len(columns)} columns and "
                          f"rows of {[len(cells) for cells in rows.values()]}")
     across, down = min(len(columns), _ACROSS), -(-len(columns) // _ACROSS)
     figure = Figure(figsize=(3.6 + 2.6 * across, (1.2 + 0.42 * len(rows)) * down), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     for number, column in enumerate(columns):
         axes = figure.add_subplot(down, across, number + 1)
         for place, cells in enumerate(rows.values()):
-            if cells[number] is None:
+            cell = cells[number]
+            if cell is None:
                 continue
-            value, deviation = cells[number]
+            value, deviation = cell
             axes.errorbar([value], [place], xerr=None if deviation is None else [deviation], fmt="o", markersize=5,
                           capsize=3, color=f"C{place % 10}")
             axes.annotate(f"{value:.4f}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)

@@ -1,28 +1,26 @@
-"""The confusion matrix as a picture."""
+"""A picture of the confusion matrix."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from cvjax.visualize.sheet import class_labels, save_figure
+from cvjax.visualize.sheet import class_labels, save_figure, shortened
 
 _NUMBERED = 20  # classes up to which the cells show their counts
-_NAME = 28  # longest name at an axis, in letters
 
 
-def plot_confusion(path: str | PathLike, matrix, names: Sequence[str], *, title: str = "") -> None:
-    """Save a PNG: a row per true class, a column per predicted one, coloured by the share of the row's examples.
+def plot_confusion(path: str | PathLike, matrix: ArrayLike, names: Sequence[str], *, title: str = "") -> None:
+    """Save a PNG: a row per true class, a column per predicted class, coloured by the share of the row's examples.
 
-    Up to 20 classes each cell that is not empty shows its count. The row of a class without examples is grey.
+    With up to 20 classes, each cell that is not empty shows its count. The row of a class without examples is grey.
 
-    matrix: int `(K, K)`, [i, j] counts the examples of class i predicted as j; names: one per class. Anything else is a
-    ValueError.
+    matrix: int `(K, K)`, [i, j] counts the examples of class i that were predicted as j. names: one per class. Anything
+    else raises ValueError.
     """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or len(matrix) != matrix.shape[1] or not matrix.size:
         raise ValueError(f"matrix must be (K, K) with K > 0, received shape {matrix.shape}")
@@ -30,7 +28,7 @@ def plot_confusion(path: str | PathLike, matrix, names: Sequence[str], *, title:
         raise ValueError(f"matrix must be counts of 0 or more, received {matrix.dtype} from {matrix.min()}")
     if len(names) != len(matrix):
         raise ValueError(f"names must be one for each of {len(matrix)} classes, received {len(names)}")
-    words = [word if len(word) <= _NAME else word[: _NAME - 1].rstrip() + "…" for word in class_labels(names)]
+    words = list(map(shortened, class_labels(names)))
     examples = matrix.sum(axis=1, keepdims=True)
     share = np.where(examples > 0, matrix / np.maximum(examples, 1), np.nan)
     count = len(matrix)
@@ -38,7 +36,6 @@ def plot_confusion(path: str | PathLike, matrix, names: Sequence[str], *, title:
     cell = max(0.45 if numbered else 0.15, 0.1 * len(str(matrix.max())) if numbered else 0)  # inches
     side = max(cell * count, 2.0)
     figure = Figure(figsize=(side + 3.4, side + 2.6), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     picture = axes.imshow(share, vmin=0, vmax=1, cmap=colormaps["Blues"].with_extremes(bad="lightgrey"))
     size = 9 if numbered else 7

@@ -5,28 +5,32 @@ import math
 from os import PathLike
 from pathlib import Path
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvjax.text import read_text
 from cvjax.visualize.sheet import legend, save_figure
 
 Series = dict[int, float]  # step -> value
 
 _FIRST = ("loss", "learning_rate")
-_CLOCKS = ("step", "epoch", "seconds")  # say when a line was written, not how training goes
-_LOG_RATIO = 10  # a loss that falls by more than this is drawn on a log scale
-_FEW_POINTS = 30  # series this short show their points
-_MOST_NAMED = 10  # curves of a panel that have different colours
+_CLOCKS = ("step", "epoch", "seconds")  # times at which a line was written; they are not metrics
+_LOG_RATIO = 10  # a loss that spans more than this factor is drawn on a log scale
+_FEW_POINTS = 30  # series of at most this length show their points
+_MOST_NAMED = 10  # a panel with more curves has no legend, since colours repeat
 
 
 def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Series]], dict[str, int]]:
     """Group the numbers of a metrics file by what they measure.
 
     Args:
-      metrics_jsonl: path of JSON lines, each `{"step": int, "train/loss": float, "test/loss": float, ...}`;
-        every key but `step` is optional. A last line cut off by a kill is left out.
+      metrics_jsonl: path of JSON lines, each `{"step": int, "train/loss": float, "test/loss": float, ...}`. Every key
+        but `step` is optional. A last line that is incomplete, because the run was killed, is left out.
 
     Returns:
-      `{group: {curve: {step: value}}}`: the key "train/loss" is curve "train" of group "loss", "test/iou/sky" is curve
-      "sky" of group "iou of each class", a key without a slash is a group of its own; loss and learning rate come
-      first. And `{group: number of non-finite values left out}`.
+      `{group: {curve: {step: value}}}`, and `{group: number of non-finite values that are left out}`. The key
+      "train/loss" is curve "train" of group "loss", "test/iou/sky" is curve "sky" of group "iou of each class", and a
+      key without a slash is a group of its own. Loss and learning rate come first.
 
     Raises:
       ValueError: a line before the last is not JSON, a line has no step, or the file has no metric.
@@ -56,24 +60,20 @@ def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Seri
 def plot_curves(metrics_jsonl: str | PathLike, path: str | PathLike) -> None:
     """Save a PNG with one small panel per group of curves: loss, learning rate, and what else was logged.
 
-    A positive loss that spans more than a factor 10 is drawn on a log scale. Values that are not finite are
-    left out, and the panel's title says how many. Arguments and errors are those of `read_curves`.
+    A positive loss that spans more than a factor of 10 is drawn on a log scale. Values that are not finite are left
+    out, and the panel's title gives their number. Arguments and errors are those of `read_curves`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups, skipped = read_curves(metrics_jsonl)
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(4.2 * columns, 3 * rows), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     for number, (group, curves) in enumerate(groups.items()):
         _panel(figure.add_subplot(rows, columns, number + 1), group, curves, skipped.get(group, 0))
     save_figure(figure, path)
 
 
 def _read_lines(path: Path) -> list[dict]:
-    texts = path.read_text().splitlines()
+    texts = read_text(path).splitlines()
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
@@ -88,7 +88,7 @@ def _read_lines(path: Path) -> list[dict]:
     return lines
 
 
-def _panel(axes, group: str, curves: dict[str, Series], skipped: int) -> None:
+def _panel(axes: Axes, group: str, curves: dict[str, Series], skipped: int) -> None:
     for name, series in curves.items():
         steps = sorted(series)
         marker = "." if len(steps) <= _FEW_POINTS else None

@@ -1,10 +1,12 @@
-"""Where a classifier looked: each image beside overlays of its heat maps (Grad-CAM, occlusion, attention rollout)."""
+"""Where a classifier looked: each image next to its heat maps (Grad-CAM, occlusion, attention rollout)."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import jax
 import numpy as np
+from matplotlib import colormaps
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.sheet import (
     GAP,
@@ -23,36 +25,36 @@ from cvjax.visualize.sheet import (
 )
 
 _TILE = 144  # smallest side of a picture, in pixels
-_HEAT = 0.6  # share of the colour in an overlay
+_HEAT = 0.6  # weight of the colour in an overlay
 
 
-def overlay(images, heat) -> np.ndarray:
-    """Heat in colours over grey images: float32 `(N, H, W, 3)` in [0, 1].
+def overlay(images: ArrayLike, heat: ArrayLike) -> np.ndarray:
+    """Coloured heat maps over grey images: float32 `(N, H, W, 3)` in [0, 1].
 
-    images: float `(N, H, W, C)` in [0, 1], C = 1 or 3. heat: finite `(N, h, w)`, stretched over the image, each map
-    from its own minimum, but at least 0 (blue), to its own maximum (red); a constant map is all blue.
+    images: float `(N, H, W, C)` in [0, 1]. heat: finite `(N, h, w)`, enlarged to the image. Negative values
+    count as 0; each map is coloured from its own minimum (blue) to its own maximum (red). A constant map is blue.
+    Raises ValueError for anything else.
     """
-    from matplotlib import colormaps
-
     images, heat = check_images(images), np.asarray(heat, np.float32)
     if heat.ndim != 3 or len(heat) != len(images) or not np.isfinite(heat).all():
         raise ValueError(f"heat must be finite (N, h, w) with N = {len(images)}, received shape {heat.shape}")
-    heat = np.maximum(heat, 0)  # where covering helps, nothing speaks for the class
+    heat = np.maximum(heat, 0)  # a negative value does not speak for the class
     low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
     heat = (heat - low) / np.where(high > low, high - low, 1)
     heat = np.asarray(jax.image.resize(heat, images.shape[:3], "linear"))
-    colours = colormaps["turbo"](0.1 + 0.8 * heat)[..., :3]  # without its ends, which are dark
-    return np.float32((1 - _HEAT) * images.mean(axis=-1, keepdims=True) + _HEAT * colours)
+    colours = colormaps["turbo"](0.1 + 0.8 * heat)[..., :3]  # without the dark ends of the colour map
+    return np.asarray((1 - _HEAT) * images.mean(axis=-1, keepdims=True) + _HEAT * colours, np.float32)
 
 
-def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarray], labels, predictions, probability,
-                  names: Sequence[str], *, title: str = "") -> None:
-    """Save a PNG: per example the predicted and the true class, the image, and an overlay per heat map with its range.
+def heatmap_panel(path: str | PathLike, images: ArrayLike, heatmaps: Mapping[str, np.ndarray],
+                  labels: ArrayLike | None, predictions: ArrayLike, probability: ArrayLike, names: Sequence[str], *,
+                  title: str = "") -> None:
+    """Save a PNG: for each example its predicted and true class, the image, and each heat map with its range.
 
     Args:
-      images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3.
+      images: float `(N, H, W, C)` in [0, 1], N > 0.
       heatmaps: heading -> finite `(N, h, w)`, any range; see `overlay`.
-      labels, predictions: int `(N,)`, true and predicted class; labels None where nobody knows them.
+      labels, predictions: int `(N,)`, true and predicted classes; labels None if they are unknown.
       probability: `(N,)` in [0, 1], of the prediction.
       names: one per class.
 
@@ -66,7 +68,7 @@ def heatmap_panel(path: str | PathLike, images, heatmaps: Mapping[str, np.ndarra
     labels = None if labels is None else check_classes("labels", labels, count, names)
     predictions = check_classes("predictions", predictions, count, names)
     probability, words = check_probability(probability, count), class_labels(names)
-    # Enlarged before the heat is laid over: its colours then flow smoothly over coarse pixels.
+    # Enlarged before the overlay, so that the heat is smooth over coarse pixels.
     images = enlarge(images, zoom_to(_TILE, *images.shape[1:3]))
     height, width = images.shape[1:3]
     overlays = {heading: overlay(images, heat) for heading, heat in heatmaps.items()}

@@ -1,19 +1,21 @@
-"""What a layer that sees pixels looks for: first convolution filters, or the templates of a linear classifier."""
+"""Pictures of weights on pixels: filters of a first convolution, or templates of a linear classifier."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet, class_labels, columns_for, enlarge, zoom_to
 
 _TILE, _NAMED_TILE = 32, 112  # smallest side of a picture, in pixels
 
 
-def kernel_images(kernel) -> np.ndarray:
+def kernel_images(kernel: ArrayLike) -> np.ndarray:
     """Filters as pictures: `(h, w, C, N)` to float32 `(N, h, w, C)` in [0, 1].
 
-    A weight of 0 is mid-grey, and the largest absolute weight of each filter is black or white. C = 1 or 3.
+    A weight of 0 is mid-grey, and the largest absolute weight of each filter is black or white. Raises ValueError
+    unless the kernel is finite with C = 1 or 3.
     """
     kernel = np.asarray(kernel, np.float32)
     if kernel.ndim != 4 or kernel.shape[2] not in (1, 3) or 0 in kernel.shape or not np.isfinite(kernel).all():
@@ -22,11 +24,12 @@ def kernel_images(kernel) -> np.ndarray:
     return np.moveaxis(0.5 + 0.5 * kernel / np.where(largest > 0, largest, 1), -1, 0)
 
 
-def kernel_panel(path: str | PathLike, kernel, names: Sequence[str] | None = None, *, title: str = "") -> None:
+def kernel_panel(path: str | PathLike, kernel: ArrayLike, names: Sequence[str] | None = None, *,
+                 title: str = "") -> None:
     """Save a PNG with a picture per filter, row by row; see `kernel_images`.
 
-    kernel: `(h, w, C, N)`: of a convolution; or of a linear classifier, `(H * W * C, K)` reshaped to `(H, W, C, K)`.
-    names: of the filters, such as the classes of a linear classifier; None writes nothing below them.
+    kernel: `(h, w, C, N)` of a convolution, or `(H * W * C, K)` of a linear classifier reshaped to `(H, W, C, K)`.
+    names: one per filter, such as the classes of a linear classifier; None: no text below the filters.
     """
     pictures = kernel_images(kernel)
     if names is not None and len(names) != len(pictures):

@@ -1,9 +1,10 @@
-"""The mistakes that a classifier is surest of: often wrong labels, or classes that look alike."""
+"""The most confident mistakes of a classifier: often wrong labels, or classes that look alike."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.sheet import (
     GAP,
@@ -20,21 +21,23 @@ from cvjax.visualize.sheet import (
     zoom_to,
 )
 
-_TILE = 136  # smallest side of a picture, in pixels; a name below it has about 20 letters
+_TILE = 136  # smallest side of a picture, in pixels, which leaves about 20 letters for a name below it
 
 
-def mistake_panel(path: str | PathLike, images, labels, predictions, probability, names: Sequence[str], *,
-                  most: int = 24, total: int | None = None, title: str = "") -> None:
-    """Save a PNG of the `most` most confident mistakes, surest first: image, probability and prediction, true class.
+def mistake_panel(path: str | PathLike, images: ArrayLike, labels: ArrayLike, predictions: ArrayLike,
+                  probability: ArrayLike, names: Sequence[str], *, most: int = 24, total: int | None = None,
+                  title: str = "") -> None:
+    """Save a PNG of the `most` most confident mistakes: image, probability and prediction, true class.
 
-    Without a mistake the picture says so.
+    The most confident one comes first. If there is no mistake, the picture says so.
 
     Args:
-      images: float `(N, H, W, C)` in [0, 1], C = 1 or 3, right and wrong ones alike; N may be 0.
-      labels, predictions: int `(N,)`, true and predicted class.
+      images: float `(N, H, W, C)` in [0, 1], of right and wrong predictions; N may be 0.
+      labels, predictions: int `(N,)`, true and predicted classes.
       probability: `(N,)` in [0, 1], of the prediction.
       names: one per class.
-      total: how many mistakes there are, where not all of them are given; None for those given.
+      most: largest number of mistakes shown, at least 1.
+      total: number of all mistakes, if only some of them are given; None: those given are all.
 
     Raises:
       ValueError: anything else, or `most` below 1.

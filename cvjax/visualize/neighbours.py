@@ -1,9 +1,11 @@
-"""Which training images a frozen network takes an image for: queries beside their nearest neighbours."""
+"""Queries next to their nearest training images in the feature space of a frozen network."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+from matplotlib.colors import to_rgb
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.sheet import (
     GAP,
@@ -24,31 +26,33 @@ _TILE = 96  # smallest side of a picture, in pixels
 _FRAME = 4  # width of the frame around a neighbour
 
 
-def neighbour_panel(path: str | PathLike, images, neighbours, similarity, labels, neighbour_labels,
-                    names: Sequence[str], *, title: str = "") -> None:
-    """Save a PNG: per query its image and class, then its neighbours with class and similarity.
+def neighbour_panel(path: str | PathLike, images: ArrayLike, neighbours: ArrayLike, similarity: ArrayLike,
+                    labels: ArrayLike | None, neighbour_labels: ArrayLike, names: Sequence[str], *,
+                    title: str = "") -> None:
+    """Save a PNG: for each query its image and class, then its neighbours with class and similarity.
 
-    A neighbour of the query's class has a green frame, one of another class a red one.
+    A neighbour of the query's class has a green frame, and one of another class has a red frame.
 
     Args:
-      images: float `(N, H, W, C)` in [0, 1], N > 0, C = 1 or 3, the queries.
+      images: float `(N, H, W, C)` in [0, 1], N > 0, the queries.
       neighbours: float `(N, k, H, W, C)` in [0, 1], nearest first, k > 0.
       similarity: finite `(N, k)`.
-      labels: int `(N,)`, the queries' true classes; None where nobody knows them, there are no frames then.
+      labels: int `(N,)`, the queries' true classes; None if they are unknown: then there are no frames.
       neighbour_labels: int `(N, k)`.
       names: one per class.
 
     Raises:
       ValueError: anything else.
     """
-    images, neighbours, similarity = check_images(images), np.asarray(neighbours), np.asarray(similarity, np.float64)
+    neighbours, similarity, shape = np.asarray(neighbours), np.asarray(similarity, np.float64), np.shape(images)
+    images = check_images(images)
     count = len(images)
-    if neighbours.ndim != 5 or len(neighbours) != count or neighbours.shape[2:] != images.shape[1:] \
+    if neighbours.ndim != 5 or len(neighbours) != count or neighbours.shape[2:] != shape[1:] \
             or 0 in neighbours.shape[:2]:
-        raise ValueError(f"neighbours must be (N, k, H, W, C) with k > 0 for images {images.shape} with N > 0, "
+        raise ValueError(f"neighbours must be (N, k, H, W, C) with k > 0 for images {shape} with N > 0, "
                          f"received {neighbours.shape}")
     k = neighbours.shape[1]
-    neighbours = check_images(neighbours.reshape(-1, *images.shape[1:]))
+    neighbours = check_images(neighbours.reshape(-1, *neighbours.shape[2:]))
     if similarity.shape != (count, k) or not np.isfinite(similarity).all():
         raise ValueError(f"similarity must be finite {(count, k)}, one per neighbour, received {similarity.shape}")
     if np.shape(neighbour_labels) != (count, k):
@@ -93,6 +97,4 @@ def neighbour_panel(path: str | PathLike, images, neighbours, similarity, labels
 
 def _plain(colour: str, height: int, width: int) -> np.ndarray:
     """One colour, `(height, width, 3)`."""
-    from matplotlib.colors import to_rgb
-
-    return np.broadcast_to(np.float32(to_rgb(colour)), (height, width, 3))
+    return np.broadcast_to(np.array(to_rgb(colour), np.float32), (height, width, 3))

@@ -1,24 +1,25 @@
-"""The reliability diagram: what a classifier promises against what it keeps.
+"""The reliability diagram: accuracy against confidence of a classifier.
 
-Guo et al. 2017, fig. 1 (https://arxiv.org/abs/1706.04599), and sec. 2, eq. 3, for the expected calibration error.
+Guo et al. 2017 (https://arxiv.org/abs/1706.04599), fig. 1; sec. 2, eq. 3, defines the expected calibration error.
 """
 
 from os import PathLike
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from cvjax.visualize.sheet import save_figure
 
 
-def plot_reliability(path: str | PathLike, confidence, accuracy, count, *, title: str = "") -> None:
-    """Save a PNG: accuracy per bin of confidence with its gap to the confidence, and the bins' sizes.
+def plot_reliability(path: str | PathLike, confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLike, *,
+                     title: str = "") -> None:
+    """Save a PNG: the accuracy of each bin of confidence and its gap to the confidence, and the sizes of the bins.
 
-    confidence, accuracy: `(M,)`, means over bin i, the examples with confidence from i / M to (i + 1) / M; whatever
-    they hold in an empty bin is not read. count: int `(M,)`, examples per bin, at least one in all. Else a ValueError.
+    confidence, accuracy: `(M,)`, means over bin i, which holds the examples with a confidence from i / M to
+    (i + 1) / M. Values of empty bins are not read. count: int `(M,)`, examples per bin, not all 0. Anything else raises
+    ValueError.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     confidence, accuracy, count = np.asarray(confidence, float), np.asarray(accuracy, float), np.asarray(count)
     _check(confidence, accuracy, count)
     bins, filled = len(count), count > 0
@@ -28,11 +29,10 @@ def plot_reliability(path: str | PathLike, confidence, accuracy, count, *, title
     mean = {"confidence": float(weight @ confidence[filled]), "accuracy": float(weight @ accuracy[filled])}
 
     figure = Figure(figsize=(5, 6.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(edges[filled], accuracy[filled], width, align="edge", color="tab:blue", edgecolor="black",
               linewidth=0.6, label="accuracy")
-    # Between accuracy and mean confidence: on top of the accuracy, or a part of it.
+    # The gap between accuracy and mean confidence is drawn on top of the accuracy, or as a part of it.
     sure = filled & (confidence > accuracy)
     unsure = filled & (confidence < accuracy)
     for bars, low, high, colour, edge, label in (

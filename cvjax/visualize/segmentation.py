@@ -1,17 +1,18 @@
-"""Label maps in colours over their photos: what a network says beside the truth, and where it is wrong."""
+"""Coloured label maps over their photos: prediction, truth, and wrong pixels."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+from PIL import Image
 
 from cvjax.visualize.colours import class_colours
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet, check_images, class_labels, enlarge
 
-_SMALL, _LARGE = 160, 360  # sides of a picture in pixels, at least and at most
-_PAINT = 0.6  # share of the colour in an overlay
+_SMALL, _LARGE = 160, 360  # the longer side of a picture is between these, in pixels
+_PAINT = 0.6  # weight of the colour in an overlay
 _VOID = 255
-_BACKGROUND = "background"  # a class of this name is not painted: the photo shows
+_BACKGROUND = "background"  # a class of this name is not painted
 _WRONG = (0.9, 0.1, 0.1)
 _NAME = 128  # width of a name in the legend, in pixels
 
@@ -19,10 +20,10 @@ _NAME = 128  # width of a name in the legend, in pixels
 def paint_labels(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """A label map over its photo: float32 `(H, W, 3)` in [0, 1].
 
-    Pixels of a class called "background" are the photo's; those that do not count (255) are the photo in dark grey.
+    Pixels of a class called "background" show the photo. Pixels that do not count (255) show it in dark grey.
 
-    image: float `(H, W, 1 | 3)` in [0, 1]. labels: int `(H, W)` in [0, K) or 255. names: K of them. Anything else is a
-    ValueError.
+    image: float `(H, W, 1 | 3)` in [0, 1]. labels: int `(H, W)` in [0, K) or 255. names: K of them. Anything else
+    raises ValueError.
     """
     image, labels = check_images(image[None])[0], np.asarray(labels)
     if labels.shape != image.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
@@ -40,12 +41,15 @@ def paint_labels(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
 
 def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predictions: Sequence[np.ndarray],
                        truths: Sequence[np.ndarray] | None, names: Sequence[str], *, title: str = "") -> None:
-    """Save a PNG: a row per photo, with the prediction, the truth and the wrong pixels in red; names in colours below.
+    """Save a PNG with a row per photo: the photo, the prediction, the truth, and wrong pixels in red.
+
+    A legend of the classes is below.
 
     Args:
       images: float `(H, W, 1 | 3)` in [0, 1] each, at least one; sizes may differ.
-      predictions: int `(H, W)` in [0, K) each. truths: the same, or 255 where a pixel does not count; None where nobody
-        knows them: then the photo and the prediction are all there is.
+      predictions: int `(H, W)` in [0, K) each.
+      truths: the same, and 255 for pixels that do not count. None if they are unknown: then a row has only the photo
+        and the prediction.
       names: one per class.
 
     Raises:
@@ -66,7 +70,7 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
             counted = truth != _VOID
             seen |= set(np.unique(truth).tolist())
             grey = np.broadcast_to(0.3 + 0.7 * image.mean(axis=-1, keepdims=True), pictures[0].shape)
-            pictures.append(np.where((counted & (truth != prediction))[..., None], np.float32(_WRONG), grey))
+            pictures.append(np.where((counted & (truth != prediction))[..., None], np.array(_WRONG, np.float32), grey))
             right = (truth == prediction)[counted].mean() if counted.any() else np.nan
             said = f"{100 * right:.1f} % of the pixels right" if counted.any() else "no pixel counts"
         rows.append(([_fitted(picture) for picture in pictures], said))
@@ -99,10 +103,8 @@ def segmentation_panel(path: str | PathLike, images: Sequence[np.ndarray], predi
     sheet.save(path)
 
 
-def _fitted(picture):
-    """Crisp pixels where a picture is small; a smooth, smaller one where it is large."""
-    from PIL import Image
-
+def _fitted(picture: np.ndarray) -> np.ndarray:
+    """A small picture enlarged with crisp pixels, or a large one shrunk smoothly."""
     height, width = picture.shape[:2]
     if max(height, width) <= _LARGE:
         return enlarge(picture, max(1, -(-_SMALL // max(height, width))))

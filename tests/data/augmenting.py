@@ -1,4 +1,4 @@
-"""What tests of augmentations share: a real photograph, and compilation that does not outlast the test."""
+"""Shared by tests of augmentations: a real photograph, and compilation that does not outlast the test."""
 
 import functools
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-# Keys are fixed, so that a test of a random law passes always or never; its bound is the one that the right law would
-# miss with one set of keys in a thousand.
+# Keys are fixed, so a test of a random law passes always or never. Its bound is one that the right law misses for one
+# set of keys in a thousand.
 LIKELY = 1e-3
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 from scipy import stats
 
 from cvjax.data import augment, crops
+from cvjax.data.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
 from tests.data.augmenting import LIKELY, quick
 from tests.data.pictures import gradient
 
@@ -14,7 +15,7 @@ PICTURE = jnp.asarray(gradient(24, 32))
 
 
 @pytest.mark.parametrize(
-    "mean, std", [(augment.IMAGENET_MEAN, augment.IMAGENET_STD), (augment.HALF, augment.HALF)]
+    "mean, std", [(IMAGENET_MEAN, IMAGENET_STD), (HALF, HALF)]
 )
 def test_normalize_and_its_inverse(mean, std):
     out = augment.normalize(PICTURE, mean, std)

@@ -46,7 +46,7 @@ def test_nearest_is_that_of_pillow(name):
     for picture in PICTURES:
         ours = WARP(jnp.asarray(picture), MATRICES[name], "nearest", FILL)
         differs = (np.asarray(ours) != by_pillow(picture, MATRICES[name], Image.Resampling.NEAREST)).any(-1)
-        # Pillow's 16-bit fixed point decides otherwise than floating point where two pixels are equally near.
+        # If two pixels are equally near, Pillow's 16-bit fixed point may choose another one than floating point.
         assert ours.dtype == jnp.uint8 and not (differs & ~between_pixels(MATRICES[name])).any()
         assert differs.mean() < 0.01
 
@@ -84,7 +84,7 @@ def test_floats_are_interpolated_as_a_slow_loop_does():
                         total += weight * image[min(max(j, 0), 6), min(max(i, 0), 8)]
                 expected[row, column] = total
     assert 10 < (expected == 50).sum() < 100
-    # Values below 0 are no image's, and clipped.
+    # Values below 0 do not occur in images, and are clipped.
     ours = WARP(jnp.asarray(image), matrix, "bilinear", 50.0)
     np.testing.assert_allclose(ours, np.clip(expected, 0, 255), atol=1e-5)
 

@@ -166,7 +166,7 @@ def test_mixup_or_cutmix_does_each_as_often_as_asked(mixup_alpha, cutmix_alpha, 
     area = (mixed[cut, 0] == images[0]).mean((1, 2, 3))
     np.testing.assert_allclose(soft[cut, 0, 0], area, atol=1e-6)
     np.testing.assert_allclose(soft.sum(-1), 1, atol=1e-6)
-    # A box of no pixel, one in a hundred where 1 - lambda < 1 / 10 ** 2, is a cut that nobody sees.
+    # A box without a pixel, one in a hundred, where 1 - lambda < 1 / 10 ** 2, cuts nothing that can be seen.
     invisible = 0.03 * shares[2]
     for found, share in zip((same, blended, cut), shares):
         slack = invisible + 3.3 * math.sqrt(share * (1 - share) / len(KEYS))
@@ -182,6 +182,14 @@ def test_mixing_accepts_uint8_and_an_odd_number_of_examples(fast_beta):
     assert mixed.dtype == soft.dtype == np.float32
     np.testing.assert_allclose(mixed[:, 1], np.broadcast_to(images[1], mixed[:, 1].shape), atol=1e-3)
     assert (mixed[:, 0] != images[0]).any((1, 2, 3)).mean() > 0.9  # but the middle one is its own partner
+
+
+def test_cutmix_keeps_an_odd_side(monkeypatch):
+    """Of 8 x 8 pixels a box with 3.5 / 8 of each side has 3 x 3; the authors' code and timm make it 2 x 2."""
+    monkeypatch.setattr(jax.random, "beta", lambda key, a, b: jnp.float32(1 - (3.5 / 8) ** 2))
+    images = jnp.stack([jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))])
+    mixed, _ = for_all_keys(lambda key: augment.cutmix(key, images, jnp.eye(2), 1.0))
+    assert mixed[:, 0].sum((1, 2, 3)).max() == 9
 
 
 ONE = jnp.zeros((4, 4, 1))

@@ -46,8 +46,8 @@ def test_enhancements_are_those_of_pillow(name, channels):
     for factor in FACTORS:
         theirs = by_pillow(lambda picture: getattr(ImageEnhance, ENHANCERS[name])(picture).enhance(factor), channels)  # noqa: B023
         apart = levels_apart(operation(batch(channels), factor), theirs)
-        # A product and a sum may be fused, and are then rounded once where Pillow rounds twice: next to a whole
-        # number that can decide which level is below.
+        # A product and a sum may be fused, and are then rounded once where Pillow rounds twice. Next to a whole
+        # number this can change the level.
         assert apart.max() <= 1 and (apart > 0).mean() < 1e-3, f"factor {factor}"
 
 

@@ -61,6 +61,51 @@ def test_jitter_applies_the_operations_of_colour():
     assert augment.color_jitter(key, PHOTO) is PHOTO
 
 
+def by_darknet(image, saturation, value):
+    """Darknet's distort_image on an image in [0, 1], in double precision: to HSV, its factors, and back."""
+    red, green, blue = (image[..., i].astype(float) for i in range(3))
+    v, low = image.max(-1).astype(float), image.min(-1).astype(float)
+    delta = v - low
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = np.where(v == 0, 0, delta / v)
+        h = np.where(red == v, (green - blue) / delta,
+                     np.where(green == v, 2 + (blue - red) / delta, 4 + (red - green) / delta))
+    h = np.where(delta == 0, 0, h) % 6
+    s, v = s * saturation, v * value
+    sextant = np.floor(h)
+    f = h - sextant
+    p, q, t = v * (1 - s), v * (1 - s * f), v * (1 - s * (1 - f))
+    table = [(v, t, p), (q, v, p), (p, v, t), (p, q, v), (t, p, v), (v, p, q)]
+    return np.clip(np.stack([np.select([sextant == k for k in range(6)], [row[c] for row in table]) for c in range(3)],
+                            -1), 0, 1)
+
+
+@pytest.mark.parametrize("saturation, value", [(1.5, 1.0), (1 / 1.5, 1.5), (1.0, 1 / 1.5), (3.0, 2.0)])
+def test_exposure_is_darknets(saturation, value):
+    change = quick(augment.exposure)
+    expected = 255 * by_darknet(photo() / 255, saturation, value)
+    as_float = np.asarray(change(PHOTO.astype(jnp.float32), saturation, value))
+    np.testing.assert_allclose(as_float, expected, atol=2e-4)  # float32: a few units of 2**-24 of 6 * 255
+    # Rounded to the nearest level, where Darknet keeps fractions.
+    np.testing.assert_allclose(np.asarray(change(PHOTO, saturation, value), float), expected, atol=0.5 + 2e-4)
+    grey = jnp.full((2, 3, 1), 100.0)
+    np.testing.assert_allclose(change(grey, saturation, value), min(100 * value, 255), rtol=1e-6)
+
+
+def test_exposure_factors_are_drawn_as_darknet_draws_them(monkeypatch):
+    """Uniform in [1, s], and inverted in half of the cases; one independent of the other."""
+    monkeypatch.setattr(colour, "exposure", lambda image, *factors: jnp.stack(factors))
+    drawn = for_all_keys(lambda key: augment.exposure_jitter(key, PHOTO, 1.5, 2.0))
+    for factors, most in zip(drawn.T, (1.5, 2.0)):
+        up = factors > 1
+        assert stats.binomtest(int(up.sum()), len(KEYS), 0.5).pvalue > LIKELY
+        assert_uniform(factors[up], 1, most)
+        assert_uniform(1 / factors[~up], 1, most * (1 + 1e-6))
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 4 / np.sqrt(len(KEYS))
+    with pytest.raises(ValueError, match="value must be at least 1, got 0.5"):
+        augment.exposure_jitter(KEYS[0], PHOTO, 1.5, 0.5)
+
+
 @pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
 def test_grayscale_and_any_function_happen_with_their_probability(probability):
     pixel = jnp.array([[[200, 100, 50]]], jnp.uint8)

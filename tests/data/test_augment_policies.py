@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: what they draw, what it does to a picture, and that all of it compiles anywhere."""
+"""RandAugment and TrivialAugment: their draws, the effects on a picture, and compilation on every platform."""
 
 import math
 import re
@@ -20,6 +20,8 @@ WARPS = ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 ENHANCEMENTS = ["brightness", "saturation", "contrast", "sharpness"]
 TORCHVISION = [*WARPS, *ENHANCEMENTS, "posterize", "solarize", "autocontrast", "equalize", "identity"]
 TIMM = [*TORCHVISION[:-1], "invert", "solarize_add"]
+BIG_VISION = [*(name.replace("contrast", "big_vision_contrast") if name == "contrast" else name for name in TIMM),
+              "cutout"]
 HEIGHT, WIDTH = 100, 331
 BLANK = jnp.zeros((HEIGHT, WIDTH, 1), jnp.float32)
 
@@ -28,7 +30,7 @@ def draws(monkeypatch, function):
     """`{operation: arguments}` over all keys; a picture's first two values tell what would have been done to it."""
     names = []
 
-    def record(image, operations, index, argument, interpolation, fill):
+    def record(image, operations, index, argument, interpolation, fill, place):
         names[:] = operations
         return image.at[0, 0, 0].set(index).at[0, 1, 0].set(argument)
 
@@ -108,6 +110,30 @@ def test_posterize_loses_bits_at_the_middles_of_its_steps():
     assert bits(policies._trivial_augment_wide) == [8] * 3 + [7] * 5 + [6] * 5 + [5] * 5 + [4] * 5 + [3] * 5 + [2] * 3
 
 
+def test_random_augment_draws_big_visions_operations(monkeypatch):
+    """Magnitude 10 is its greatest: 30 degrees, a factor of 1.9, 100 pixels, 4 bits, a square of 80 pixels."""
+    expected = dict.fromkeys(["brightness", "saturation", "big_vision_contrast", "sharpness"], (1.9,)) | {
+        "shear_x": (-0.3, 0.3), "shear_y": (-0.3, 0.3), "translate_x": (-100, 100), "translate_y": (-100, 100),
+        "rotate": (-30, 30), "posterize": (4,), "solarize": (256,), "solarize_add": (110,), "cutout": (40,),
+        "autocontrast": (0,), "equalize": (0,), "invert": (0,)}
+    drawn = draws(monkeypatch, lambda key, image: augment.random_augment(key, image, 1, 10, table="big_vision"))
+    assert_magnitudes(drawn, {name: expected[name] for name in BIG_VISION})
+    drawn = draws(monkeypatch, lambda key, image: augment.random_augment(key, image, 1, 0, table="big_vision"))
+    assert_magnitudes(drawn, {name: {"posterize": (0,), "solarize": (0,)}.get(
+        name, (0.1,) if expected[name] == (1.9,) else (0,)) for name in BIG_VISION})
+
+
+def test_big_visions_own_operations():
+    """A square around a pixel, cut off at the border; contrast against the level of pixels / 256."""
+    image = jnp.zeros((40, 60, 3), jnp.uint8)
+    apply = lambda name, argument, image=image: np.asarray(policies.apply_operation(  # noqa: E731
+        image, BIG_VISION, jnp.asarray(BIG_VISION.index(name)), argument, fill=FILL, place=jnp.array([3, 30])))
+    out = apply("cutout", 10.0)
+    assert (out[:13, 20:40] == FILL).all() and (out != 0).any(-1).sum() == 13 * 20
+    assert (apply("big_vision_contrast", 0.0) == 40 * 60 // 256).all()
+    assert (apply("big_vision_contrast", 1.9, image + 100) == int(9 + 1.9 * 91)).all()
+
+
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 def test_the_number_of_operations_is_that_asked_for(probability, monkeypatch):
     monkeypatch.setattr(policies, "apply_operation", lambda image, *_: image + 1)
@@ -163,6 +189,8 @@ POLICIES = {
     "torchvision": lambda key, image: augment.random_augment(key, image, 2, 15, fill=FILL[: image.shape[-1]]),
     "timm": lambda key, image: augment.random_augment(
         key, image, 2, 9, table="timm", magnitude_std=0.5, probability=0.5, interpolation="bilinear", fill=128),
+    "big_vision": lambda key, image: augment.random_augment(
+        key, image, 2, 2.5, table="big_vision", magnitude_std=0.5, fill=128),
     "trivial": augment.trivial_augment_wide,
 }
 
@@ -188,7 +216,7 @@ def test_pictures_of_a_batch_change_each_in_its_own_way(name):
     (dict(magnitude=11, table="timm"), r"magnitude must be in \[0, 10\] for table 'timm', got 11"),
     (dict(magnitude=-1), "magnitude must be in .* got -1"),
     (dict(magnitude_std=-0.5), "magnitude_std must be at least 0, got -0.5"),
-    (dict(table="tensorflow"), "table must be one of torchvision, timm, got 'tensorflow'"),
+    (dict(table="tensorflow"), "table must be one of torchvision, timm, big_vision, got 'tensorflow'"),
     (dict(interpolation="bicubic"), "interpolation must be 'nearest' or 'bilinear', got 'bicubic'"),
     (dict(probability=2), r"a probability must be in \[0, 1\], got 2"),
 ])

@@ -1,4 +1,4 @@
-"""The blood cells of BCCD, a data set of 364 photos in VOC's layout, where it is at hand."""
+"""The blood cells of BCCD, a data set of 364 photos in VOC's layout, if it is at hand."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvjax.data import eval_batches
-from cvjax.data.box_annotations import EMPTY
-from cvjax.data.detection_crops import Letterbox, to_original
-from cvjax.data.detection_sources import open_detection
+from cvjax.data.boxes import open_detection
+from cvjax.data.boxes.annotations import EMPTY
+from cvjax.data.boxes.canvas import to_original
+from cvjax.data.boxes.crops import Letterbox
+from cvjax.data.pipeline import eval_batches
 
 PLACE = Path(os.environ.get("CVJAX_DATA", "data")) / "bccd"
 

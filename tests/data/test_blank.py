@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cvjax.data import DataError, open_dataset
 from cvjax.data.crops import ResizeCenterCrop
 from cvjax.data.pipeline import eval_batches
+from cvjax.data.sources import open_dataset
+from cvjax.errors import DataError
 
 
 def test_blank_pictures_are_as_many_and_as_large_as_asked_for():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvjax.data import RandomResizedCrop, ResizeCenterCrop
-from cvjax.data.crops import random_box
+from cvjax.data.crops import RandomResizedCrop, RandomSquareCrop, ResizeCenterCrop, random_box
 from tests.data.pictures import encode, gradient
 
 
@@ -62,9 +61,26 @@ def test_random_crop_shows_the_drawn_box_drafted_or_not():
             assert np.abs(out.astype(int) - np.asarray(expected)).max() <= 6
 
 
+def test_square_crops_have_the_scale_of_the_short_side():
+    """A ramp of one level a pixel: in the crop, neighbours differ by the scale."""
+    ramp = np.broadcast_to(np.arange(250, dtype=np.uint8)[None, :, None], (200, 250, 3))
+    slopes, lefts = [], []
+    for seed in range(300):
+        out = RandomSquareCrop(64, (100, 400))(ramp, np.random.default_rng(seed))[32, :, 0].astype(float)
+        slopes.append((out[-2] - out[1]) / 61)
+        lefts.append(out[0])
+    shorts = 200 / np.array(slopes)  # a level is a pixel of the original
+    assert 97 < shorts.min() < 110 and 380 < shorts.max() < 413  # the box has 32 to 128 whole pixels: up to 1.6 % off
+    assert abs(shorts.mean() - 250) < 4 * 87 / 300**0.5  # uniform: deviation 300 / sqrt(12)
+    assert min(lefts) < 10 and max(lefts) > 180
+    fixed = {RandomSquareCrop(64, (128, 128))(ramp, np.random.default_rng(seed)).shape for seed in range(5)}
+    assert fixed == {(64, 64, 3)}
+
+
 def test_crops_pickle_and_depend_on_the_generator_alone():
     data = encode(gradient(40, 60))
-    for crop in (RandomResizedCrop(8, channels=1), ResizeCenterCrop(8, channels=1)):
+    crops = RandomResizedCrop(8, channels=1), RandomSquareCrop(8, (9, 12), channels=1), ResizeCenterCrop(8, channels=1)
+    for crop in crops:
         again = pickle.loads(pickle.dumps(crop))
         first, second = (c(data, np.random.default_rng(3)) for c in (crop, again))
         np.testing.assert_array_equal(first, second)
@@ -77,6 +93,8 @@ def test_crops_pickle_and_depend_on_the_generator_alone():
         lambda: RandomResizedCrop(0),
         lambda: RandomResizedCrop(8, scale=(0.5, 1.5)),
         lambda: RandomResizedCrop(8, ratio=(2, 1)),
+        lambda: RandomSquareCrop(8, (7, 9)),
+        lambda: RandomSquareCrop(8, (9, 8)),
         lambda: ResizeCenterCrop(8, 7),
         lambda: ResizeCenterCrop(8, interpolation="cubical"),
     ],

@@ -10,9 +10,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from cvjax.data import DecodeError, RandomResizedCrop, ResizeCenterCrop
-from cvjax.data.crops import Squeeze
-from cvjax.data.decode import MAX_PIXELS, LazyImage, decode
+from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop, Squeeze
+from cvjax.data.decode import MAX_PIXELS, DecodeError, LazyImage, decode
 from tests.data.pictures import encode, gradient, photo
 
 PICTURE = gradient(40, 60)
@@ -56,7 +55,8 @@ BAD = {
     "png_bomb": png_header(60_000, 60_000),
     "webp_cut": encode(PICTURE, "WEBP")[:100],
     "gif_cut": encode(PICTURE, "GIF")[:30],
-    "tiff": encode(PICTURE, "TIFF"),
+    "icns": encode(PICTURE, "ICNS"),
+    "tiff_cut": encode(PICTURE, "TIFF")[:200],
     "zeros": bytes(1000),
 }
 

@@ -5,13 +5,15 @@ import pickle
 import numpy as np
 import pytest
 
-from cvjax.data.box_annotations import gather
-from cvjax.data.detection_crops import Letterbox, Mosaic, RandomView, inside, mirrored, to_original
+from cvjax.data.boxes.annotations import gather
+from cvjax.data.boxes.canvas import inside, mirrored, to_original
+from cvjax.data.boxes.crops import Letterbox, RandomView
+from cvjax.data.boxes.mosaic import Mosaic
 from cvjax.data.scenes import open_scenes
 from tests.data.pictures import encode, gradient
 
-# A resized edge is a ramp of whole levels, and at the border of a part it is cut off: 0.2 of a pixel cover both. A box
-# multiplied by one scale, while sides are rounded to pixels, is off by half a pixel more.
+# A resized edge is a ramp of whole levels, and it is cut off at the border of a part: 0.2 of a pixel cover both. Boxes
+# are multiplied by one scale, but sides are rounded to pixels, so a box may be off by half a pixel more.
 FOUND = 0.2
 
 
@@ -26,14 +28,14 @@ def rectangle(rng, height, width):
 
 
 def spans(profile):
-    """Begin and end of what is bright in a profile `(n,)`: where its mass would be in a box as high as it is."""
+    """Begin and end of the bright part of a profile `(n,)`: those of a box of the same height and mass."""
     profile = profile / profile.max()
     mass, middle = profile.sum(), (profile * (np.arange(len(profile)) + 0.5)).sum() / profile.sum()
     return middle - mass / 2, middle + mass / 2
 
 
 def found_box(picture):
-    """Corners of the one bright rectangle in `(h, w)`, to fractions of a pixel; None where there is none."""
+    """Corners of the one bright rectangle in `(h, w)`, to fractions of a pixel; None if there is none."""
     bright = picture.astype(float) / 255
     if bright.max() < 0.9:
         return None
@@ -65,6 +67,32 @@ def test_letterbox_moves_boxes_with_pixels():
         assert example["box_mask"].tolist() == [True, False, False, False]
         assert example["box_label"][0] == 3 and example["box_difficult"][0]
         assert not example["boxes"][1:].any()
+
+
+@pytest.mark.parametrize("shape, scale", [((375, 500), 1.6), ((500, 375), 1.6), ((500, 334), 600 / 334),
+                                          ((500, 200), 2.0), ((200, 500), 2.0), ((500, 500), 1.2)])
+@pytest.mark.parametrize("crop", [Letterbox(1000, 1000, 1, sides=(600, 1000)),
+                                  RandomView(1000, 1000, 1, (1.0, 1.0), flip=False, sides=(600, 1000))])
+def test_sides_are_those_of_fast_rcnn(crop, shape, scale):
+    """py-faster-rcnn: 600 pixels for the short side, unless the long one would have more than 1000."""
+    example = crop(np.zeros((*shape, 3), np.uint8), np.random.default_rng(0), boxes=np.float32([[10, 20, 110, 140]]),
+                   box_label=np.zeros(1, np.int32), box_difficult=np.zeros(1, bool))
+    assert example["scale"] == np.float32(scale)
+    np.testing.assert_array_equal(example["extent"], [round(shape[0] * scale), round(shape[1] * scale)])
+    np.testing.assert_allclose(example["boxes"][0], np.array([10, 20, 110, 140]) * scale,
+                               rtol=0.5 / 400)  # a view's sides are whole pixels, 400 at least
+    assert example["image"].shape == (1000, 1000, 3)
+
+
+def test_a_long_side_is_limited_below_the_canvas():
+    """torchvision's 800 and 1333 pixels, on a canvas of whole strides."""
+    crop = Letterbox(1344, 1344, 1, sides=(800, 1333))
+    for shape, scale in (((360, 640), 1333 / 640), ((640, 360), 1333 / 640), ((480, 640), 800 / 480)):
+        assert crop(np.zeros((*shape, 3), np.uint8))["scale"] == np.float32(scale)
+
+
+def test_a_canvas_of_one_orientation_makes_the_other_smaller():
+    assert Letterbox(600, 1000, 1, sides=(600, 1000))(np.zeros((500, 375, 3), np.uint8))["scale"] == np.float32(1.2)
 
 
 @pytest.mark.parametrize("options", [
@@ -282,6 +310,8 @@ def test_grey_pictures():
     (lambda: RandomView(4, 4, 1, crop_scale=(0, 1)), r"crop_scale.*\(0, 1\)"),
     (lambda: RandomView(4, 4, 1, ratio=(1.5, 2)), r"ratio.*\(1.5, 2\)"),
     (lambda: RandomView(4, 4, 1, zoom_out=1.5), "zoom_out.*1.5"),
+    (lambda: Letterbox(4, 4, 1, sides=(5, 4)), r"1 <= short <= long, got \(5, 4\)"),
+    (lambda: Mosaic(RandomView(4, 4, 1, sides=(4, 4)), Rectangles()), r"sides must be None, got \(4, 4\)"),
     (lambda: Mosaic(RandomView(4, 4, 1), Rectangles(), 1.1), "chance.*1.1"),
     (lambda: Mosaic(RandomView(4, 4, 1), Rectangles(), centre=(0, 0.5)), "centre.*0, 0.5"),
     (lambda: Mosaic(RandomView(1, 4, 1), Rectangles()), "1 x 4")])

@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from cvjax.data import DataError, eval_batches
-from cvjax.data.box_annotations import (
+from cvjax.data.boxes import open_detection
+from cvjax.data.boxes.annotations import (
     CLIPPED,
     EMPTY,
     NOT_FINITE,
@@ -17,10 +17,11 @@ from cvjax.data.box_annotations import (
     Problems,
     mend,
 )
-from cvjax.data.detection_crops import Letterbox
-from cvjax.data.detection_sources import open_detection
+from cvjax.data.boxes.crops import Letterbox
+from cvjax.data.boxes.voc import CLASSES
 from cvjax.data.held_out import hold_out
-from cvjax.data.voc import CLASSES
+from cvjax.data.pipeline import eval_batches
+from cvjax.errors import DataError
 from tests.data.detection_folders import CAT_AND_DOG, annotation, write_coco, write_voc
 
 
@@ -58,7 +59,7 @@ def test_scenes_come_with_boxes_and_ground_truth():
     assert (truth.extents == 96).all()
 
 
-# --- what is done about boxes that cannot be true
+# --- the repair of boxes that cannot be true
 
 
 def mended(boxes, *, labels=None, extents=((10, 20),), picture=None, **options):
@@ -149,6 +150,38 @@ def test_vocs_own_validation_part(tmp_path):
     assert "it has no test" in error_line(f"voc:{tmp_path}", validation=True)
 
 
+def test_several_voc_folders_are_one(tmp_path):
+    """VOC 2007 and 2012: both `trainval`, and the test part of 2007; 2012 has none."""
+    seven, twelve = tmp_path / "VOC2007", tmp_path / "more" / "VOC2012"
+    write_voc(seven, {"a": CAT_AND_DOG, "b": [("dog", (2, 3, 4, 5))], "t": [("cat", (5, 5, 6, 9), 1)]},
+              {"train": ["a"], "val": ["b"], "trainval": ["a", "b"], "test": ["t"]})
+    write_voc(twelve, {"a": [("cow", (1, 1, 7, 7))], "c": CAT_AND_DOG, "d": []},
+              {"train": ["a"], "val": ["c", "d"]}, size=(20, 10), extension="png")
+    spec = f"voc:{seven}+{twelve}"
+    data = open_detection(spec)
+    assert data.class_names == ("cat", "cow", "dog") and (len(data.train), len(data.test)) == (5, 1)
+    assert [data.train.name(i) for i in range(5)] == [
+        *(str(seven / "JPEGImages" / f"{name}.jpg") for name in "ab"),
+        *(str(twelve / "JPEGImages" / f"{name}.png") for name in "acd")]
+    assert [data.train[i]["box_label"].tolist() for i in range(5)] == [[2, 0], [2], [1], [2, 0], []]
+    np.testing.assert_array_equal(data.train[2]["boxes"], [[0, 0, 7, 7]])
+    assert data.train.ground_truth().extents.tolist() == [[15, 20]] * 2 + [[20, 10]] * 3
+    assert data.test.name(0) == str(seven / "JPEGImages" / "t.jpg") and data.test[0]["box_difficult"].tolist() == [True]
+    (batch,) = eval_batches(data.train, Letterbox(20, 20, 2), batch_size=5)
+    assert batch["mask"].all() and batch["extent"].tolist() == [[15, 20]] * 2 + [[20, 10]] * 3
+    own = open_detection(spec, validation=True)
+    assert [len(part) for part in (own.train, own.validation, own.test)] == [2, 3, 1]
+    assert "the test part names no picture" in error_line(f"voc:{twelve}+{twelve}")
+    assert f"voc:{tmp_path} has no folder Annotations" in error_line(f"voc:{seven}+{tmp_path}")
+    (seven / "classes.txt").write_text("cat\n")
+    assert "the folders must have the same classes.txt, or none" in error_line(spec)
+
+
+def test_a_voc_folder_may_have_a_plus_in_its_name(tmp_path):
+    write_voc(tmp_path / "a+b", {"a": CAT_AND_DOG}, {"train": ["a"], "test": ["a"]})
+    assert open_detection(f"voc:{tmp_path / 'a+b'}").train.files.files == ("a.jpg",)
+
+
 def test_vocs_parts_without_a_test_list(tmp_path):
     names = [f"p{i}" for i in range(10)]
     write_voc(tmp_path, {name: CAT_AND_DOG for name in names}, {"trainval": names})
@@ -214,18 +247,11 @@ def test_unreadable_annotations_are_named_and_too_many_are_an_error(tmp_path):
                          "c": annotation([("cat", ("x", 1, 2, 3))], (15, 20)),
                          "d": "<annotation><object><name>cat</name></object></annotation>"},
               {"train": ["a", "b", "c", "d", "e"], "test": ["a"]})
-    assert "1 of 5 files cannot be read" in error_line(f"voc:{tmp_path}") and "b.xml" in error_line(f"voc:{tmp_path}")
+    assert "3 of 5 files cannot be read, 2 may be" in error_line(f"voc:{tmp_path}")
+    assert "b.xml (unclosed" in error_line(f"voc:{tmp_path}")
     ignored = open_detection(f"voc:{tmp_path}", max_bad=0.8).ignored
     assert ignored.startswith("4 unreadable annotations") and "b.xml (unclosed token" in ignored
     assert "c.xml (could not convert" in ignored and "d.xml (an object without" in ignored and ignored.endswith(", ...")
-
-
-def test_a_picture_that_is_missing_is_a_bad_file(tmp_path):
-    write_voc(tmp_path, {"a": CAT_AND_DOG, "b": CAT_AND_DOG}, {"train": ["a"], "test": ["a", "b"]})
-    (tmp_path / "JPEGImages/b.jpg").unlink()
-    data = open_detection(f"voc:{tmp_path}")
-    with pytest.raises(DataError, match="1 of 2 files cannot be read"):
-        list(eval_batches(data.test, Letterbox(8, 8, 2), batch_size=2))
 
 
 def test_pictures_of_other_kinds(tmp_path):
@@ -267,6 +293,25 @@ def test_coco(tmp_path, folder):
     assert data.test.ground_truth().extents.tolist() == [[15, 20]]
 
 
+def test_coco_s_areas_go_with_their_objects(tmp_path):
+    """One of each picture's objects states its area, in the shuffled order of the file; crops do not see it."""
+    write_coco(tmp_path, PARTS, CATEGORIES)
+    file = tmp_path / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        if not entry["iscrowd"]:
+            entry["area"] = entry["bbox"][2] * entry["bbox"][3] / 2
+    file.write_text(json.dumps(content))
+    data = open_detection(f"coco:{tmp_path}")
+    truth, kept = data.train.ground_truth(), data.train.take(np.array([2, 0])).ground_truth()
+    for picture, areas in ((0, [np.nan, 6]), (1, []), (2, [1.875])):
+        found = truth.areas_of(picture)[np.argsort(truth[picture]["box_label"])]
+        np.testing.assert_array_equal(found, areas)
+    np.testing.assert_array_equal(kept.areas_of(0), [1.875])
+    assert kept.areas_of(1).shape == (2,) and "area" not in "".join(data.train[0])
+    assert np.isnan(data.test.ground_truth().areas_of(0)).all()
+
+
 def test_coco_without_a_test_file(tmp_path):
     write_coco(tmp_path, {"train": [[(1, (0, 0, i + 1, 2))] for i in range(10)]}, [(1, "a")])
     data = open_detection(f"coco:{tmp_path}")
@@ -295,7 +340,7 @@ def test_what_is_wrong_with_coco_is_told(tmp_path):
 @pytest.mark.parametrize("change, words", [
     (lambda content: content.pop("images"), "no list 'images'"),
     (lambda content: content["annotations"][0].pop("bbox"), "annotations[0] must have image_id, bbox, category_id"),
-    (lambda content: content["images"][0].update(file_name="x.png"), "x.png of val2017 is in none of"),
+    (lambda content: content["images"][0].update(file_name="x.png"), "none of the 1 pictures of val2017, such as x"),
     (lambda content: content["categories"][0].update(name="cow"), "category 7 is 'cat' in train2017 and 'cow' in val")])
 def test_what_is_no_coco_is_refused(tmp_path, change, words):
     write_coco(tmp_path, PARTS, CATEGORIES)

@@ -5,9 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from cvjax.data import DataError, open_dataset
 from cvjax.data.decode import decode
-from cvjax.data.extra_labels import add_labelled_files
+from cvjax.data.sources import open_dataset
+from cvjax.data.sources.file_list import add_labelled_files
+from cvjax.errors import DataError
 from tests.data.pictures import encode, write_folder
 
 
@@ -68,8 +69,8 @@ def test_relative_names_start_from_the_working_folder(photos, monkeypatch):
     (["file,label"], "needs the columns file and label and at least one row"),
     ([""], "needs the columns file and label and at least one row"),
     (["picture,label", "x.png,ant"], "needs the columns file and label"),
-    (["file,label", "{more}/000.png,wasp"], "labels that the data set has not: wasp"),
-    (["file,label", "{more}/000.png"], "labels that the data set has not: None"),
+    (["file,label", "{more}/000.png,wasp"], "labels that the data set does not know: wasp"),
+    (["file,label", "{more}/000.png"], "labels that the data set does not know: None"),
     (["label,file", "ant"], "names 1 files that are not there"),
     (["file,label", "{more}/000.png,ant", "{more}/gone.png,ant"], "1 files that are not there, such as"),
     (["file,label", "{more},ant"], "1 files that are not there"),
@@ -100,6 +101,6 @@ def test_images_of_another_size_do_not_join_arrays(photos):
 
 def test_a_data_set_without_classes_takes_no_labels(photos):
     write_folder(photos, {"plain": 5})
-    with pytest.raises(DataError, match="labels that the data set has not: ant"):
+    with pytest.raises(DataError, match="labels that the data set does not know: ant"):
         add_labelled_files(open_dataset(f"folder:{photos}/plain"),
                            write_list(photos, "file,label", f"{photos}/more/000.png,ant"))

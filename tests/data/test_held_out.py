@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from cvjax.data import ArraySource, DataError, Dataset, open_dataset
+from cvjax.data.dataset import ArraySource, Dataset
 from cvjax.data.held_out import fold_out, hold_out, take_share
+from cvjax.data.sources import open_dataset
+from cvjax.errors import DataError
 from tests.data.pictures import write_folder
 
 

@@ -1,4 +1,4 @@
-"""DINO's views: sizes, what happens how often, in which order, and crops of squeezed pictures."""
+"""DINO's views: their sizes, the frequency and order of operations, and crops of squeezed pictures."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvjax.data.augment import View, multi_crop, random_resized_crop, view
+from cvjax.data.augment import View, changed_crops, multi_crop, random_resized_crop, view
 from cvjax.data.augment.multi_crop import GLOBAL_1, GLOBAL_2, LOCAL
-from cvjax.data.crops import Squeeze
-from tests.data.pictures import photo
+from cvjax.data.crops import RandomResizedCrop, SeveralCrops, Squeeze
+from cvjax.data.decode import LazyImage
+from tests.data.pictures import encode, photo
 
 STILL = View(size=16, scale=(1.0, 1.0), flip=False, jitter=(0, 0, 0, 0), grayscale=0.0, blur=0.0)
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -67,7 +68,7 @@ def test_each_change_happens_as_often_as_it_should(recipe, probability):
 
 @pytest.mark.slow
 def test_solarising_comes_last_and_inverts_from_128_on():
-    """Of a flat image of 100, jittered in brightness, what is 128 or more afterwards is inverted."""
+    """A flat image of 100 is jittered in brightness; values that are then 128 or more are inverted."""
     flat = np.full((8, 8, 3), 100, np.uint8)
     jittered = replace(STILL, size=8, jitter=(0.4, 0, 0, 0), jitter_chance=1.0)
     plain, solar = (views_of(r, flat)[:, 0, 0, 0] for r in (jittered, replace(jittered, solarize=1.0)))
@@ -126,3 +127,53 @@ def test_squeezing_gives_about_what_pillow_gives():
     picture = photo(60, 100)
     expected = np.asarray(Image.fromarray(picture).resize((48, 48), Image.Resampling.BICUBIC))
     assert np.abs(Squeeze(48)(picture)["image"].astype(int) - expected).mean() < 2
+
+
+def test_changed_crops_are_the_views_of_multi_crop_without_its_boxes():
+    """With the boxes that `multi_crop` draws cut out beforehand, both give the same views to the last bit."""
+    recipe, local = replace(STILL, scale=(0.3, 0.8), flip=True, solarize=0.5), replace(STILL, size=8, scale=(0.2, 0.4))
+    key = jax.random.key(3)
+    wanted = multi_crop(key, PHOTO, (recipe, STILL), local, 3)
+
+    def cut(key, recipe):
+        return random_resized_crop(jax.random.split(key, 6)[0], PHOTO, recipe.size, recipe.scale)
+
+    first, second, rest = jax.random.split(key, 3)
+    crops = [jnp.stack([cut(first, recipe), cut(second, STILL)]),
+             jnp.stack([cut(k, local) for k in jax.random.split(rest, 3)])]
+    for found, expected in zip(changed_crops(key, crops, (recipe, STILL), local), wanted, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)  # of 255: vmap may sum a resizing in another order
+    assert len(changed_crops(key, crops[:1], (recipe, STILL), local)) == 1
+
+
+SEVERAL = SeveralCrops((("global", RandomResizedCrop(12, (0.4, 1.0)), 2),
+                        ("local", RandomResizedCrop(6, (0.1, 0.3)), 3)))
+
+
+def test_several_crops_are_single_ones_of_a_picture_that_is_decoded_once(monkeypatch):
+    picture = encode(photo(40, 50))
+    found = SEVERAL(picture, np.random.default_rng(5))
+    assert {name: x.shape for name, x in found.items()} == {"global": (2, 12, 12, 3), "local": (3, 6, 6, 3)}
+    rng = np.random.default_rng(5)
+    for (name, crop, count) in SEVERAL.crops:  # a PNG is never decoded smaller, so each agrees to the last bit
+        np.testing.assert_array_equal(found[name], [crop(picture, rng) for _ in range(count)])
+    again = SEVERAL(picture, np.random.default_rng(5))
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+
+    opened, decode = [], LazyImage.pixels
+    monkeypatch.setattr(LazyImage, "pixels", lambda self, target=None: opened.append(target) or decode(self, target))
+    SEVERAL(picture, np.random.default_rng(5))
+    assert len(opened) == 1
+
+
+def test_crops_from_the_picture_are_sharper_than_crops_from_a_square():
+    """A quarter of the area of a picture of 600 pixels, seen at 200: a square of 300 has blurred it."""
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    crop = RandomResizedCrop(200, (0.25, 0.25), ratio=(1.0, 1.0))
+    direct = SeveralCrops((("global", crop, 1),))(noise, np.random.default_rng(0))["global"][0]
+    squeezed = crop(Squeeze(300)(noise)["image"], np.random.default_rng(0))
+
+    def energy(image):
+        return float((np.diff(image.astype(float), axis=0) ** 2).mean())
+
+    assert energy(squeezed) < 0.9 * energy(direct)

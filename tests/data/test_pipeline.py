@@ -3,17 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from cvjax.data import (
-    ArraySource,
-    BadFiles,
-    DataError,
-    RandomResizedCrop,
-    ResizeCenterCrop,
-    eval_batches,
-    open_dataset,
-    train_batches,
-)
-from cvjax.data.pipeline import Order
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.crops import RandomResizedCrop, ResizeCenterCrop
+from cvjax.data.dataset import ArraySource
+from cvjax.data.pipeline import Order, Stream, TrainBatches, eval_batches
+from cvjax.data.sources import open_dataset
+from cvjax.errors import DataError
 from tests.data.pictures import encode, gradient, write_folder
 
 N = 23
@@ -37,8 +32,8 @@ def arrays():
     return ArraySource(images, np.arange(N, dtype=np.int32) % 5)
 
 
-def take(source, crop, count, *, batch_size=4, seed=0, **options):
-    stream = train_batches(source, crop, batch_size=batch_size, seed=seed, **options)
+def take(source, crop, count, *, batch_size=4, seed=0, bad=None, **options):
+    stream = TrainBatches(source, crop, Stream(batch_size, seed, **options), bad)
     batches = [next(stream) for _ in range(count)]
     stream.close()
     return batches
@@ -125,7 +120,7 @@ def test_positions_alone_are_those_of_the_batches_wherever_they_start(arrays):
         np.testing.assert_array_equal(a["index"], b["index"])
         assert a["index"].dtype == b["index"].dtype == np.int64
     assert_same(take(arrays, None, 5, seed=3, only_index=True, start_batch=8), alone[8:])
-    first, second = (take(arrays, None, 13, seed=3, only_index=True, process_index=i, process_count=2) for i in (0, 1))
+    first, second = (take(arrays, None, 13, seed=3, only_index=True, share=(i, 2)) for i in (0, 1))
     for a, b, both_of_them in zip(first, second, alone, strict=True):
         np.testing.assert_array_equal(np.concatenate([a["index"], b["index"]]), both_of_them["index"])
 
@@ -136,7 +131,7 @@ def test_epochs_are_counted_row_by_row(kind, crop, request):
     epochs = np.concatenate([b["epoch"] for b in take(source, crop, 13, with_epoch=True)])
     np.testing.assert_array_equal(epochs, np.arange(13 * 4) // N)  # batches of 4 reach over the end of 23 records
     assert epochs.dtype == np.int32
-    late = take(source, crop, 2, with_epoch=True, start_batch=5, process_index=1, process_count=2)
+    late = take(source, crop, 2, with_epoch=True, start_batch=5, share=(1, 2))
     np.testing.assert_array_equal(np.concatenate([b["epoch"] for b in late]), [0, 1, 1, 1])  # rows 22 23 and 26 27
     assert "epoch" not in take(source, crop, 1)[0]
 
@@ -155,7 +150,7 @@ def test_repeated_records_come_in_a_row_and_an_epoch_sees_a_share_of_them(kind, 
     assert copy.dtype == np.int32 and "copy" not in take(source, crop, 1)[0]
     for part in (0, 1):
         rows = slice(2 * part, 2 * part + 2)
-        late = take(source, crop, 8, repeats=3, with_epoch=True, start_batch=5, process_index=part, process_count=2)
+        late = take(source, crop, 8, repeats=3, with_epoch=True, start_batch=5, share=(part, 2))
         assert_same(late, [{key: value[rows] for key, value in batch.items()} for batch in batches[5:]])
 
 
@@ -182,7 +177,7 @@ def test_resuming_is_exact_mid_epoch_and_at_its_end(kind, crop, request):
 @both
 def test_state_restores_and_is_json(kind, crop, request):
     source = request.getfixturevalue(kind)
-    stream = train_batches(source, crop, batch_size=4, seed=3)
+    stream = TrainBatches(source, crop, Stream(4, seed=3))
     for _ in range(9):
         next(stream)
     state = json.loads(json.dumps(stream.state()))
@@ -197,12 +192,12 @@ def test_state_restores_and_is_json(kind, crop, request):
 
 @pytest.mark.parametrize("name, value", [("seed", 4), ("batch_size", 8), ("order", 1), ("repeats", 3)])
 def test_a_state_of_another_stream_is_refused(arrays, name, value):
-    stream = train_batches(arrays, None, batch_size=4, seed=3, repeats=2)
+    stream = TrainBatches(arrays, None, Stream(4, seed=3, repeats=2))
     with pytest.raises(DataError, match=f"{name} was {value}, now it is {stream.state()[name]}"):
         stream.restore({**stream.state(), name: value})
     next(stream)
     other = ArraySource(arrays.images ^ 1, arrays.labels)
-    foreign = train_batches(other, None, batch_size=4, seed=3)
+    foreign = TrainBatches(other, None, Stream(4, seed=3))
     with pytest.raises(DataError, match="fingerprint was"):
         stream.restore(foreign.state())
     stream.close()
@@ -215,7 +210,7 @@ def test_processes_together_hold_the_global_batch(kind, crop, count, request):
     source = request.getfixturevalue(kind)
     whole = take(source, crop, 14)
     for index in range(count):
-        part = take(source, crop, 11, process_index=index, process_count=count, start_batch=3)
+        part = take(source, crop, 11, share=(index, count), start_batch=3)
         rows = slice(index * 4 // count, (index + 1) * 4 // count)
         assert_same(part, [{key: value[rows] for key, value in batch.items()} for batch in whole[3:]])
 
@@ -240,20 +235,20 @@ def test_a_single_record_and_a_batch_larger_than_the_data(arrays):
     "options, words",
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 5, "process_count": 2}, "multiple of the 2 processes, got 5"),
-        ({"process_index": 2, "process_count": 2}, "process_index"),
+        ({"batch_size": 5, "share": (0, 2)}, "multiple of the 2 processes, got 5"),
+        ({"share": (2, 2)}, "share"),
         ({"seed": -1}, "seed"), ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"start_batch": -1}, "at least 0"),
     ],
 )
 def test_impossible_combinations(arrays, options, words):
     with pytest.raises(DataError, match=words):
-        train_batches(arrays, None, **{"batch_size": 4, "seed": 0, **options})
+        TrainBatches(arrays, None, Stream(**{"batch_size": 4, "seed": 0, **options}))
 
 
 def test_files_need_a_crop(files):
     with pytest.raises(DataError, match="need a crop"):
-        train_batches(files, None, batch_size=4, seed=0)
+        TrainBatches(files, None, Stream(4, seed=0))
 
 
 # --- evaluation
@@ -265,7 +260,7 @@ def test_files_need_a_crop(files):
 def test_evaluation_sees_every_record_once(kind, crop, count, batch_size, request):
     source = request.getfixturevalue(kind)
     parts = [
-        list(eval_batches(source, crop, batch_size=batch_size, process_index=i, process_count=count))
+        list(eval_batches(source, crop, batch_size=batch_size, share=(i, count)))
         for i in range(count)
     ]
     assert {len(part) for part in parts} == {-(-N // batch_size)}
@@ -318,11 +313,10 @@ def test_a_bad_file_is_replaced_by_the_next_good_one_and_named(spoilt, tmp_path)
 def test_too_many_bad_files_stop_the_run(spoilt, tmp_path):
     path = tmp_path / "bad_files.txt"
     with pytest.raises(DataError) as error:
-        take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(20, 0.1, path))
-    assert str(error.value) == (
-        f"3 of 20 files cannot be read (15.00%, the limit is 10.00%); see {path}"
-    )
-    assert len(path.read_text().splitlines()) == 3
+        take(spoilt, CROP, 20, batch_size=2, bad=BadFiles(5, 0.1, path))
+    assert str(error.value).startswith("3 of 5 files cannot be read, 2 may be by --data-max-bad 0.1: ")
+    named = [line.split("\t") for line in path.read_text().splitlines()]
+    assert len(named) == 3 and all(f"{name} ({why})" in str(error.value) for name, why in named)
 
 
 def test_nothing_but_bad_files(tmp_path):
@@ -339,8 +333,8 @@ def test_evaluation_masks_bad_files(spoilt):
     batches = list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8, bad=bad))
     index, mask = (np.concatenate([batch[key] for batch in batches]) for key in ("index", "mask"))
     assert index[~mask].tolist() == [3, 4, 19, -1, -1, -1, -1] and bad.count == 3
-    with pytest.raises(DataError, match="1.00%"):
-        list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8))
+    with pytest.raises(DataError, match="1 of 20 files cannot be read, 0 may be"):
+        list(eval_batches(spoilt, ResizeCenterCrop(6), batch_size=8, bad=BadFiles(20, 0)))
 
 
 def test_a_vanished_file_is_a_bad_file(spoilt, tmp_path):
@@ -353,9 +347,9 @@ def test_a_vanished_file_is_a_bad_file(spoilt, tmp_path):
 def test_files_dropped_by_the_cache_count(spoilt, tmp_path):
     source = open_dataset(f"folder:{tmp_path}", cache=True).train
     with pytest.raises(DataError, match="cannot be read"):
-        train_batches(source, None, batch_size=2, seed=0)
+        TrainBatches(source, None, Stream(2, seed=0), BadFiles(20, 0))
     bad = BadFiles(20, 0.5)
-    train_batches(source, None, batch_size=2, seed=0, bad=bad).close()
+    TrainBatches(source, None, Stream(2, seed=0), bad).close()
     assert bad.count == 3
     assert source.take(np.arange(2)).dropped == source.dropped  # and where a part of the source is held out
 
@@ -371,12 +365,27 @@ def test_the_list_is_shared_and_survives(tmp_path):
     assert (first.count, second.count) == (2, 1)
 
 
-def test_the_limit_is_a_share():
-    exactly = BadFiles(200, 0.01)
-    exactly.add("a", "")
-    exactly.add("b", "")
-    with pytest.raises(DataError):
-        exactly.add("c", "")
+@pytest.mark.parametrize("total, share, allowed", [
+    (1000, 0.01, 10), (600, 0.01, 6), (100, 0.29, 29), (2000, 0.001, 5), (10, 1, 10),
+    (499, 0.01, 5), (10, 0.01, 5), (9, 0.01, 4), (3, 0.01, 1), (2, 0.9, 1), (1, 0.01, 0), (1000, 0, 0)])
+def test_the_limit_is_a_share_or_a_few(total, share, allowed):
+    bad = BadFiles(total, share)
+    for number in range(allowed):
+        bad.add(f"file {number}", "why")
+    with pytest.raises(DataError, match=f"{allowed + 1} of {total} files cannot be read, {allowed} may be"):
+        bad.add("one more", "why")
+
+
+def test_the_error_names_five_files_and_where_all_are_named(tmp_path):
+    with pytest.raises(DataError) as error:
+        BadFiles(8, 0.01, tmp_path / "bad").add_all({f"file{n}": f"why\n{n}" for n in range(7)})
+    examples = ", ".join(f"file{n} (why {n})" for n in range(5))
+    assert str(error.value) == (f"7 of 8 files cannot be read, 4 may be by --data-max-bad 0.01: {examples}, and 2 more"
+                                f"; {tmp_path / 'bad'} names them all")
+    assert len((tmp_path / "bad").read_text().splitlines()) == 7
+
+
+def test_impossible_limits_are_refused():
     with pytest.raises(DataError, match="got 2"):
         BadFiles(10, 2)
     with pytest.raises(DataError):

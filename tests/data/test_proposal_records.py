@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cvjax.data import BadFiles
-from cvjax.data.detection_crops import Letterbox, Mosaic, RandomView
-from cvjax.data.proposal_records import SplitProposals, joined, with_proposals
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.boxes.crops import Letterbox, RandomView
+from cvjax.data.boxes.mosaic import Mosaic
+from cvjax.data.boxes.proposal_records import SplitProposals, joined, with_proposals
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.scenes import open_scenes
-from cvjax.experiment.detection_inputs import DetectionInputs
-from cvjax.experiment.training import example_batch
+from cvjax.workflow.detection.inputs import DetectionInputs
+from cvjax.workflow.prepared import example_batch
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_a_source_with_proposals_is_a_source(scenes):
     assert len(part) == 2 and part.name(0) == "scene 0" and part.channels == 3
     assert source.fingerprint != scenes.train.fingerprint != part.fingerprint
     np.testing.assert_array_equal(source.ground_truth().boxes, scenes.train.ground_truth().boxes)
-    with pytest.raises(ValueError, match="proposals of each of 6 records, received 5"):
+    with pytest.raises(ValueError, match="proposals for each of 6 records, received 5"):
         joined(scenes.train, [np.zeros((0, 4))] * 5)
 
 
@@ -87,7 +89,7 @@ def test_selective_search_of_a_data_set_in_batches(scenes, tmp_path):
     assert dataset.validation is None and len(list(tmp_path.glob("*.npy"))) == 9
     counts = np.diff(dataset.train.starts)
     assert counts.max() <= 30 and counts.min() > 0
-    inputs = DetectionInputs(dataset, (40, 40), 2, 5, BadFiles(9), max_proposals=32, flip=True)
+    inputs = DetectionInputs(dataset, (40, 40), 2, 5, BadFiles(9), Preprocessing(), max_proposals=32, flip=True)
     batches = inputs.train_batches(seed=0, workers=0)
     batch = next(batches)
     batches.close()

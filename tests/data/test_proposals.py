@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvjax.data import proposals
-from cvjax.data.proposals import search_all, selective_search
+from cvjax.data.boxes import selective_search as proposals
+from cvjax.data.boxes.selective_search import search_all, selective_search
 
 pytest.importorskip("cv2").ximgproc  # noqa: B018
 

@@ -25,7 +25,8 @@ def away(a, b):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("interpolation, other", [("bicubic", "bilinear"), ("bilinear", "bicubic")])
 def test_nearer_to_pillow_than_pillows_filters_are_to_each_other(shape, interpolation, other):
-    """On pictures with more detail than photographs, where those two are 3 to 4 grey levels apart, it is 0.2 to 2.1."""
+    """On pictures with more detail than photographs the difference is 0.2 to 2.1 grey levels; Pillow's two filters
+    differ by 3 to 4."""
     picture = photo(*shape)
     theirs = pillow(picture, interpolation)
     gap = away(resize(picture, SIZE, interpolation), theirs)
@@ -37,7 +38,7 @@ def test_nearer_to_pillow_than_pillows_filters_are_to_each_other(shape, interpol
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("shrink", [2, 3, 3.3, 5, 6.7])
 def test_what_is_too_fine_comes_out_grey(shrink, interpolation):
-    """A chessboard of single pixels has the highest frequency alone: only its mean may be left, as Pillow leaves it."""
+    """A chessboard of single pixels has only the highest frequency: only its mean may be left, as Pillow leaves it."""
     side = round(SIZE * shrink)
     board = np.repeat((np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)[:, :, None], 3, axis=2)
     assert np.abs(resize(board, SIZE, interpolation)[2:-2, 2:-2] - 127.5).max() <= 2

@@ -3,9 +3,9 @@ import pickle
 import numpy as np
 import pytest
 
-from cvjax.data import DataError
-from cvjax.data.arrays import open_digits
 from cvjax.data.scenes import MOST, open_scenes, paint
+from cvjax.data.sources.digits import open_digits
+from cvjax.errors import DataError
 
 
 @pytest.fixture(scope="module")

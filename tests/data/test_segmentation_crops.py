@@ -5,8 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
-from cvjax.data import ArraySource, BadFiles, DecodeError, eval_batches, train_batches
-from cvjax.data.segmentation_crops import PadLabelled, RandomLabelledCrop, bucket_sizes
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.dataset import ArraySource
+from cvjax.data.decode import DecodeError
+from cvjax.data.label_maps.crops import PadLabelled, RandomLabelledCrop, bucket_sizes
+from cvjax.data.pipeline import Stream, TrainBatches, eval_batches
 from tests.data.pictures import encode
 
 
@@ -50,7 +53,7 @@ def test_labels_lie_on_their_pixels(size, scale, upright):
         if not upright:
             pixels, found = pixels.T, found.T
         line = (found != 255).sum(axis=1).argmax()
-        # Up to the edge's other side alone, which no padding is near to.
+        # Only up to the edge's other side, which is far from any padding.
         near = np.abs((np.arange(found.shape[1]) + 0.5) * length / found.shape[1] + start - edge) < 5
         shift = pixels[line, near].sum() - (found[line, near] == 1).sum()
         off.append(shift * min(1, length / found.shape[1]))
@@ -160,7 +163,7 @@ class train_batches_of:
     """A stream that is closed at the end."""
 
     def __init__(self, source, bad):
-        self.batches = train_batches(source, RandomLabelledCrop((4, 4), (0.5, 1)), batch_size=3, seed=0, bad=bad)
+        self.batches = TrainBatches(source, RandomLabelledCrop((4, 4), (0.5, 1)), Stream(3, seed=0), bad)
 
     def __enter__(self):
         return self.batches

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvjax.data import DataError, DecodeError
-from cvjax.data.segmentation_sources import CAMVID, VOC, image_sizes, label_maps, open_segmentation
+from cvjax.data.decode import DecodeError
+from cvjax.data.label_maps import open_segmentation
+from cvjax.data.label_maps.folder import CAMVID
+from cvjax.data.label_maps.labels import image_sizes, label_maps
+from cvjax.data.label_maps.voc import VOC
+from cvjax.errors import DataError
 from tests.data.pictures import encode, gradient
 
 
@@ -28,6 +32,12 @@ def error_line(spec, **options):
     line = str(error.value)
     assert line and "\n" not in line
     return line
+
+
+def two(folder) -> str:
+    """The form of a folder, once it names two classes."""
+    (folder / "classes.txt").write_text("a\nb\n")
+    return f"folder:{folder}"
 
 
 @pytest.fixture
@@ -61,10 +71,10 @@ def test_camvids_folders(folder):
 
 def test_classes_have_names(folder):
     (folder / "classes.txt").write_text("sky\n road \ntree\n\ncar\n")
-    assert open_segmentation(f"folder:{folder}").class_names == ("sky", "road", "tree", "car")
-    before = open_segmentation(f"folder:{folder}").train.fingerprint
+    assert open_segmentation(f"folder:{folder}", ignore_label=255).class_names == ("sky", "road", "tree", "car")
+    before = open_segmentation(f"folder:{folder}", ignore_label=255).train.fingerprint
     (folder / "classes.txt").write_text("sky\nroad\ntree\n")
-    assert open_segmentation(f"folder:{folder}").train.fingerprint != before
+    assert open_segmentation(f"folder:{folder}", ignore_label=255).train.fingerprint != before
     (folder / "classes.txt").write_text("sky\nsky\n")
     assert "must name 2 to 255 classes, one a line and each once; it has 2, 1 dif" in error_line(f"folder:{folder}")
 
@@ -86,7 +96,8 @@ def test_a_label_to_ignore(folder):
     assert set(np.unique(data.train[0]["label_map"])) == {1, 2, 255}
     (folder / "classes.txt").write_text("a\nb\nvoid\n")
     assert open_segmentation(f"folder:{folder}", ignore_label=2).class_names == ("a", "b")
-    assert "must lie in [0, 255), got 255" in error_line(f"folder:{folder}", ignore_label=255)
+    assert "one class is left, a; there must be two" in error_line(two(folder), ignore_label=1)
+    assert "must lie in [0, 255], got 256" in error_line(f"folder:{folder}", ignore_label=256)
     assert "all pixels of scenes count" in error_line("scenes", ignore_label=1)
 
 

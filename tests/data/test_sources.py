@@ -5,7 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from cvjax.data import ArraySource, DataError, open_dataset
+from cvjax.data.dataset import ArraySource
+from cvjax.data.sources import open_dataset
+from cvjax.errors import DataError
 from tests.data.pictures import encode, gradient, write_folder
 
 
@@ -79,7 +81,7 @@ def test_train_and_test_folders(tmp_path):
     assert data.test.labels.tolist() == [1, 1]
     write_folder(tmp_path / "test", {"a": 1})
     data = open_dataset(f"folder:{tmp_path}")
-    assert data.test.labels.tolist() == [0] and data.ignored == "1 entries beside the split folders"
+    assert data.test.labels.tolist() == [0] and data.validation.labels.tolist() == [1, 1] and data.ignored == ""
 
 
 def test_upper_case_nested_and_left_out_files(tmp_path):
@@ -107,7 +109,7 @@ def test_links_that_are_not_followed_are_counted(tmp_path):
     (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere" / "more")  # a class may be a link
     data = open_dataset(f"folder:{tmp_path}/photos")
     assert data.class_names == ("cat", "dog") and len(data.train) + len(data.test) == 4
-    assert data.ignored == "1 broken links, 1 linked folders inside others"
+    assert data.ignored == "1 broken links (gone.png); 1 linked folders inside others (cat/more)"
 
 
 def test_unlabelled_folders(tmp_path):
@@ -180,12 +182,13 @@ def test_npz(tmp_path):
         test_images=IMAGES[:4],
         test_labels=LABELS[:4].astype(np.uint8),
         val_images=IMAGES,
+        val_labels=LABELS,
     )
     data = open_dataset(spec)
     assert data.num_classes == 3 and data.image_size == (4, 4) and data.channels == 3
     assert isinstance(data.test, ArraySource) and data.test.labels.tolist() == [0, 1, 2, 0]
     np.testing.assert_array_equal(data.train[3]["image"], IMAGES[3])
-    assert "val_images" in data.ignored
+    assert len(data.validation) == 10 and data.ignored == ""
 
 
 def test_npz_without_labels_or_test_or_channels(tmp_path):
@@ -198,8 +201,8 @@ def test_npz_without_labels_or_test_or_channels(tmp_path):
     "words, arrays",
     [
         ("no train_images", {"test_images": IMAGES}),
-        ("uint8", {"train_images": IMAGES.astype(np.float32)}),
-        ("uint8", {"train_images": IMAGES[0, 0]}),
+        ("float32 from 0 to .* nothing states", {"train_images": IMAGES.astype(np.float32)}),
+        (r"numbers \(N, H, W, C\)", {"train_images": IMAGES[0, 0]}),
         ("not empty", {"train_images": IMAGES[:0]}),
         (r"integers \(10,\)", {"train_images": IMAGES, "train_labels": LABELS[:9]}),
         ("integers", {"train_images": IMAGES, "train_labels": LABELS / 2}),

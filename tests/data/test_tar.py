@@ -8,8 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from cvjax.data import BadFiles, DataError, RandomResizedCrop, open_dataset, train_batches
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.crops import RandomResizedCrop
 from cvjax.data.decode import decode
+from cvjax.data.pipeline import Stream, TrainBatches
+from cvjax.data.sources import open_dataset, tar
+from cvjax.errors import DataError
 from tests.data.pictures import encode, write_folder
 
 
@@ -52,19 +56,125 @@ def test_examples_of_several_files_with_labels_as_numbers(tmp_path, extension):
     assert dataset.train[7] == {"image": picture(7), "label": 1, "index": 7}
     assert dataset.train.name(7) == f"{tmp_path / 'train-000001.tar'}: 0007.png"
     assert dataset.class_names == ("0", "1", "2") and dataset.channels == 3
-    assert dataset.ignored == "1 .txt members, 1 other tar files"
+    assert dataset.ignored == "1 tar files whose name says no part (more.tar); 1 .txt members (0000.txt)"
     (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
     assert open_dataset(f"tar:{tmp_path}").class_names == ("cat", "dog", "owl")
 
 
 def test_a_label_may_come_before_its_image_and_a_name_may_have_dots(tmp_path):
-    path = write_tar(tmp_path / "a.tar", {"./x.cls": b"1", "./x.left.PNG": picture(3), "./x.right.png": picture(4),
+    path = write_tar(tmp_path / "a.tar", {"./x.a.cls": b"1", "./x.a.PNG": picture(3), "./x.b.png": picture(4),
+                                          "./x.b.cls": b"1",
                                           "./y.png": picture(5), "./y.json": b"{}", "./y.cls": b" 0\n",
                                           "./z.png": picture(6), "./z.cls": b"0", "./.hidden.png": picture(7)})
     source = open_dataset(f"tar:{path}", seed=1)
     both = [(shade, label) for part in (source.train, source.test) for shade, label in zip(shades(part), part.labels)]
     assert sorted(both) == [(3, 1), (4, 1), (5, 0), (6, 0)]
-    assert source.ignored == "1 hidden or linked members"
+    assert source.ignored == "1 hidden or linked members (.hidden.png)"
+
+
+def labelled(source) -> list[tuple[int, int]]:
+    """(shade, label) of all records, both parts together."""
+    return sorted((shade, int(label)) for part in (source.train, source.test)
+                  for shade, label in zip(shades(part), part.labels))
+
+
+def test_keys_with_dots_that_have_no_picture_of_their_own(tmp_path):
+    members = {}
+    for i in range(10):
+        members |= {f"img.{i}.jpg": picture(i), f"img.{i}.cls": b"%d" % (i % 2)}
+    assert labelled(open_dataset(f"tar:{write_tar(tmp_path / 'a.tar', members)}")) == [(i, i % 2) for i in range(10)]
+    plain = {f"{name}/photo.2024.{i}.png": picture(i) for i in range(4) for name in ("cat", "dog")}
+    data = open_dataset(f"tar:{write_tar(tmp_path / 'b.tar', plain)}")
+    assert data.class_names == ("cat", "dog") and len(data.train) + len(data.test) == 8 and data.ignored == ""
+
+
+def test_masks_are_other_fields_and_no_photos(tmp_path):
+    members = {}
+    for i in range(10):
+        members |= {f"{i}.seg.png": picture(20), f"{i}.jpg": picture(i), f"{i}.cls": b"%d" % (i % 2),
+                    f"{i}.meta.json": b'{"label": "none"}'}
+    data = open_dataset(f"tar:{write_tar(tmp_path / 'a.tar', members)}")
+    assert labelled(data) == [(i, i % 2) for i in range(10)]
+    some = "0.{0}, 1.{0}, 2.{0}, and 7 more"
+    assert data.ignored == (f"10 pictures in other fields of a key that has one of its own ({some.format('seg.png')}); "
+                            f"10 .json members ({some.format('meta.json')})")
+
+
+def test_a_label_without_a_picture_and_members_about_the_file_are_named(tmp_path):
+    more = {"7.cls": b"1", "8.cls": b"cat", "__meta__/9.png": picture(9)}
+    data = open_dataset(f"tar:{write_tar(tmp_path / 'a.tar', webdataset(range(6)) | more)}")
+    assert len(labelled(data)) == 6
+    assert data.ignored == ("1 members about the tar file itself (__meta__/9.png); 2 labels without a picture (7.cls, "
+                            "8.cls)")
+
+
+def test_a_named_field_is_the_label_or_the_picture(tmp_path):
+    members = {}
+    for i in range(6):
+        members |= {f"{i}.left.png": picture(i), f"{i}.Right.png": picture(i + 6), f"{i}.cls": b"7",
+                    f"{i}.json": json.dumps({"label": "a word", "class_id": i % 3}).encode()}
+    path = write_tar(tmp_path / "a.tar", members)
+    data = open_dataset(f"tar:{path}#label=class_id&image=RIGHT.png")
+    assert labelled(data) == [(i + 6, i % 3) for i in range(6)]
+    assert data.ignored.startswith("6 .png members (0.left.png, ") and "6 .cls members (0.cls, " in data.ignored
+    for fields, words in (("#label=class&image=left.png", "0.json must hold a label in its field class, a number from"),
+                          ("", "each key has the pictures left.png and right.png, and none is the key's own; name the"),
+                          ("#labels=class_id", "after # there may be image=FIELD and label=FIELD"),
+                          ("#label", "after # there may be image=FIELD and label=FIELD"),
+                          ("#label=", "a field is named after =, got none")):
+        with pytest.raises(DataError, match=words):
+            open_dataset(f"tar:{path}{fields}")
+
+
+@pytest.mark.parametrize("members, words", [
+    ([("0.jpg", picture(1)), ("0.png", picture(2)), ("0.cls", b"1")], "the key 0 has two pictures, 0.jpg and 0.png"),
+    ([("0.jpg", picture(1)), ("./0.jpg", picture(2)), ("0.cls", b"1")], "the key 0 has two pictures, 0.jpg and 0.jpg"),
+    ([("0.jpg", picture(1)), ("0.JPG", picture(2))], "the key 0 has two pictures, 0.jpg and 0.JPG"),
+    ([("a/x.l.png", picture(1)), ("a/x.r.png", picture(2)), ("a/x.cls", b"1")],
+     "the key a/x has two pictures, a/x.l.png and a/x.r.png, and one label; name the pictures' field"),
+    ([("0.jpg", picture(1)), ("0.cls", b"1"), ("0.json", b'{"label": 2}')],
+     "the key 0 has two labels, 1 in 0.cls and 2 in 0.json"),
+    ([("0.jpg", picture(1)), ("0.cls", b"1"), ("0.cls", b"1")], "the key 0 has two labels, 1 in 0.cls and 1 in 0.cls"),
+])
+def test_a_key_with_two_pictures_or_two_labels_is_named(tmp_path, members, words):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError, match=words):
+        open_dataset(f"tar:{tmp_path / 'a.tar'}")
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_plain_headers_are_read_as_tarfile_reads_them(tmp_path, form):
+    """And those that are not plain, of long names, links and the like, are left to it."""
+    def both(members):
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w", format=form) as archive:
+            for name, kind, content in members:
+                member = tarfile.TarInfo(name)
+                member.type, member.size, member.linkname = kind, len(content), "x" if kind == tarfile.SYMTYPE else ""
+                archive.addfile(member, io.BytesIO(content))
+        with open(path, "rb") as file, tarfile.open(path, encoding="utf-8") as archive:
+            return tar.plain_headers(file, path.stat().st_size), list(tar.all_headers(archive, path.stat().st_size))
+
+    file = tarfile.REGTYPE
+    plain = [("a", tarfile.DIRTYPE, b""), ("a/0.jpg", file, b"x" * 700), ("a/0.cls", file, b"1"), ("b", file, b""),
+             ("c", file, bytes(512)), ("n" * 90, file, b"y")]
+    quick, slow = both(plain)
+    assert quick == slow and len(slow) == 5
+    for other in (("m" * 60 + "/" + "n" * 90, file, b"z"), ("link", tarfile.SYMTYPE, b"")):
+        quick, slow = both([*plain, other])
+        assert quick is None and len(slow) == 6
+    both(plain)
+    whole = (tmp_path / "a.tar").read_bytes()
+    for place in (0, 150, 512 + 3, 512 + 124):  # bytes of the first two headers; their sums tell
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        assert tar.plain_headers(io.BytesIO(spoilt), len(spoilt)) is None, place
+    for length in (0, 511, 512, 1030, 2000, 2048):
+        assert tar.plain_headers(io.BytesIO(whole[:length]), length) is None, length
 
 
 def test_a_folder_in_a_tar_file_is_that_folder(tmp_path):
@@ -72,9 +182,9 @@ def test_a_folder_in_a_tar_file_is_that_folder(tmp_path):
     for part in ("train", "test"):
         with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
             archive.add(tmp_path / "photos" / part, part)
-    folder, tar = open_dataset(f"folder:{tmp_path / 'photos'}"), open_dataset(f"tar:{tmp_path}")
-    assert tar.class_names == folder.class_names == ("cat", "dog")
-    for ours, theirs in ((tar.train, folder.train), (tar.test, folder.test)):
+    folder, packed = open_dataset(f"folder:{tmp_path / 'photos'}"), open_dataset(f"tar:{tmp_path}")
+    assert packed.class_names == folder.class_names == ("cat", "dog")
+    for ours, theirs in ((packed.train, folder.train), (packed.test, folder.test)):
         found, wanted = ({(r["image"], r["label"]) for r in map(s.__getitem__, range(len(s)))} for s in (ours, theirs))
         assert found == wanted
     alone = open_dataset(f"tar:{tmp_path / 'train.tar'}")  # a fifth is held out
@@ -100,7 +210,7 @@ def test_parts_pickle_and_are_told_apart(tmp_path):
 def test_batches_of_a_tar_file_and_a_damaged_image_in_it(tmp_path):
     spoilt = webdataset(range(20)) | {"0003.png": b"no picture"}
     source = open_dataset(f"tar:{write_tar(tmp_path / 'a.tar', spoilt)}").train
-    stream = train_batches(source, RandomResizedCrop(4), batch_size=len(source), seed=0, bad=BadFiles(20, 0.1))
+    stream = TrainBatches(source, RandomResizedCrop(4), Stream(len(source), seed=0), BadFiles(20, 0.1))
     batch = next(stream)
     stream.close()
     np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
@@ -111,7 +221,8 @@ def test_batches_of_a_tar_file_and_a_damaged_image_in_it(tmp_path):
 @pytest.mark.parametrize("members, words", [
     ({"a.txt": b"x"}, "no images .* found 1 .txt members"),
     (webdataset(range(3)) | {"9.png": picture(1)}, "1 of 4 images in .*a.tar have no label, such as 9.png"),
-    (webdataset(range(3)) | {"0001.cls": b"cat"}, "0001.cls must hold a label, a number from 0 on; it holds b'cat'"),
+    (webdataset(range(3)) | {"0001.cls": b"cat"},
+     "0001.cls must hold a label, a number from 0 to 1,048,575; it holds b'cat'"),
     (webdataset(range(3), label=lambda n: -n), "it holds b'-1'"),
     (webdataset(range(3), label=lambda n: 0.5, extension="json"), "0000.json must hold a label"),
     (webdataset(range(3)) | {"0001.json": b"[1]"}, "0001.json must hold a label"),
@@ -131,7 +242,7 @@ def test_files_that_are_none_or_do_not_fit(tmp_path):
     refuse("no .tar files in")
     write_tar(tmp_path / "val.tar", webdataset(range(3)))
     (tmp_path / "more.tar").write_bytes(b"")
-    refuse("has val.tar but no file that begins with train")
+    refuse("has val.tar but no file with train in its name")
     write_tar(tmp_path / "train.tar", webdataset(range(3)), mode="w:gz")
     refuse("train.tar cannot be read as a tar file that is not compressed")
     write_tar(tmp_path / "train.tar", webdataset(range(30)))
@@ -140,9 +251,9 @@ def test_files_that_are_none_or_do_not_fit(tmp_path):
         (tmp_path / "train.tar").write_bytes(whole[:length])
         refuse("train.tar cannot be read as a tar file that is not compressed: ")
     write_tar(tmp_path / "train.tar", {"cat/1.png": picture(1), "dog/1.png": picture(2)})
-    refuse("one of training and test files has labels as numbers, and the other has not")
+    refuse("labels must be numbers in both the training and the test files, or in neither")
     write_tar(tmp_path / "val.tar", {"cat/1.png": picture(1), "owl/1.png": picture(2)})
-    refuse("the test part has classes that train has not: owl$")
+    refuse("the val part has classes that are not in train: owl$")
     write_tar(tmp_path / "train.tar", webdataset(range(3)))
     write_tar(tmp_path / "val.tar", webdataset(range(4), label=int))
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

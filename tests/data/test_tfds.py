@@ -6,8 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from cvjax.data import DataError, ResizeCenterCrop, eval_batches, open_dataset
+from cvjax.data.crops import ResizeCenterCrop
 from cvjax.data.decode import decode
+from cvjax.data.pipeline import eval_batches
+from cvjax.data.sources import open_dataset
+from cvjax.errors import DataError
 from tests.data.pictures import encode, gradient
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -31,6 +34,21 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, count):
         for i in range(count):
             yield i, {"image": encode(gradient(8 + i, 10)), "label": i % 2}
+
+
+class OtherNames(TinyPictures):
+    """The same in splits of other names, one of them of no part."""
+
+    def _split_generators(self, _):
+        return {"training": self._generate_examples(8), "dev": self._generate_examples(4),
+                "extra": self._generate_examples(2)}
+
+
+def test_splits_by_their_meaning(tmp_path):
+    OtherNames(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    data = open_dataset(f"tfds:{tmp_path}/other_names/1.0.0")
+    check(data)
+    assert data.ignored == "splits extra with 2 records" and data.validation is None
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +90,7 @@ def test_reads_by_name(prepared, monkeypatch, name):
 
 def test_reading_imports_no_tensorflow(prepared):
     code = (
-        "import sys; from cvjax.data import open_dataset\n"
+        "import sys; from cvjax.data.sources import open_dataset\n"
         f"open_dataset('tfds:{prepared}/tiny_pictures/1.0.0').train[3]\n"
         "print('tensorflow' in sys.modules)"
     )

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from cvjax.data import DataError
-from cvjax.data.detection_sources import open_detection
+from cvjax.data.boxes import open_detection
+from cvjax.errors import DataError
 from tests.data.pictures import encode, gradient
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -96,6 +96,6 @@ def test_without_objects_it_is_refused(prepared, monkeypatch):
     class Builder:
         info = Info
 
-    monkeypatch.setattr("cvjax.data.tfds_boxes.open_builder", lambda name: Builder)
+    monkeypatch.setattr("cvjax.data.boxes.tfds.open_builder", lambda name: Builder)
     with pytest.raises(DataError, match="no `objects`.*it has image, label"):
         open_detection("tfds:mnist")

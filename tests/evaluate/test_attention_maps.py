@@ -85,7 +85,7 @@ def test_no_smaller_set_holds_as_much(mass: float) -> None:
 
 
 def test_the_rule_of_the_authors_code() -> None:
-    """There: sorted upwards, kept where the sum up to and with a patch is more than what is to be left out."""
+    """The authors' rule: sort ascending, and keep a patch if the sum up to and with it exceeds the mass left out."""
     attention = np.random.default_rng(2).random((4, 5, 7))
     for values, mask in zip(attention.reshape(4, -1), mass_mask(attention, 0.6).reshape(4, -1)):
         order = np.argsort(values)

@@ -133,7 +133,7 @@ def test_a_patch_that_all_look_at_stands_out_in_its_place(monkeypatch) -> None:
     first[:, :], last[0] = np.eye(TOKENS)[1 + 4], np.eye(TOKENS)[1 + 1]
     layers = [jnp.asarray(a, jnp.float32)[None, None] for a in (first, last)]
     monkeypatch.setattr(module, "attention_weights", lambda *_: layers)
-    # Class token after the last layer: half itself (whose half came from 4), half patch 1 (likewise).
+    # Class token after the last layer: half itself (half of which came from 4), half patch 1 (half from 4, too).
     np.testing.assert_allclose(attention_rollout(vit(), {}, IMAGES[:1])[0], [[0, 0.25, 0], [0, 0.5, 0]])
 
 

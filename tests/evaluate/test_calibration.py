@@ -153,7 +153,7 @@ def test_no_temperature_where_none_is_best():
     logits = np.array([[2.0, 1.0], [0.0, 3.0]])
     with pytest.raises(ValueError, match="no best value: all 2 labels have the largest logit of their row"):
         fit_temperature(logits, [0, 1])
-    with pytest.raises(ValueError, match="no best value: the labels' logits are on average no larger"):
+    with pytest.raises(ValueError, match="no best value: on average, the labels' logits are not larger"):
         fit_temperature(logits, [1, 0])
     with pytest.raises(ValueError, match="logits must be finite"):
         fit_temperature(logits + np.inf, [0, 1])

@@ -45,7 +45,7 @@ def correlated(rows, seed, dim=6):
 
 def test_whitened_features_are_uncorrelated_with_deviation_one():
     x = correlated(200, 0)
-    whitening = fit_whitening(x)
+    whitening = fit_whitening(x, centred=True)
     white = whitening(x)
     assert white.shape == (200, 6) and white.dtype == np.float32
     # Float32 rounding of values up to about 4: 200 of them averaged.
@@ -60,7 +60,7 @@ def test_whitened_features_are_uncorrelated_with_deviation_one():
 
 def test_fewer_components_are_those_of_largest_variance():
     x = correlated(200, 0)
-    full, part = fit_whitening(x), fit_whitening(x, components=2)
+    full, part = fit_whitening(x, centred=True), fit_whitening(x, components=2, centred=True)
     np.testing.assert_array_equal(part.matrix, full.matrix[:, :2])
     variances = 1 / np.sum(full.matrix**2, axis=0)
     assert (np.diff(variances) < 0).all()
@@ -69,16 +69,16 @@ def test_fewer_components_are_those_of_largest_variance():
 
 def test_second_moments_about_zero_as_in_the_script():
     x = correlated(200, 0)
-    whitening = fit_whitening(x, centred=False)
+    whitening = fit_whitening(x)
     moments = np.float64(x).T @ np.float64(x) / 200
     np.testing.assert_allclose(whitening.matrix.T @ moments @ whitening.matrix, np.eye(6), atol=1e-9)
     np.testing.assert_allclose(whitening.mean, np.float64(x).mean(axis=0))
-    assert not np.allclose(np.abs(whitening.matrix), np.abs(fit_whitening(x).matrix), rtol=0.01)
+    assert not np.allclose(np.abs(whitening.matrix), np.abs(fit_whitening(x, centred=True).matrix), rtol=0.01)
 
 
 def test_directions_never_seen_are_not_blown_up():
     x = correlated(4, 0)  # 4 rows span 3 directions of 6
-    matrix = fit_whitening(x).matrix
+    matrix = fit_whitening(x, centred=True).matrix
     lengths = np.linalg.norm(matrix, axis=0)
     largest = np.linalg.eigvalsh(np.cov(np.float64(x).T, bias=True))[-1]
     np.testing.assert_allclose(lengths[3:], 1 / np.sqrt(1e-5 * largest))

@@ -20,7 +20,7 @@ def apply(batch):
 @pytest.mark.parametrize("desc", [None, "features"])
 def test_rows_come_in_order_without_padding(desc, monkeypatch):
     bars = []
-    monkeypatch.setattr("tqdm.tqdm", lambda batches, desc, **options: bars.append(desc) or batches)
+    monkeypatch.setattr("cvjax.evaluate.features.tqdm", lambda batches, desc, **options: bars.append(desc) or batches)
     features, labels = extract_features(apply, [batch(0, 4, 4), batch(4, 4, 2)], desc=desc)
     np.testing.assert_array_equal(labels, np.arange(6))
     np.testing.assert_array_equal(features, np.arange(6)[:, None] * np.array([[1, 10, 100]]))

@@ -81,7 +81,7 @@ def test_ties_of_neighbours_go_to_the_earlier_example(k, train_block):
 
 
 def test_copies_of_an_example_are_equal_wherever_they_stand():
-    """A matrix product may round a row at its edge otherwise than one in the middle; here it must not show."""
+    """A matrix product may round a row at its edge differently from one in the middle; here this must not show."""
     (train_x, _), (test_x, _) = random_set(1001, 0, dim=33), random_set(23, 1, dim=33)
     copies = np.array([3, 17, 160, 498, 777, 1000])
     train_x[copies] = train_x[3]
@@ -114,7 +114,7 @@ def test_padding_takes_no_chunks_place():
 
 
 def test_eight_devices_find_what_one_finds(python):
-    """Ties on every border of shares and blocks; 3 rows on 8 devices, so that some hold padding alone."""
+    """Ties on every border of shares and blocks; 3 rows on 8 devices, so that some hold only padding."""
     code = """
 import json, sys
 sys.path.insert(0, "tests/evaluate")

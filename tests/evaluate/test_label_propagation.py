@@ -79,11 +79,11 @@ def test_an_object_is_followed() -> None:
         features[t, 1:3, t] = np.eye(D)[[1, 2]]
     labels = np.zeros((ROWS, COLUMNS), int)
     labels[1:3, 0] = 1, 2
-    # At this temperature the most similar one decides alone, and exp(1 / temperature) is beyond float32.
+    # At this temperature only the most similar patch decides, and exp(1 / temperature) is beyond float32.
     propagated = propagate_video(features, labels, queue=2, radius=1, top_k=3, temperature=1e-3)
     for t in range(4):
         np.testing.assert_allclose(propagated[t], np.eye(K)[np.roll(labels, t, axis=1)], atol=1e-6)
-    # Within reach of nothing but its own place, and compared with the first frame alone, it stays where it was.
+    # With only its own place within reach, and compared only with the first frame, it stays where it was.
     still = propagate_video(features, labels, queue=0, radius=0, top_k=3)
     np.testing.assert_array_equal(still, np.stack([still[0]] * 4))
 

@@ -49,7 +49,7 @@ def test_perfect_and_empty() -> None:
 
 
 def test_difficult_objects_are_out_of_account() -> None:
-    """Found twice they are no mistake; missed they are no miss; a class of them alone has no precision."""
+    """Difficult objects found twice are no mistake, and missed ones no miss. A class of only these has no precision."""
     truths = [truth(A, B, C, labels=[0, 0, 1], difficult=[True, False, True])]
     detections = [found((A, 0.9), (A, 0.8), (B, 0.7))]
     for ap in (voc_ap(truths, detections, "ab"), coco_ap(truths, detections, "ab")):
@@ -79,6 +79,16 @@ def test_sizes() -> None:
     small, medium, large = [0, 0, 31, 31], [0, 50, 50, 100], [200, 0, 300, 100]
     coco = coco_ap([truth(small, medium, large)], [found((small, 0.9), (large, 0.8))], ["x"])
     assert (coco.ap_small, coco.ap_medium, coco.ap_large) == pytest.approx((1, 0, 1))
+
+
+def test_the_annotated_area_says_how_large_an_object_is() -> None:
+    """A 40 x 40 box whose outline covers 900 pixels is small (up to 32 ** 2); one without an area goes by its box."""
+    thin, whole = [0, 0, 40, 40], [100, 0, 140, 40]
+    truths = [truth(thin, whole)._replace(areas=np.array([900.0, np.nan]))]
+    coco = coco_ap(truths, [found((thin, 0.9))], ["x"])
+    assert (coco.ap_small, coco.ap_medium) == pytest.approx((1, 0)) and np.isnan(coco.ap_large)
+    by_boxes = coco_ap([truth(thin, whole)], [found((thin, 0.9))], ["x"])
+    assert np.isnan(by_boxes.ap_small) and by_boxes.ap_medium == pytest.approx(51 / 101)  # found: half of the objects
 
 
 def scene(rng: np.random.Generator, alone: bool = False) -> tuple[list[Truth], list[Detections]]:

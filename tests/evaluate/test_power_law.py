@@ -36,7 +36,7 @@ def test_all_numbers_are_allowed_by_the_law():
     noisy = PowerLaw(0.3, 40.0, 0.5, 20.0, 0.6, 0)(N, D) * np.random.default_rng(0).lognormal(0, 0.1, len(N))
     found = fit_power_law(N, D, noisy)
     assert min(found) >= 0 and found.floor <= noisy.min() and 0.03 < found.error < 0.2
-    assert fit_power_law(list(N), list(D), list(noisy)) == found, "lists do as well, and nothing is drawn"
+    assert fit_power_law(list(N), list(D), list(noisy)) == found, "lists work as well, and nothing is random"
 
 
 @pytest.mark.parametrize("n, d, loss, message", [

@@ -1,4 +1,4 @@
-"""Protocols read off summaries: what belongs to one, and what only says whose number it is."""
+"""Protocols read from summaries: the keys that belong to one, and those that only name the encoder."""
 
 import pytest
 

@@ -108,7 +108,7 @@ def test_difficult_objects_are_neither_learnt_nor_negatives():
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda i, t: (i, t[:1]), "images and truths must be one for each"),
+    (lambda i, t: (i, t[:1]), "images and truths must have one entry for each"),
     (lambda i, t: ([Regions(i[0].boxes[1:], i[0].features[1:], EXTENT)], t[:1]), "is not among the regions"),
 ])
 def test_what_does_not_fit_is_told(change, message):

@@ -140,7 +140,7 @@ def test_revisited_is_a_walk_down_the_ranking():
         (dict(gallery_y=None), "both or not at all"),
         (dict(gallery_y=[0, 1]), r"gallery labels must be integers of shape \(3,\)"),
         (dict(query_y=[-1, 0]), r"query labels must lie in \[0, inf\), received -1"),
-        (dict(query_y=[5, 6]), r"no query has anything to find \(class labels\): received 2 without"),
+        (dict(query_y=[5, 6]), r"no query has anything to find \(class labels\), received 2 queries"),
         (dict(query_x=np.zeros((2, 3))), "share D"),
         (dict(query_x=np.full((2, 2), np.nan)), "query features must be finite"),
         (dict(ks=(1, 0)), r"ks must be 1 or more, received \(1, 0\)"),

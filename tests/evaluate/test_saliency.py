@@ -7,31 +7,33 @@ import numpy as np
 import pytest
 
 from cvjax.evaluate.saliency import grad_cam, occlusion_map, saliency_map, smooth_grad
-from cvjax.layers.feature_maps import FeatureMaps
+from cvjax.layers.feature_maps import NamedMaps, with_maps
 from cvjax.models import create_model
+from cvjax.models.image_model import ImageModel
 
 QUADRANTS = np.zeros((8, 8, 4), np.float32)
 for number in range(4):
     QUADRANTS[4 * (number // 2):, 4 * (number % 2):][:4, :4, number] = 1
 
 
-class Quadrants(nn.Module):
+class Quadrants(ImageModel):
     """Class k is the brightness of quadrant k, and the others speak against it."""
 
-    def setup(self) -> None:
-        self.maps = FeatureMaps()
+    map_names = ("quadrants", "watched")
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.maps("quadrants", images.mean(axis=-1, keepdims=True) * QUADRANTS)
-        self.maps("watched", 2 * x)
+    @with_maps
+    def __call__(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        x = yield "quadrants", images.mean(axis=-1, keepdims=True) * QUADRANTS
+        yield "watched", 2 * x
         return 8 * (x @ (2 * jnp.eye(4) - 1)).mean(axis=(1, 2))
 
 
-class Net(nn.Module):
+class Net(ImageModel):
     """A small CNN with a head that is not linear in its map."""
 
+    map_names = ("conv",)
+
     def setup(self) -> None:
-        self.maps = FeatureMaps()
         self.conv = nn.Conv(5, (3, 3), 2)
         self.hidden = nn.Dense(7)
         self.head = nn.Dense(3)
@@ -39,8 +41,9 @@ class Net(nn.Module):
     def top(self, x: jax.Array) -> jax.Array:
         return self.head(nn.tanh(self.hidden(x.reshape(len(x), -1))))
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        return self.top(self.maps("conv", nn.relu(self.conv(images))))
+    @with_maps
+    def __call__(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
+        return self.top((yield "conv", nn.relu(self.conv(images))))
 
 
 class Linear(nn.Module):
@@ -192,7 +195,7 @@ def test_a_model_without_logits_is_refused() -> None:
         def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
             return images
 
-    with pytest.raises(ValueError, match=r"Maps must give logits \(B, K\), it gives \(4, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"Maps must return logits \(B, K\), it returns \(4, 8, 8, 3\)"):
         saliency_map(Maps(), {}, IMAGES, CLASSES)
     with pytest.raises(ValueError, match="at least 1, received 0"):
         smooth_grad(Net(), VARIABLES, IMAGES, CLASSES, jax.random.key(0), samples=0)

@@ -6,7 +6,7 @@ import pytest
 
 FAULTS = """
 import json, resource, threading
-from cvjax.experiment.allocator import keep_freed_memory
+from cvjax.workflow.allocator import keep_freed_memory
 
 kept = keep_freed_memory() if {keep} else None
 def fill():
@@ -29,7 +29,7 @@ def test_pages_of_freed_arrays_are_used_again(python):
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from cvjax.experiment import allocator
+    from cvjax.workflow import allocator
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
     assert allocator.keep_freed_memory() is False

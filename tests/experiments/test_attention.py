@@ -1,4 +1,4 @@
-"""What a class token looks at, for a network whose attention is known: it is the same everywhere."""
+"""The attention of a class token, in a network whose attention is known: it is the same everywhere."""
 
 import json
 import struct
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvjax.experiment.frames import natural_order, read_label_map, read_picture, short_side, short_side_down
 from cvjax.interop import save_weights
 from cvjax.models import create_model
+from cvjax.workflow.frozen.pictures import natural_order, read_label_map, read_picture, short_side, short_side_down
 from tests.experiments.tiny_vit import PATCH, plain_picture, write_picture, write_vit_run, write_weights
 
 
@@ -77,7 +77,7 @@ def test_pictures_without_objects_are_left_out_of_the_mean(command, tmp_path, we
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["pictures"] == {"a": None, "b": 1.0} and summary["metrics"]["jaccard"] == 1
     write_picture(tmp_path / "masks" / "b.png", np.full((32, 32), 255))
-    assert "no object in them; objects count from 1" in command("attention", *arguments).complaint
+    assert "they have no object; objects count from 1" in command("attention", *arguments).complaint
 
 
 def test_a_run_and_a_video_in_natural_order(command, tmp_path):
@@ -128,6 +128,7 @@ def test_label_maps_hold_the_numbers_of_their_file(tmp_path):
     np.testing.assert_array_equal(read_label_map(tmp_path / "grey.png", (3, 4)), labels)
     np.testing.assert_array_equal(read_label_map(tmp_path / "one.png"), labels % 2)
     # Two bits of grey, which Pillow reads but does not write: a PNG by hand.
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -154,15 +155,16 @@ def test_a_picture_is_read_whole_and_its_own_size_is_told(tmp_path):
     ("IN --checkpoint run --model-fields depth=1", "it must be left out with --checkpoint"),
     ("IN VIT --step best", "--step best: it must be left out without --checkpoint"),
     ("IN --model vit_tiny_patch16_224 --weights gone.pth", "--weights gone.pth: "),
-    ("IN --checkpoint gone", "--checkpoint gone: no checkpoints in it"),
+    ("IN --checkpoint gone", "gone: no checkpoints in it"),
     ("IN --model resnet20 --weights RESNET", "--model resnet20 is a ResNet: it must be a ViT, with a class token"),
     ("IN VIT --image-size 36", "--image-size 36: it must be a multiple of the patches' 8 pixels"),
     ("IN VIT --image-size 0", "--image-size 0: it must be a multiple"),
     ("IN VIT --mass 0", "--mass 0.0: it must be in (0, 1]"),
     ("IN VIT --frames-per-second 60", "--frames-per-second 60.0: it must be from 1 to 50"),
-    ("EMPTY VIT", "no images (.jpg, .jpeg, .png, .webp) in "), ("gone.png VIT", "gone.png: No such file or directory"),
-    ("BROKEN VIT", "broken.png: not a JPEG, PNG, WebP, GIF or BMP image"),
-    ("IN IN VIT", "have one name: their results would be one file"),
+    ("EMPTY VIT", "no images (.jpg, .jpeg, .png, .webp, .tif, .tiff) in "),
+    ("gone.png VIT", "gone.png: No such file or directory"),
+    ("BROKEN VIT", "broken.png: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
+    ("IN IN VIT", "have the same name: their results would be the same file"),
     ("IN VIT --masks gone", "--masks gone: it must be a folder"),
     ("IN VIT --masks EMPTY", "a.png for "),
     ("IN VIT --masks IN", "a.png: a label map must have a palette or be grey, this PNG is RGB"),

@@ -40,8 +40,10 @@ def test_unreadable_pictures_are_named_and_others_answered(command, tmp_path):
     assert done.status == 0, done.err
     lines = done.out.splitlines()
     assert lines[0].startswith(f"{broken}: ") and lines[1] == f"{tmp_path}/gone.png: No such file or directory"
-    assert lines[2] == f"{tmp_path}: Is a directory" and "light" in lines[3]
+    assert lines[2] == f"{tmp_path}: is a folder, not a file" and "light" in lines[3]
     assert lines[4] == "3 of 4 images could not be read"
+    done = command("classify", "https://example.org/a.png", picture(tmp_path / "white.png", 255), "--checkpoint", run)
+    assert "is an address: download it first" in done.out.splitlines()[0]
     assert "none of the 1 images can be read" in command("classify", broken, "--checkpoint", run).complaint
 
 
@@ -64,7 +66,7 @@ def test_a_published_file_with_and_without_names(command, tmp_path, weights):
     (tmp_path / "names.txt").write_text("\n".join("abcdefghij") + "\n")
     assert f"{white}: d " in command(*arguments, "--class-names", tmp_path / "names.txt").out
     (tmp_path / "names.txt").write_text("one\ntwo\n")
-    assert "10 lines long, it has 2" in command(*arguments, "--class-names", tmp_path / "names.txt").complaint
+    assert "10 lines long, but it has 2" in command(*arguments, "--class-names", tmp_path / "names.txt").complaint
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x00")
     for wrong in ("names.txt", "gone.txt"):
         assert f"--class-names {tmp_path}/{wrong}: " in command(*arguments, "--class-names", tmp_path / wrong).complaint
@@ -79,10 +81,10 @@ def test_a_published_file_with_and_without_names(command, tmp_path, weights):
     ("IMAGE --checkpoint RUN --top 0", "--top 0: it must be at least 1"),
     ("IMAGE --checkpoint RUN OTHER --figure f.png", "--figure f.png: it must be left out for an ensemble"),
     ("IMAGE --checkpoint RUN --figure gone/f.png", "--figure gone/f.png: it must be in a folder that exists"),
-    ("IMAGE --checkpoint RUN --figure f.png", "--figure f.png: this classifier has no maps to explain itself by"),
-    ("IMAGE --checkpoint IMAGE", "no checkpoints in it; give the folder of a supervised run"),
-    ("IMAGE --checkpoint MAE", "is a run of mae_pretrain; it must be one of supervised"),
-    ("IMAGE --checkpoint RUN OTHER", "the checkpoints name other classes: dark, light... and a, b..."),
+    ("IMAGE --checkpoint RUN --figure f.png", "--figure f.png: this classifier has no feature maps to explain its"),
+    ("IMAGE --checkpoint IMAGE", "no checkpoints in it; give the folder of a run"),
+    ("IMAGE --checkpoint MAE", "is a run of mae_pretrain and holds an encoder; this takes a classifier"),
+    ("IMAGE --checkpoint RUN OTHER", "the checkpoints know different things: 2 classes (dark, light) and 2"),
     ("IMAGE --checkpoint RUN RGB", "the checkpoints take images of 1 and of 3 channels"),
     ("IMAGE --model resnet21 --weights WEIGHTS", "unknown model 'resnet21': did you mean resnet"),
     ("IMAGE --model resnet18 --weights WEIGHTS", "the weights do not fit ResNet"),
@@ -94,7 +96,7 @@ def test_a_mistake_is_one_line(command, tmp_path, monkeypatch, weights, argument
     monkeypatch.chdir(tmp_path)
     places = {"WEIGHTS": weights, "IMAGE": picture(tmp_path / "white.png", 255)}
     if "MAE" in arguments:
-        places["MAE"] = write_run(tmp_path / "mae", experiment="mae_pretrain")
+        places["MAE"] = write_run(tmp_path / "mae", experiment="mae_pretrain", kind="encoder")
     if "RUN" in arguments:
         places |= {"RUN": write_run(tmp_path / "run"), "OTHER": write_run(tmp_path / "other", names=("a", "b")),
                    "RGB": write_run(tmp_path / "rgb", channels=3)}

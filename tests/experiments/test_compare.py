@@ -1,11 +1,11 @@
-"""Tables of finished runs: what goes into one column, which rows are one, and what is refused."""
+"""Tables of finished runs: the numbers of a column, the runs of a row, and refusals."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from cvjax.experiment.comparison import Cell
+from cvjax.workflow.compare import Cell
 
 
 def write(folder: Path, metrics: dict, *, seed: int = 0, k: int = 10, config: dict | None = None) -> Path:
@@ -93,7 +93,8 @@ def test_a_column_of_two_protocols_is_refused_with_keys_and_runs_or_marked(compa
     write(tmp_path / "b", {"knn/mae": 0.6})
     write(tmp_path / "c", {"knn/mae": 0.7}, k=20)
     done = compare("a", "b", "c")
-    assert "error: knn is of different protocols: knn/k: 10 (a, b), 20 (c); --mix-protocols puts" in done.complaint
+    assert ("error: the runs measured knn by different protocols: knn/k: 10 (a, b), 20 (c); --mix-protocols puts"
+            in done.complaint)
     assert not (tmp_path / "comparison.md").exists()
     done = compare("a", "b", "c", "--mix-protocols", "--metrics", "knn", "knn/pixels")
     assert table(done)[0] == ["run", "knn †", "knn/pixels"]
@@ -112,17 +113,33 @@ def test_a_refusal_of_many_differences_names_all_and_spells_out_three(compare, t
         "knn/s, knn/t; --mix-protocols" in compare("a", "b").complaint
 
 
-def test_foreign_and_unfinished_folders_are_one_line(compare, tmp_path):
+def test_what_is_unfinished_or_no_run_is_left_out_and_named(compare, tmp_path):
+    """As of `runs/*/*`."""
     write(tmp_path / "a", {"knn/dino": 0.5})
     write(tmp_path / "unfinished", {}).joinpath("summary.json").unlink()
     (tmp_path / "foreign").mkdir()
-    for name, content in (("broken", "{"), ("list", "[]"), ("bare", "{}"), ("words", '{"metrics": {"a": "b"}}')):
+    (tmp_path / "notes.txt").write_text("better than b")
+    done = compare("a", "unfinished", "foreign", "notes.txt")
+    assert done.out.splitlines()[:3] == ["left out: unfinished is unfinished (no summary.json)",
+                                         "left out: foreign is no run (no config.json)",
+                                         "left out: notes.txt is no run (no config.json)"]
+    assert [row[0] for row in table(done)[2:]] == ["a"]
+    assert "none of the 2 given is a finished run" in compare("unfinished", "foreign").complaint
+
+
+def test_folders_that_are_damaged_or_not_there_are_one_line(compare, tmp_path):
+    write(tmp_path / "a", {"knn/dino": 0.5})
+    damaged = {"broken": ("{", "is cut off or not JSON (line 1, column 2: "), "list": ("[]", "is not a JSON object"),
+               "bare": ("{}", "has no metrics"), "words": ('{"metrics": {"a": "b"}}', "has no metrics with numbers"),
+               "emptied": ("", "is empty"), "unmeasured": ('{"metrics": {"a": 1}, "protocol": 3}', "does not say how")}
+    for name, (content, _) in damaged.items():
         write(tmp_path / name, {}).joinpath("summary.json").write_text(content)
-    for name, message in {"missing": "missing: no such folder", "foreign": "foreign holds no run (no config.json)",
-                          "unfinished": "unfinished holds an unfinished run (no summary.json)",
-                          **{name: f"{name}: config.json and summary.json are not those of a run"
-                             for name in ("broken", "list", "bare", "words")}}.items():
+    write(tmp_path / "zeros", {"knn/dino": 0.5}).joinpath("config.json").write_bytes(b"\0" * 40)
+    for name, message in {"missing": "missing: no such folder", "zeros": "zeros/config.json is empty"}.items():
         assert message in compare("a", name).complaint
+    for name, (_, message) in damaged.items():
+        complaint = compare("a", name).complaint
+        assert f"{name}/summary.json " in complaint and message in complaint
 
 
 def test_other_mistakes_are_one_line(compare, tmp_path):

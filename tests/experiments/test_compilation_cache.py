@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from cvjax.experiment.training import enable_compilation_cache
+from cvjax.workflow.training import enable_compilation_cache
 
 
 @pytest.mark.parametrize("own", [None, "/somewhere/else"])

@@ -1,5 +1,6 @@
 """Detection runs of a few steps: what is judged and written, what is refused; and a real one."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,28 +9,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from PIL import Image
 
+from cvjax.data.boxes.selective_search import selective_search
 from cvjax.data.dataset import Dataset
-from cvjax.data.proposals import selective_search
+from cvjax.data.decode import DecodeError
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.scenes import open_scenes
+from cvjax.errors import ConfigError
 from cvjax.evaluate.mean_ap import Curve, Detections, Truth
-from cvjax.experiment import training
-from cvjax.experiment.config import ConfigError, as_json
-from cvjax.experiment.detecting import (
-    DETECTORS,
-    TrainedDetector,
-    average_precision,
-    best_scores,
-    build_model,
-    load_detector,
-    load_start,
-    put_in,
-)
-from cvjax.experiment.training import build_optimizer
 from cvjax.models import list_models
 from cvjax.models.fast_rcnn import FastRCNN
 from cvjax.tasks.detection import Detector
 from cvjax.train.checkpoint import Checkpointer, restore_weights
+from cvjax.workflow import training
+from cvjax.workflow.detection.model import (
+    DETECTORS,
+    Start,
+    TrainedDetector,
+    build_model,
+    load_detector,
+    load_start,
+    open_start,
+    put_in,
+)
+from cvjax.workflow.detection.report import average_precision, best_scores
+from cvjax.workflow.prepared import build_optimizer
+from cvjax.workflow.restore import load_run
 from experiments.detect import PRESETS, Config
 from tests.data.detection_folders import write_voc
 from tests.data.pictures import encode
@@ -102,9 +108,9 @@ def test_a_run_writes_numbers_pictures_and_a_detector_that_answers(train):
     again(folder, detector, data, 0.02)
 
 
-
 REGIONS = ("--data", "scenes:16,5,32", "--canvas", 32, 40, "--batch-size", 4, "--steps", 4, "--schedule", "cosine",
            "--log-every", 2, "--model", "fast_rcnn", "--max-detections", 20, "--proposals", "quality",
+           "--sides", 20, 28, "--exposure-jitter", 1.5, 1.5,
            "--max-proposals", 12, "--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}",
            "map=layer2", "bins=2", "fc_width=8")
 
@@ -124,7 +130,7 @@ def region_echo(model, **options) -> Detector:
 
 def test_a_detector_of_given_regions_is_given_them_everywhere(train, monkeypatch):
     """Training, evaluation and pictures have those of the file, which are searched for once; so has a photo."""
-    import cvjax.data.proposals as proposals
+    import cvjax.data.boxes.selective_search as proposals
 
     asked, search = [], proposals._search
 
@@ -140,15 +146,22 @@ def test_a_detector_of_given_regions_is_given_them_everywhere(train, monkeypatch
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert any(value > 1 for line in lines for name, value in line.items() if name.endswith("given")), lines
     detector, data = load_detector(folder), open_scenes("boxes", train=16, test=5, side=32)
+    assert summary(folder)["protocol"]["images"]["resize"] == "short side 20, long side at most 28"
     again(folder, detector, data, 1e-9)
     photo = data.test[0]["image"]
     expected = selective_search(photo, "quality", max_proposals=12)
     np.testing.assert_array_equal(detector.predict(encode(photo))["boxes"], expected)
     assert len(expected) and len(asked) == 21
-    half = photo[:16, :20]  # doubled on the canvas, and back; regions that come in the same order
+    half = photo[:16, :20]  # enlarged by 5 / 4, and back; regions that come in the same order
     expected = selective_search(half, "quality", max_proposals=12)
     np.testing.assert_array_equal(detector.predict(half)["boxes"], expected)
     assert len(expected) and asked[21:] == [((16, 20, 3), "quality")]
+    assert detector._example(half)["scale"] == np.float32(20 / 16), "the short side gets 20 pixels in a photo too"
+    (folder / "photo.png").write_bytes(encode(half))
+    for form in (folder / "photo.png", str(folder / "photo.png"), Image.fromarray(half)):
+        np.testing.assert_array_equal(detector.predict(form)["boxes"], expected)
+    with pytest.raises(DecodeError, match="is an address: download it first"):
+        detector.predict("https://example.org/photo.png")
 
 
 @pytest.mark.slow
@@ -175,7 +188,7 @@ def again(folder: Path, detector: TrainedDetector, data: Dataset, tolerance: flo
 
 
 def test_a_dry_run_searches_for_no_regions(command, tmp_path, monkeypatch):
-    import cvjax.data.proposals as proposals
+    import cvjax.data.boxes.selective_search as proposals
 
     monkeypatch.setattr(proposals, "selective_search", None)
     done = command("detect", *REGIONS, "--run-dir", tmp_path / "run", "--dry-run")
@@ -183,21 +196,19 @@ def test_a_dry_run_searches_for_no_regions(command, tmp_path, monkeypatch):
 
 
 def test_fully_connected_layers_come_along_to_fast_rcnn(monkeypatch):
-    import cvjax.experiment.detecting as detecting
-
-    config = as_json(Config(**PRESETS["voc_fast_rcnn_vgg16"])) | {
-        "canvas": [32, 32], "model_fields": ["backbone_fields={'width':2,'fc_width':8}", "fc_width=8"]}
+    config = dataclasses.replace(Config(**PRESETS["voc_fast_rcnn_vgg16"]), canvas=(32, 32),
+                                 model_fields=("backbone_fields={'width':2,'fc_width':8}", "fc_width=8"))
     model = build_model(config, channels=3, num_classes=2)
     backbone = model.make_backbone()
     shapes = jax.eval_shape(backbone.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
     learnt = jax.tree.map(lambda leaf: np.full(leaf.shape, 7.0, leaf.dtype), shapes)
-    monkeypatch.setattr(detecting, "load_pretrained", lambda *_: learnt)
-    given = {"/".join(path[1:]) for path in load_start("weights.pth", model, 0)}
+    start = Start("weights.pth", False, lambda backbone, seed: learnt, Preprocessing(), None)
+    given = {"/".join(path[1:]) for path in load_start(start, model, 0)}
     assert {"fc6/kernel", "fc6/bias", "fc7/kernel", "fc7/bias", "backbone/conv5_3/kernel"} <= given
     assert not any(path.startswith("box_predictor") for path in given)
-    narrow = build_model(config | {"model_fields": ["backbone_fields={'width':2,'fc_width':8}", "fc_width=4"]},
-                         channels=3, num_classes=2)
-    given = {path[1] for path in load_start("weights.pth", narrow, 0)}
+    fields = ("backbone_fields={'width':2,'fc_width':8}", "fc_width=4")
+    narrow = build_model(dataclasses.replace(config, model_fields=fields), channels=3, num_classes=2)
+    given = {path[1] for path in load_start(start, narrow, 0)}
     assert given == {"backbone"}, "layers of other widths start fresh"
 
 
@@ -207,11 +218,11 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, monkeypatch):
-    import cvjax.experiment.detecting as detecting
-    import cvjax.visualize.curves as curves
+    import cvjax.workflow.folder as folders
+    import experiments.wiring.detect as detecting
 
     monkeypatch.setattr(detecting, "report", lambda *_, **__: None)
-    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(folders, "plot_curves", lambda *_: None)
     save = Checkpointer.save
 
     def save_and_die(self, state, meta, metrics=None):
@@ -233,17 +244,39 @@ def test_a_recipe_fits_together(name):
     config = Config(**PRESETS[name])
     if config.model not in list_models():
         pytest.skip(f"no {config.model}")
-    model = build_model(as_json(config), channels=3, num_classes=20)
+    model = build_model(config, channels=3, num_classes=20)
     assert model.num_classes == 20 and model.image_size == config.canvas
     _, schedule = build_optimizer(config, 1000)
     peak = config.base_learning_rate * config.batch_size / 256
     assert max(float(schedule(step)) for step in range(0, 1000, 20)) == pytest.approx(peak, rel=0.02)
 
 
+@pytest.mark.parametrize("name, bias_rate, bias_decay", [
+    ("voc_fast_rcnn_vgg16", 2, 0), ("voc_faster_rcnn_vgg16", 2, 5e-4), ("voc_yolov1", 1, 0),
+    ("coco_faster_rcnn_resnet50_fpn", 1, 1e-4), ("bccd_yolov1", 1, None)])
+def test_biases_learn_and_decay_as_the_sources_state(name, bias_rate, bias_decay):
+    """Caffe's lr_mult and decay_mult, Darknet's and torchvision's decay; beside a backbone's rate and frozen layers."""
+    config = Config(**PRESETS[name])
+    layer = {"kernel": jnp.full((2, 3), 4.0), "bias": jnp.full(3, 8.0)}
+    params = {"backbone": {"conv2_2": layer, "conv3_1": layer}, "head": layer}
+    optimizer, schedule = build_optimizer(
+        config, 1000, frozen=lambda path: "conv2_2" in path,
+        layer_scale=lambda path: 0.5 if path.startswith("backbone/") else 1.0)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    if bias_decay is None:
+        assert config.bias_rate == 1 and config.optimizer == "muon", "our own"
+        return
+    rate = float(schedule(0))
+    assert not any(leaf.any() for leaf in updates["backbone"]["conv2_2"].values())
+    for part, share in ((updates["backbone"]["conv3_1"], 0.5), (updates["head"], 1.0)):
+        np.testing.assert_allclose(part["kernel"], -rate * share * (1 + 4 * config.weight_decay), rtol=1e-6)
+        np.testing.assert_allclose(part["bias"], -rate * share * bias_rate * (1 + 8 * bias_decay), rtol=1e-6)
+
+
 def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = command("detect", "--dry-run")
-    assert done.status == 0 and "2,000 training and 500 test images, 10 classes, seen at 96x96x3" in done.out, done.err
+    assert done.status == 0 and "2,000 training and 500 test images, 10 classes, seen at 64x64x3" in done.out, done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,6 +287,10 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--data voc:/missing", "voc:/missing has no folder Annotations"),
     ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
     ("--canvas 0 9", "--canvas (0, 9): it must be HEIGHT WIDTH of at least 1"),
+    ("--sides 5 4", "--sides (5, 4): it must be SHORT LONG with 1 <= SHORT <= LONG"),
+    ("--sides 20 32 --mosaic 0.5", "--mosaic 0.5: it must be 0 with --sides"),
+    ("--exposure-jitter 1.5 0.5", "--exposure-jitter (1.5, 0.5): it must be two numbers of at least 1"),
+    ("--bias-rate 0", "--bias-rate 0.0: it must be more than 0"),
     ("--max-boxes 0", "--max-boxes 0: it must be at least 1"),
     ("--max-detections 0", "--max-detections 0: it must be at least 1"),
     ("--max-proposals 0", "--max-proposals 0: it must be at least 1"),
@@ -266,7 +303,7 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0"),
     ("--freeze up-to:nothing", "--freeze up-to:nothing: the model has no such module"),
     ("--data-cache", "--data-cache with --data scenes"), ("--resident", "--resident with --data scenes"),
-    ("--model resnet18 --model-fields", "--model resnet18 is no detector: it must be of FastRCNN, FasterRCNN"),
+    ("--model resnet18 --model-fields", "--model resnet18 is no detector: its class must be one of FastRCNN, F"),
     ("--model yolov9", "unknown model 'yolov9'"), ("--scan", "--scan True: yolo has no scan"),
     ("--model-fields image_size=3", "--model-fields image_size=3: this field follows from the data"),
     ("--pretrained /missing.pth", "--pretrained /missing.pth"),
@@ -281,7 +318,7 @@ def test_an_impossible_configuration_is_one_line(command, tmp_path, arguments, m
 
 def test_a_part_without_objects_has_no_precision():
     nothing = Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
-    with pytest.raises(ConfigError, match="the pictures of this part have no objects to be found"):
+    with pytest.raises(ConfigError, match="the pictures of this part have no objects to find"):
         average_precision([nothing], [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))], ["a"])
 
 
@@ -296,14 +333,15 @@ def test_a_picture_shows_what_the_best_f1_of_each_class_counts():
 def test_a_detector_starts_from_a_run(train):
     folder = train("whole", *BASE)
     learnt = load_detector(folder).variables
-    config = as_json(Config(**PRESETS["scenes"])) | json.loads((folder / "config.json").read_text())
-    model = build_model(config, channels=3, num_classes=10)
+    run = load_run(folder)
+    model = run.model
     fresh = jax.tree.map(np.zeros_like, learnt)
-    for x, y in zip(jax.tree.leaves(put_in(fresh, load_start(str(folder), model, 0))), jax.tree.leaves(learnt)):
+    start = open_start(str(folder), "yolo")
+    for x, y in zip(jax.tree.leaves(put_in(fresh, load_start(start, model, 0))), jax.tree.leaves(learnt)):
         np.testing.assert_array_equal(x, y)
-    wider = build_model(config | {"model_fields": [*config["model_fields"], "num_boxes=3"]}, channels=3, num_classes=10)
-    with pytest.raises(ConfigError, match=r"the model's output/bias is \(25,\), there it is \(20,\)"):
-        load_start(str(folder), wider, 0)
+    wider = model.clone(num_boxes=3)
+    with pytest.raises(ConfigError, match=r"the model's output/bias is \(25,\), the weights' is \(20,\)"):
+        load_start(start, wider, 0)
 
 
 @pytest.mark.slow
@@ -312,7 +350,7 @@ def test_a_backbone_starts_from_a_classifier_and_may_be_held_still(train, comman
                    "--steps", 12, "--run-dir", tmp_path / "digits", "--no-flip")
     assert done.status == 0, done.err
     done = command("detect", *BASE, "--pretrained", tmp_path / "digits", "--run-dir", tmp_path / "none")
-    assert "conv1/kernel is (3, 3, 3, 4), there it is (3, 3, 1, 4)" in done.complaint, "digits are grey"
+    assert "conv1/kernel is (3, 3, 3, 4), the weights' is (3, 3, 1, 4)" in done.complaint, "digits are grey"
     write_classes(tmp_path / "colours")
     done = command("supervised", "--model", "resnet20", "--model-fields", "width=4", "depths=(1,1)", "--image-size", 32,
                    "--data", f"folder:{tmp_path / 'colours'}", "--batch-size", 4, "--steps", 12, "--run-dir",
@@ -320,7 +358,7 @@ def test_a_backbone_starts_from_a_classifier_and_may_be_held_still(train, comman
     assert done.status == 0, done.err
     folder = train("frozen", *BASE, "--pretrained", tmp_path / "classifier", "--freeze", "backbone",
                    "--backbone-rate", 1)
-    from cvjax.experiment.classifier import load_classifier
+    from cvjax.workflow.classification.model import load_classifier
 
     theirs = flatten_dict(load_classifier(tmp_path / "classifier").variables)
     for path, leaf in flatten_dict(load_detector(folder).variables).items():
@@ -376,4 +414,4 @@ def test_scenes_are_learnt(process, tmp_path):
     """The default command, without network access; minutes on two cores."""
     done = process("detect", "--run-dir", tmp_path / "run", timeout=1400)
     assert done.status == 0, done.err
-    assert summary(tmp_path / "run")["metrics"]["test/ap50"] >= 0.9
+    assert summary(tmp_path / "run")["metrics"]["test/ap50"] >= 0.85

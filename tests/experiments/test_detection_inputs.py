@@ -1,6 +1,7 @@
 """What `train` takes as inputs, for pictures with boxes."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -8,19 +9,25 @@ import numpy as np
 import optax
 import pytest
 
-from cvjax.data import BadFiles, DataError
 from cvjax.data.augment import color_jitter, denormalize
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.dataset import Dataset
+from cvjax.data.decode import DecodeError
 from cvjax.data.held_out import hold_out
+from cvjax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cvjax.data.scenes import open_scenes
-from cvjax.experiment.config import ConfigError, DataConfig
-from cvjax.experiment.detection_inputs import DetectionInputs, make_detection_inputs
-from cvjax.experiment.training import example_batch
+from cvjax.errors import ConfigError, DataError
 from cvjax.tasks.task import Aux, Task, masked_sum
 from cvjax.train.loop import evaluate
 from cvjax.train.mesh import MeshEngine
 from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
-from tests.data.detection_folders import write_voc
+from cvjax.workflow.augmentation import Recoloring
+from cvjax.workflow.config import DataConfig, TrainingConfig
+from cvjax.workflow.detection.inputs import DetectionInputs, check_objects, make_detection_inputs
+from cvjax.workflow.normalization import displayable
+from cvjax.workflow.prepared import example_batch
+from tests.data.detection_folders import write_coco, write_voc
 
 AUGMENTATION = dict(crop_scale=(0.4, 1.0), zoom_out=0.7, flip=True, mosaic=0.5)
 
@@ -28,7 +35,7 @@ AUGMENTATION = dict(crop_scale=(0.4, 1.0), zoom_out=0.7, flip=True, mosaic=0.5)
 @pytest.fixture(scope="module")
 def inputs():
     scenes = hold_out(open_scenes("boxes", train=30, test=10, side=40), 0.2, seed=0)
-    return DetectionInputs(scenes, (32, 48), 8, 6, BadFiles(40), **AUGMENTATION)
+    return DetectionInputs(scenes, (32, 48), 8, 6, BadFiles(40), Preprocessing(), **AUGMENTATION)
 
 
 def test_batches_have_the_shapes_that_are_said(inputs):
@@ -59,6 +66,14 @@ def test_the_stream_resumes_with_its_random_geometry(inputs):
     for name, values in next(again).items():
         np.testing.assert_array_equal(values, wanted[name])
     again.close()
+
+
+def test_training_and_evaluation_have_the_same_sides(inputs):
+    sized = dataclasses.replace(inputs, sides=(20, 30), crop_scale=(1.0, 1.0), zoom_out=1.0, mosaic=0.0)
+    batches = sized.train_batches(seed=0, workers=0)
+    for batch in (next(batches), next(sized.eval_batches("test")), sized.examples("test", 3)):
+        assert (batch["scale"] == np.float32(20 / 40)).all() and (batch["extent"] == 20).all()
+    batches.close()
 
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
@@ -103,10 +118,10 @@ def test_an_evaluation_is_not_augmented(inputs):
 def test_images_are_normalised_and_their_colours_changed_on_the_device(inputs):
     image = next(iter(inputs.eval_batches("test")))["image"]
     seen = inputs.preprocess(image)
-    np.testing.assert_allclose(denormalize(seen, *inputs.statistics), image, atol=1e-3)
-    np.testing.assert_allclose(inputs.displayable(seen), image / 255, atol=1e-5)
+    np.testing.assert_allclose(denormalize(seen, IMAGENET_MEAN, IMAGENET_STD), image, atol=1e-3)
+    np.testing.assert_allclose(displayable(seen, Preprocessing()), image / 255, atol=1e-5)
     np.testing.assert_array_equal(inputs.augment(jax.random.key(0), image[0]), seen[0])
-    jittered = dataclasses.replace(inputs, pixel_operations=(lambda key, image: color_jitter(key, image, 0.5),))
+    jittered = dataclasses.replace(inputs, recoloring=Recoloring((lambda key, image: color_jitter(key, image, 0.5),)))
     once, other = (jittered.augment(jax.random.key(i), image[0]) for i in (0, 1))
     assert np.abs(once - other).max() > 0.05 and once.shape == seen[0].shape
 
@@ -118,17 +133,10 @@ def test_examples_for_pictures(inputs):
                                   inputs.ground_truth("train")[7]["box_label"])
 
 
-def test_what_must_be_on_the_host_is_not_resident(inputs):
-    with pytest.raises(ConfigError, match="--resident with --data scenes: pictures with boxes are cropped on the host"):
-        inputs.resident_arrays("scenes")
-    with pytest.raises(ConfigError, match="--resident"):
-        inputs.train_batches(seed=0, workers=0, resident=True)
-    assert inputs.feed(0)({"image": 1, "boxes": 2}, None) == {"image": 1, "boxes": 2}
-
-
-def opened(root, **options):
-    folder = types.SimpleNamespace(path=root)
-    config = DataConfig(data=f"voc:{root}", **dict(batch_size=2) | options)
+def opened(root, kind=DataConfig, **options):
+    begin = (lambda beginning: None) if options.get("dry_run") else (lambda beginning: beginning())
+    folder = types.SimpleNamespace(path=root, when_begun=begin)
+    config = kind(data=f"voc:{root}", **dict(batch_size=2) | options)
     return make_detection_inputs(config, canvas=(20, 20), max_boxes=3, folder=folder, flip=True)
 
 
@@ -144,6 +152,9 @@ def test_opened_by_a_configuration(tmp_path):
     assert batch["box_mask"][0].sum() == 3 and len(inputs.ground_truth("test")[0]["boxes"]) == 5
     with pytest.raises(ConfigError, match="--data-cache"):
         opened(tmp_path, data_cache=True)
+    with pytest.raises(ConfigError, match="--resident with --data voc:.*: pictures with boxes are cropped on the host"):
+        opened(tmp_path, TrainingConfig, resident=True)
+    assert opened(tmp_path, TrainingConfig).gather(0) is None
     with pytest.raises(DataError, match="--batch-size 4 is larger than the training set of 3"):
         opened(tmp_path, batch_size=4)
 
@@ -174,3 +185,64 @@ def test_a_step_and_an_evaluation_run_on_these_batches(inputs):
     assert np.abs(state.params["weights"]).max() > 0
     found = evaluate(task, engine)(state.variables, inputs.eval_batches("test"))
     assert np.isfinite(found["error"])
+
+
+# --- a training without an object, and a test without one, are refused before the first step
+
+
+GOOD = ("cat", (1, 1, 5, 6))
+
+
+def refused(root, spec) -> str:
+    with pytest.raises(DataError) as error:
+        make_detection_inputs(DataConfig(data=spec, data_max_bad=1.0, batch_size=1), canvas=(20, 20), max_boxes=3,
+                              folder=types.SimpleNamespace(path=root))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("objects, reasons", [
+    ([("cat", (1, 1, 5, 6), "true")] * 2, "6 objects are difficult"),
+    ([("dog", (1, 1, 5, 6))], "3 boxes of unknown classes, left out (dog)"),
+    ([("cat", (90, 90, 95, 95))], "3 boxes wholly outside of their picture, left out (a, b, c)"),
+    ([("cat", (3, 3, 3, 3)), ("dog", (1, 1, 5, 6))],
+     "3 boxes of unknown classes, left out (dog); 3 boxes without area"),
+    ([], "their annotations name none")])
+def test_voc_without_an_object(tmp_path, objects, reasons):
+    write_voc(tmp_path, {**{name: objects for name in "abc"}, "d": [GOOD]}, {"train": "abc", "test": "d"})
+    (tmp_path / "classes.txt").write_text("cat\ncow\n")
+    assert f"none of the 3 train pictures has an object that counts: {reasons}" in refused(tmp_path, f"voc:{tmp_path}")
+    write_voc(tmp_path, {}, {"train": "d", "test": "abc"})
+    assert f"none of the 3 test pictures has an object that counts: {reasons}" in refused(tmp_path, f"voc:{tmp_path}")
+
+
+@pytest.mark.parametrize("change, reasons", [
+    (dict(category_id="1"), "3 boxes of unknown classes, left out (category '1')"),
+    (dict(image_id="1000"), "3 boxes of pictures that the file does not list, left out (train, image_id '1000')"),
+    (dict(iscrowd="yes"), "3 objects are difficult"), (dict(bbox=[0, 0, 0, 0]), "3 boxes without area, left out")])
+def test_coco_without_an_object(tmp_path, change, reasons):
+    write_coco(tmp_path, {"train": [[(1, (1, 1, 4, 5))] * 3], "val": [[(1, (1, 1, 4, 5))]]}, [(1, "cat")])
+    file = tmp_path / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        entry.update(change)
+    file.write_text(json.dumps(content))
+    assert f"none of the 1 train pictures has an object that counts: {reasons}" in refused(tmp_path, f"coco:{tmp_path}")
+
+
+def test_objects_in_records_that_are_read():
+    """Scenes, and TFDS's records, show their objects only when they are read; a record that cannot be is passed over.
+    """
+    class Records(list):
+        def __getitem__(self, index):
+            flags = super().__getitem__(index)
+            if flags is None:
+                raise DecodeError("damaged")
+            return {"box_difficult": np.array(flags, bool)}
+
+    def dataset(*records):
+        return Dataset(Records(records), None, ("a",), 3)
+
+    check_objects("tfds:x", dataset(None, [], [True, False], None))
+    with pytest.raises(DataError, match="none of the 2 train pictures has an object that counts: 1 objects are diff"):
+        check_objects("tfds:x", dataset(None, [], [True]))

@@ -1,4 +1,4 @@
-"""DINO on the digits, a few steps at a time: what is written, what is resumed, what is said of a collapse."""
+"""DINO on the digits, a few steps at a time: its files, a resumed run, and the warning about a collapse."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from cvjax.experiment.encoder import load_encoder
 from cvjax.train.checkpoint import restore_weights
-from cvjax.train.log import TIMING
+from cvjax.train.log import TIMING, RunLog
+from cvjax.workflow.frozen.encoder import load_encoder
 
 TINY = ("--model-fields", "width=8", "depths=(1,)", "--head-hidden", 32, "--head-bottleneck", 16, "--out-dim", 32,
         "--local-crops", 1, "--local-scale", 0.5, 1, "--color-jitter", 0, 0, 0, 0, "--batch-size", 32,
@@ -36,13 +36,12 @@ def pretrain(command, runs):
 @pytest.fixture
 def no_probes(monkeypatch):
     """Probes and pictures take most of a short run's time."""
-    import cvjax.experiment.probing as probing
-    import cvjax.visualize.curves as curves
-    import cvjax.visualize.views as views
+    import cvjax.workflow.folder as folders
+    import experiments.wiring.dino_pretrain as wiring
 
-    monkeypatch.setattr(probing, "probe_encoders", lambda *_, **__: ({}, {}))
-    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(views, "views_panel", lambda *_, **__: None)
+    monkeypatch.setattr(wiring, "probe_pretrained", lambda *_, **__: ({}, {}))
+    monkeypatch.setattr(folders, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(wiring, "draw_views", lambda *_, **__: None)
 
 
 def summary(folder: Path) -> dict:
@@ -79,9 +78,9 @@ def test_what_is_probed_is_the_teacher(pretrain):
 
 def test_a_classifier_starts_from_the_teachers_backbone(pretrain, command, runs, monkeypatch):
     _, folder = pretrain("whole", "--steps", 20)
-    import cvjax.experiment.report as report
+    import experiments.wiring.supervised as wiring
 
-    monkeypatch.setattr(report, "report", lambda *_, **__: {})
+    monkeypatch.setattr(wiring, "report", lambda *_, **__: {})
     done = command("supervised", "--run-dir", runs / "classifier", "--model-fields", "width=8", "depths=(1,)",
                    "--pretrained", folder, "--freeze", "backbone", "--steps", 1, "--schedule", "cosine")
     assert done.status == 0, done.err
@@ -99,18 +98,16 @@ def test_a_stopped_run_ends_as_one_that_was_not(pretrain, command, runs, monkeyp
     _, whole = pretrain("uninterrupted", *schedules)
     arguments = ("dino_pretrain", "--run-dir", runs / "stopped", *TINY, *schedules)
 
-    import cvjax.train.loop as loop
-
     class Pulled(Exception):
         """The plug."""
 
-    class PulledAfter(loop.RunLog):
+    class PulledAfter(RunLog):
         def step(self, step, *rest):
             if step == 11:
                 raise Pulled
             return super().step(step, *rest)
 
-    import cvjax.experiment.training as training
+    import cvjax.workflow.training as training
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "RunLog", PulledAfter)

@@ -70,7 +70,7 @@ def test_the_best_checkpoint_or_the_latest(evaluate, tmp_path):
 
 def test_other_classes_or_channels_than_the_datas_are_one_line(evaluate, tmp_path):
     for number, (fields, message) in enumerate((
-            (dict(names=("0", "1", "2")), "the checkpoint knows 3 classes (0, 1, 2, ...), npz:"),
+            (dict(names=("0", "1", "2")), "the checkpoint knows 3 classes (0, 1, 2), npz:"),
             (dict(names=("1", "0")), "they must be the same, in the same order"),
             (dict(names=("0", "1"), channels=3), "the checkpoint takes images of 3 channels, npz:"))):
         done, folder = evaluate(write_run(tmp_path / f"run{number}", **fields), name=f"evaluation{number}")

@@ -7,19 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.errors import ConfigError
 from cvjax.evaluate.protocol import protocol_of
-from cvjax.experiment.classifier import parse_fields
-from cvjax.experiment.config import ConfigError
-from cvjax.experiment.frozen import FrozenConfig, frozen_encoder
-from cvjax.experiment.frozen_vit import FrozenViTConfig, load_vit
 from cvjax.interop import save_weights
 from cvjax.models import create_model
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.state import TrainState
+from cvjax.workflow.classification.model import parse_fields
+from cvjax.workflow.config import DataConfig
+from cvjax.workflow.frozen.encoder import frozen_encoder, load_vit
+from cvjax.workflow.frozen.options import FrozenConfig, FrozenViTConfig
+from cvjax.workflow.restore import record_of
 
 FIELDS = ("patch_size=4", "width=16", "depth=2", "heads=2")
-CONFIG = dict(model="vit_tiny_patch16_224", model_fields=list(FIELDS), dtype="float32", drop_path=None, dropout=None,
-              remat="none", scan=False, attention="xla")
+MODEL = "vit_tiny_patch16_224"
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,10 @@ def pretrained(tmp_path_factory, network):
     params = {**network[1]["params"], "head": {"kernel": jnp.zeros((16, 2)), "bias": jnp.zeros(2)}}
     state = TrainState(jnp.asarray(np.int32(1)), params, {}, (), None, jax.random.key(0))
     with Checkpointer(folder / "checkpoints", best_metric="top1") as checkpointer:
-        checkpointer.save(state, {"experiment": "supervised", "config": CONFIG, "image_size": 8, "channels": 1,
-                                  "class_names": ["dark", "light"]}, {"top1": 1.0})
+        checkpointer.save(state, record_of("supervised", DataConfig(), "classifier", network[0].clone(num_classes=2),
+                                           image_size=(8, 8), channels=1, preprocessing=Preprocessing.of(1),
+                                           class_names=("dark", "light"),
+                                           validated=False), {"top1": 1.0})
     return folder
 
 
@@ -146,29 +150,52 @@ def test_a_published_file_gives_the_encoder_that_a_run_of_the_same_weights_gives
     assert of_file.protocol() == of_run.protocol() and source["weights"] == words["weights"]
 
 
+def test_all_patch_tokens_side_by_side(pretrained):
+    """Block by block, each in the patches' order; kNN sees the last block's."""
+    encoder, _ = frozen_encoder(FrozenConfig(checkpoint=pretrained, probe_blocks=2, pool="patches"))
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    features = np.asarray(encoder.apply(encoder.variables, images))
+    blocks = encoder.model.apply(encoder.variables, images, method="block_tokens")
+    np.testing.assert_array_equal(features, np.concatenate([
+        np.asarray(tokens)[:, 1 + patch] for tokens in blocks[-2:] for patch in range(tokens.shape[1] - 1)], axis=1))
+    assert encoder.knn_width == features.shape[1] // 2
+
+
 WITHOUT_CLASS_TOKEN = (*FIELDS, "class_token=False", "pool=avg")
 
 
 def test_without_a_class_token_patches_are_averaged(tmp_path):
     fields = WITHOUT_CLASS_TOKEN
-    model = create_model(CONFIG["model"], **parse_fields(fields), image_size=8, in_channels=1, num_classes=0)
+    model = create_model(MODEL, **parse_fields(fields), image_size=8, in_channels=1, num_classes=0)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
     save_weights(variables, model, tmp_path / "vit.safetensors")
-    words = dict(model=CONFIG["model"], image_size=8, weights=str(tmp_path / "vit.safetensors"),
+    words = dict(model=MODEL, image_size=8, weights=str(tmp_path / "vit.safetensors"),
                  model_fields=(*fields, "in_channels=1"))
     encoder, _ = frozen_encoder(FrozenConfig(**words, probe_blocks=1))
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     assert encoder.pool == "avg"
     np.testing.assert_allclose(encoder.apply(encoder.variables, images), model.apply(variables, images), atol=1e-6)
-    with pytest.raises(ConfigError, match="--pool token: it must be avg, the encoder has no class token"):
+    with pytest.raises(ConfigError, match="--pool token: it must be avg or patches, because the encoder has no class"):
         frozen_encoder(FrozenConfig(**words, pool="token"))
     with pytest.raises(ConfigError, match="a VisionTransformer without a class token: it must be a ViT, with a class"):
         load_vit(FrozenViTConfig(model=words["model"], weights=words["weights"], model_fields=words["model_fields"]))
 
 
+def test_fine_tuning_starts_from_a_small_head_and_changes_images_as_supervised_training_does(
+        command, tmp_path, data, pretrained):
+    """Nothing moves at a rate of 0: the head has its first deviation, 2e-5 (estimated from 32 numbers)."""
+    run = tmp_path / "run"
+    done = command("finetune", "digits", "--checkpoint", pretrained, "--data", data, "--run-dir", run, "--steps", 1,
+                   "--batch-size", 20, "--base-learning-rate", 0, "--cutmix", 1, "--policy", "rand_augment",
+                   "--policy-table", "timm", "--erasing", 0.25, "--aug-repeats", 2)
+    assert done.status == 0, done.err
+    after, _ = restore_weights(run / "checkpoints", "latest")
+    assert 1e-5 < after["params"]["head"]["kernel"].std() < 3e-5
+
+
 @pytest.mark.slow
 def test_a_network_without_a_class_token_is_trained_explained_and_fine_tuned(command, tmp_path, data):
-    run, tuned, model = tmp_path / "run", tmp_path / "tuned", ("--model", CONFIG["model"])
+    run, tuned, model = tmp_path / "run", tmp_path / "tuned", ("--model", MODEL)
     for experiment, more in (("supervised", (*model, "--model-fields", *WITHOUT_CLASS_TOKEN, "--run-dir", run)),
                              ("finetune", ("--checkpoint", run, "--run-dir", tuned))):
         done = command(experiment, "digits", "--data", data, *more, "--steps", 4, "--batch-size", 20, "--schedule",
@@ -180,9 +207,10 @@ def test_a_network_without_a_class_token_is_trained_explained_and_fine_tuned(com
 
 
 def test_the_protocol_of_files_says_how_they_are_resized_and_cropped(tmp_path):
-    from cvjax.data import BadFiles, open_dataset
-    from cvjax.experiment.inputs import Inputs
-    from cvjax.experiment.probing import shared_protocol
+    from cvjax.data.bad_files import BadFiles
+    from cvjax.data.sources import open_dataset
+    from cvjax.workflow.frozen.probing import shared_protocol
+    from cvjax.workflow.image_inputs import ImageInputs
     from tests.data.pictures import encode
 
     for name in ("cat", "dog"):
@@ -190,14 +218,15 @@ def test_the_protocol_of_files_says_how_they_are_resized_and_cropped(tmp_path):
         for i in range(3):
             (tmp_path / name / f"{i}.png").write_bytes(encode(np.full((9, 12, 3), 80 * i, np.uint8)))
     dataset = open_dataset(f"folder:{tmp_path}", seed=0)
-    said = shared_protocol(Inputs(dataset, 28, 2, BadFiles(6, 0.0, None)))
-    assert said["images"] == {"size": 28, "channels": 3, "interpolation": "bicubic", "resize": "short side to 32",
-                              "crop": "central 28x28"}
+    said = shared_protocol(ImageInputs(dataset, 28, 2, BadFiles(6, 0.0, None), Preprocessing()))
+    assert said["images"] == {"size": 28, "channels": 3, "interpolation": "bicubic", "crop": "central 28x28",
+                              "resize": "short side to 32, images of 28x28 as they are",
+                              "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert said["data"] == {"fingerprint": dataset.fingerprint, "classes": 2, "training_images": 4, "test_images": 2}
 
 
 def test_what_a_form_sees_of_an_encoder_gives_way_to_what_is_asked_for(pretrained):
-    from experiments.linear_probe import published_features
+    from experiments.wiring.linear_probe import published_features
 
     class Large:
         is_vit, model = True, type("ViT", (), {"width": 768})
@@ -214,7 +243,7 @@ def test_what_a_form_sees_of_an_encoder_gives_way_to_what_is_asked_for(pretraine
 
 
 def test_the_best_head_is_chosen_by_the_validation_part_and_ties_by_its_loss():
-    from experiments.linear_probe import judge
+    from experiments.wiring.linear_probe import judge
 
     metrics = {"test/loss": 3.0, "validation/loss": 2.0}
     for head, validation, loss, test in (("a", 0.8, 0.5, 0.1), ("b", 0.8, 0.4, 0.2), ("c", 0.7, 0.1, 0.9)):
@@ -239,13 +268,14 @@ def test_the_best_head_is_chosen_by_the_validation_part_and_ties_by_its_loss():
     ("knn", "--weights /missing.pth --model vit_tiny_patch16_224", "--weights /missing.pth: "),
     ("knn", "--weights f.pth --model vit_tini_patch16_224", "unknown model 'vit_tini_patch16_224'"),
     ("knn", "--probe-blocks 0", "--probe-blocks 0: it must be at least 1"),
-    ("knn", "--probe-blocks 2", "--probe-blocks 2: it must be left out: neighbours are sought by the last block"),
-    ("few_shot", "--shots 0", "--shots (0,): it must be one or more numbers from 1 on"),
+    ("knn", "--probe-blocks 2", "--probe-blocks 2: it must be left out: neighbours are found by the last block"),
+    ("few_shot", "--shots 0", "--shots (0,): it must be one or more numbers of at least 1"),
     ("few_shot", "--draws 1", "--draws 1: it must be at least 2"),
     ("linear_probe", "--epochs 0", "--epochs 0: it must be at least 1"),
-    ("linear_probe", "--learning-rates 0.1 0", "--learning-rates (0.1, 0.0): it must be different numbers of more"),
+    ("linear_probe", "--learning-rates 0.1 0", "--learning-rates (0.1, 0.0): it must be different numbers, each more"),
     ("linear_probe", "--learning-rates inf", "--learning-rates (inf,): it must be different"),
     ("linear_probe", "--learning-rates 1 1", "--learning-rates (1.0, 1.0): it must be different"),
+    ("linear_probe", "--epochs 5", "--epochs 5: it must be left out with --form sweep"),
     ("linear_probe", "--no-flip", "--flip False: it must be left out with --form sweep"),
     ("linear_probe", "--workers 2", "--workers 2: it must be left out with --form sweep"),
     ("linear_probe", "--form mae --crop-scale 0 1", "--crop-scale (0.0, 1.0): it must be"),
@@ -258,17 +288,17 @@ def test_an_impossible_combination_is_one_line(command, tmp_path, experiment, ar
 def test_more_shots_than_images_are_refused_before_anything_is_computed(command, tmp_path, pretrained, data):
     done = command("few_shot", "--checkpoint", pretrained, "--data", data, "--shots", 1, 31, "--batch-size", 20,
                    "--run-dir", tmp_path / "run", "--dry-run")
-    assert "--shots 31: it must be from 1 to 30, the training images of class '0'" in done.complaint
+    assert "--shots 31: it must be from 1 to 30, the number of training images of class '0'" in done.complaint
 
 
 @pytest.mark.parametrize("form", ["mae", "dino"])
 def test_a_dry_run_of_a_form_says_what_would_run(command, tmp_path, monkeypatch, pretrained, data, form):
-    import cvjax.experiment.inputs as module
+    import experiments.wiring.linear_probe as module
 
     made, original = {}, module.make_inputs
     monkeypatch.setattr(module, "make_inputs", lambda *a, **options: made.update(options) or original(*a, **options))
     done = command("linear_probe", "--form", form, "--checkpoint", pretrained, "--data", data, "--batch-size", 20,
                    "--run-dir", tmp_path / "run", "--dry-run", "--crop-scale", 0.3, 0.9, "--no-flip")
-    assert made["crop_scale"] == (0.3, 0.9) and made["flip"] is False
+    assert made["augmentation"].crop_scale == (0.3, 0.9) and made["augmentation"].flip is False
     assert done.status == 0 and "60 training" in done.out and f"form {form}" in done.out, done.err
     assert not (tmp_path / "run").exists()

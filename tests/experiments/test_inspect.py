@@ -1,4 +1,4 @@
-"""The tables of layers, and the sums that they prove."""
+"""The tables of layers, and the calculations made from them."""
 
 import pytest
 
@@ -20,9 +20,9 @@ def test_fields_and_sizes_change_it(command):
 
 
 def test_one_row_for_each_model(command, monkeypatch):
-    import cvjax.models
+    import experiments.wiring.inspect as wiring
 
-    monkeypatch.setattr(cvjax.models, "list_models", lambda: ["linear", "mae_vit_tiny_patch16", "resnet20"])
+    monkeypatch.setattr(wiring, "list_models", lambda: ["linear", "mae_vit_tiny_patch16", "resnet20"])
     rows = [line.split() for line in command("inspect", "--all").out.splitlines()]
     assert [row[0] for row in rows] == ["model", "linear", "resnet20"]
     assert rows[1][1:] == [f"{32 * 32 * 3 * 10 + 10:,}", f"{32 * 32 * 3 * 10:,}", "32x32x3"]

@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cvjax.experiment.config import ConfigError
-from cvjax.experiment.memory import measure_memory, size_text
-from cvjax.experiment.planning import DEVICES, make_plan, traffic
+from cvjax.errors import ConfigError
 from cvjax.layers.partition import spread_axis
 from cvjax.models.summary import multiply_accumulates
 from cvjax.train.layout import Layout
 from cvjax.train.state import TrainState
-from experiments import plan
-from experiments.plan import prepare, split_arguments
+from cvjax.workflow.memory import measure_memory, size_text
+from cvjax.workflow.plan import DEVICES, make_plan, traffic
+from experiments.plan import split_arguments
+from experiments.wiring import plan
+from experiments.wiring.plan import prepare
 
 TINY_VIT = ("supervised", "digits", "--model", "vit_tiny_patch16_224", "--model-fields", "width=16", "heads=2",
             "depth=3", "patch_size=4", "--batch-size", "32", "--optimizer", "adamw", "--crop-scale", "1", "1")
@@ -97,7 +98,7 @@ def test_time_is_arithmetic_over_rates(vit):
 
 def test_the_command_prints_a_plan_and_lowers(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan.run(plan.Config(devices=4, lower=("tpu", "cuda", "rocm")), TINY_VIT[0], [*TINY_VIT[1:], "--mesh", "model=2"])
+    plan.run(plan.Config(devices=4, lower=("tpu", "cuda", "rocm")), [*TINY_VIT, "--mesh", "model=2"])
     out = capsys.readouterr().out
     assert "batches split over 2, layers over 2" in out and "memory per device" in out
     assert "lowered for tpu, cuda, rocm" in out and "images/s" in out
@@ -105,7 +106,7 @@ def test_the_command_prints_a_plan_and_lowers(capsys, tmp_path, monkeypatch):
 
 
 def test_data_given_in_either_form_are_those_planned_for(capsys):
-    plan.run(plan.Config(), "supervised", ["deit_small", "--data=blank:64,32,7", "--image-size", "32", "--batch-size",
+    plan.run(plan.Config(), ["supervised", "deit_small", "--data=blank:64,32,7", "--image-size", "32", "--batch-size",
                                            "16", "--parallel", "pmap"])
     assert "data blank:64,32,7: 64 training and 2 test images, 7 classes" in capsys.readouterr().out
 
@@ -119,7 +120,7 @@ def test_what_cannot_be_laid_out_is_refused(options, complaint, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     arguments = TINY_VIT[1:] if "--model" not in options else ("digits",)
     with pytest.raises(ConfigError, match=complaint):
-        plan.run(plan.Config(devices=8), "supervised", [*arguments, *options])
+        plan.run(plan.Config(devices=8), ["supervised", *arguments, *options])
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_bars_of_other_colours_are_followed_exactly(command, tmp_path, weights, 
 
 
 def test_options_reach_the_propagation(command, tmp_path, weights):
-    """By the first frame alone, from the next patches alone, and of these only those that are most alike."""
+    """Only from the first frame, only from the nearest patches, and of these only from the most similar ones."""
     frames, masks = write_video(tmp_path)
     done = command("propagate", frames, "--truth", masks, *weights, *SMALL, "--output", tmp_path / "out", "--queue", 0,
                    "--radius", 1, "--top-k", 1)
@@ -131,6 +131,9 @@ def test_davis(command, tmp_path, weights):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["protocol"]["videos"] == ["cat", "two"] and summary["metrics"]["jf_mean"] == 1
     assert written(tmp_path / "out" / "two").shape == (4, 64, 192)
+    for name in ("../../../cat", str(tmp_path / "cat")):
+        (root / "ImageSets" / "2017" / "val.txt").write_text(f"two\n{name}\n")
+        assert "val.txt: the name" in command("propagate", "--davis", root, *weights).complaint
     (root / "ImageSets" / "2017" / "val.txt").write_text("")
     assert "val.txt names no video" in command("propagate", "--davis", root, *weights).complaint
 

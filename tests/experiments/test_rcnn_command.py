@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from cvjax.data import BadFiles
-from cvjax.data.proposal_records import joined
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.boxes.proposal_records import joined
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.scenes import open_scenes
 from cvjax.evaluate.mean_ap import voc_ap
 from cvjax.evaluate.region_classifiers import Regions, fit_region_classifiers
-from cvjax.experiment.detection_inputs import DetectionInputs
-from cvjax.experiment.region_detection import Network, examples, features_by, judge, proposal_recall, region_crops
 from cvjax.models import create_model
+from cvjax.workflow.detection.inputs import DetectionInputs
+from cvjax.workflow.detection.rcnn import Network, examples, features_by, judge, proposal_recall, region_crops
 
 
 def inputs_of(count, side=64):
@@ -27,7 +28,8 @@ def inputs_of(count, side=64):
         proposals.append(np.clip(np.concatenate([boxes, near, corners]), 0, side))
     source = joined(scenes.train, proposals)
     dataset = type(scenes)(source, source, scenes.class_names, 3)
-    return DetectionInputs(dataset, (side, side), 2, 5, BadFiles(count), max_proposals=60)
+    return DetectionInputs(dataset, (side, side), 2, 5, BadFiles(count), Preprocessing(),
+                           max_proposals=60)
 
 
 def test_warped_regions_are_labelled_by_what_they_overlap():
@@ -44,12 +46,12 @@ def test_warped_regions_are_labelled_by_what_they_overlap():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rcnn", "sppnet"])
 def test_four_scenes_are_learnt_by_heart(method):
-    """On features of a network with random weights, for there are more of them than regions."""
+    """On features of a network with random weights: this works because there are more features than regions."""
     inputs = inputs_of(4)
     model = create_model("sppnet", backbone="resnet20", backbone_fields=dict(width=16, depths=(1,)), map="layer1",
                          levels=(1, 2, 4), fc_width=512, image_size=24, num_classes=0)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 24, 24, 3), np.float32))
-    extract = features_by(method, Network(model, variables, 24, 2), inputs, 32)
+    extract = features_by(method, Network(model, variables, 24, 2, Preprocessing()), inputs, 32)
     regions = [Regions(e.proposals, extract(e.image, e.proposals, e.extent), tuple(e.extent))
                for e in examples(inputs, "train")]
     fitted = fit_region_classifiers(regions, [e.truth for e in examples(inputs, "train")], 10, c=100.0, ridge=1e-2)

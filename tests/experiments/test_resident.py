@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from cvjax.experiment.classifier import load_classifier
-from cvjax.experiment.inputs import preprocess
-from cvjax.experiment.transfer import frozen_parameters, norm_bias_rates, with_parameters
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.models import create_model
 from cvjax.models.airbench import whitening_kernel
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.log import TIMING
+from cvjax.workflow.classification.model import load_classifier
+from cvjax.workflow.classification.transfer import frozen_parameters, norm_bias_rates, with_parameters
+from cvjax.workflow.normalization import preprocess
 
 ARGUMENTS = ("--model", "linear", "--model-fields", "--batch-size", 64, "--steps", 27, "--log-every", 5,
              "--checkpoint-every", 10, "--eval-every", 20, "--crop-scale", 1, 1, "--flip", "--alternating-flip",
@@ -22,12 +23,14 @@ ARGUMENTS = ("--model", "linear", "--model-fields", "--batch-size", 64, "--steps
 
 @pytest.fixture
 def train(command, tmp_path, monkeypatch):
-    import cvjax.experiment.report as report
-    import cvjax.visualize.curves as curves
+    import cvjax.workflow.classification.goal as goal
+    import cvjax.workflow.classification.report as report
+    import cvjax.workflow.folder as folders
 
-    for name in ("plot_confusion", "plot_reliability", "_draw_mistakes", "_explain", "_draw_kernels"):
+    monkeypatch.setattr(goal.Classification, "write", lambda *_: None)
+    for name in ("_draw_mistakes", "_explain", "_draw_kernels"):
         monkeypatch.setattr(report, name, lambda *_, **__: None)
-    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(folders, "plot_curves", lambda *_: None)
 
     def run(name, *options):
         done = command("supervised", *ARGUMENTS, *options, "--run-dir", tmp_path / name)
@@ -107,7 +110,8 @@ def test_airbench_whitens_by_its_training_images_and_keeps_that_kernel(train, tm
                        "--schedule", "linear")
     classifier = load_classifier(tmp_path / "airbench")
     params = classifier.variables["params"]
-    np.testing.assert_array_equal(params["whiten"]["kernel"], whitening_kernel(np.asarray(preprocess(images, 9))))
+    seen = np.asarray(preprocess(images, 9, Preprocessing()))
+    np.testing.assert_array_equal(params["whiten"]["kernel"], whitening_kernel(seen))
     assert np.abs(params["whiten"]["bias"]).max() > 0 and classifier.views == "mirror_shift"
     logits = classifier.logits(classifier.variables, images[:6])
     nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(6), np.arange(6) % 3].mean()

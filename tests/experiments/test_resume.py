@@ -14,6 +14,7 @@ import pytest
 
 from cvjax.train.log import TIMING
 from tests.data.pictures import encode
+from tests.faults import saving, steps_saved
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
@@ -50,8 +51,8 @@ def start(pictures, environment):
     return run
 
 
-def finish(process: subprocess.Popen) -> None:
-    assert process.wait(timeout=280) == 0
+def finish(process: subprocess.Popen, status: int = 0) -> None:
+    assert process.wait(timeout=1400) == status  # the test has its own limit
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +89,6 @@ def end_by_themselves(group: int, seconds: float = 15.0) -> bool:
     return False
 
 
-def steps_saved(folder: Path) -> int:
-    """The newest step of a whole checkpoint, 0 without one."""
-    return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdecimal()), default=0)
-
-
-def saving(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-
-
 def assert_same_end(folder: Path, other: Path) -> None:
     ends = []
     for path in (folder, other):
@@ -114,7 +106,7 @@ def test_killed_during_a_save_then_terminated_then_finished(start, uninterrupted
     folder = tmp_path / "run"
     process = start(folder)
     assert wait_for(process, lambda: steps_saved(folder) >= 7 and saving(folder))
-    process.kill()  # the run alone, as when memory is short: nobody is left to tell its workers
+    process.kill()  # only the run, as when memory is short: nothing is left to tell its workers
     process.wait()
     workers_ended = end_by_themselves(process.pid)
     assert 7 <= steps_saved(folder) < STEPS
@@ -123,7 +115,7 @@ def test_killed_during_a_save_then_terminated_then_finished(start, uninterrupted
     before = steps_saved(folder)
     assert wait_for(process, lambda: steps_saved(folder) > before)
     process.send_signal(signal.SIGTERM)
-    finish(process)
+    finish(process, 143)
     text = (tmp_path / "output.txt").read_text()
     assert "SIGTERM received: saving after this step" in text and "the same command resumes" in text
     stopped = steps_saved(folder)
@@ -177,7 +169,30 @@ def test_a_signal_to_all_processes_saves_too(start, uninterrupted, tmp_path, num
     process = start(folder)
     assert wait_for(process, lambda: steps_saved(folder) >= 7)
     os.killpg(process.pid, number)
-    finish(process)
+    finish(process, 128 + number)
     assert f"saved at step {steps_saved(folder)} of {STEPS}" in (tmp_path / "output.txt").read_text()
+    finish(start(folder))
+    assert_same_end(folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, words", [
+    (signal.SIGKILL, "was killed; perhaps memory was short: fewer --workers take less"),
+    (signal.SIGSTOP, "gave no sign of life for 20 seconds (was it stopped?) and was ended")])
+def test_a_lost_worker_ends_the_run_with_its_last_step_saved(start, uninterrupted, tmp_path, monkeypatch, number,
+                                                             words):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "run"
+    process = start(folder, "--checkpoint-every", 50)
+    assert wait_for(process, lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
+    (begun,) = tmp_path.glob("cvjax-workers-*/0.process")
+    worker = int(begun.read_text())
+    os.kill(worker, number)
+    assert process.wait(timeout=60) == 2
+    text = (tmp_path / "output.txt").read_text()
+    assert f"error: worker 0 of the data (process {worker}) {words}" in text
+    assert "Traceback" not in text and "leaked" not in text
+    saved = steps_saved(folder)
+    assert 8 <= saved < STEPS and saved % 50, "a step that no schedule saves"
     finish(start(folder))
     assert_same_end(folder, uninterrupted)

@@ -1,4 +1,4 @@
-"""Ranking by frozen features, against a slow twin; and copies of pictures in a network that sees colours alone."""
+"""Ranking by frozen features, against a slow twin; and copies of pictures in a network that sees only colours."""
 
 import json
 
@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-import cvjax.experiment.retrieving
+import cvjax.workflow.frozen.retrieval
 from cvjax.data.augment import normalize
-from cvjax.experiment.copies import describe, originals_of
-from cvjax.experiment.encoder import Encoder
-from cvjax.experiment.inputs import statistics
+from cvjax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cvjax.visualize.neighbours import neighbour_panel
+from cvjax.workflow.frozen.copy_detection import describe, originals_of
+from cvjax.workflow.frozen.encoder import Encoder
 from tests.experiments.tiny_vit import plain_picture, tiny_vit, write_picture, write_vit_run, write_weights
 
 
@@ -54,7 +54,7 @@ def test_class_retrieval_is_that_of_a_slow_twin(command, tmp_path, monkeypatch, 
         drawn.update(zip(("images", "neighbours", "similarity", "labels", "neighbour_labels"), arguments))
         neighbour_panel(path, *arguments, **options)
 
-    monkeypatch.setattr(cvjax.experiment.retrieving, "neighbour_panel", noting)
+    monkeypatch.setattr(cvjax.workflow.frozen.retrieval, "neighbour_panel", noting)
     source, arrays = data
     folder = tmp_path / "retrieval"
     arguments = ("--checkpoint", trained, "--data", source, "--batch-size", 4, "--run-dir", folder, "--pool",
@@ -62,7 +62,7 @@ def test_class_retrieval_is_that_of_a_slow_twin(command, tmp_path, monkeypatch, 
     done = command("retrieval", *arguments)
     assert done.status == 0, done.err
     model, variables = tiny_vit(plain=False)
-    seen = {part: np.asarray(normalize(arrays[f"{part}_images"], *statistics(3)), np.float64) for part in
+    seen = {part: np.asarray(normalize(arrays[f"{part}_images"], IMAGENET_MEAN, IMAGENET_STD), np.float64) for part in
             ("train", "test")}
     both = np.concatenate([seen["train"], seen["test"]]).astype(np.float32)
     both = np.asarray(jax.jit(model.apply)(variables, both), np.float64)
@@ -94,7 +94,7 @@ def test_class_retrieval_is_that_of_a_slow_twin(command, tmp_path, monkeypatch, 
 def test_what_retrieval_cannot_do_is_one_line(command, tmp_path, data, trained):
     no_labels = tmp_path / "unlabelled.npz"
     np.savez(no_labels, train_images=np.zeros((9, 32, 32, 3), np.uint8))
-    for arguments, message in ((("--data", f"npz:{no_labels}", "--batch-size", 4), "needs labels and a test split"),
+    for arguments, message in ((("--data", f"npz:{no_labels}", "--batch-size", 4), "needs class labels and a test"),
                                (("--data", data[0], "--probe-blocks", 2), "--probe-blocks 2: it must be left out"),
                                (("--data", data[0], "--batch-size", 21), "--batch-size 21 is larger than"),
                                (("--batch-size", 4), "takes images of 3 channels, the data has 1")):
@@ -151,7 +151,7 @@ def test_descriptors_are_of_normalised_squares(tmp_path):
     draw = np.random.default_rng(1)
     pixels = draw.integers(0, 256, (3, 32, 32, 3), np.uint8)
     paths = [write_picture(tmp_path / f"{number}.png", image) for number, image in enumerate(pixels)]
-    found = describe(Encoder("vit", model, variables, "token", 1, 32, 3), paths, 32, 2, "pictures")
+    found = describe(Encoder("vit", model, variables, "token", 1, 32, 3, Preprocessing()), paths, 32, 2, "pictures")
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     seen = np.float32((pixels / 255 - mean) / std)
     tokens = np.asarray(jax.jit(lambda x: model.apply(variables, x, method="tokens"))(seen), np.float64)

@@ -13,7 +13,7 @@ LADDER = ("--widths", 16, 32, 64, "--fractions", 0.25, 0.5, 1)
 @pytest.fixture
 def trained(monkeypatch) -> list[str]:
     """Rungs have 100 x width^2 parameters and the loss of the law; their labels, as they are asked for."""
-    import experiments.supervised as supervised
+    import experiments.wiring.scaling as scaling
 
     asked = []
 
@@ -26,7 +26,7 @@ def trained(monkeypatch) -> list[str]:
         assert config.model_fields[:-1] == ("patch_size=2", "depth=3", "heads=4") and config.steps == 400
         folder.finish({"test/loss": float(LAW(n, d)), "test/top1": 0.5}, {"parameters": n, "training_images": d})
 
-    monkeypatch.setattr(supervised, "run_one", run_one)
+    monkeypatch.setattr(scaling, "run_one", run_one)
     return asked
 
 
@@ -64,8 +64,8 @@ def test_a_rung_named_twice_counts_once_and_a_dry_run_writes_nothing(command, tr
     ("--fractions 0.5", "--fractions (0.5,): it must be at least two different shares in (0, 1]"),
     ("--fractions 0 0.5 1", "--fractions (0.0, 0.5, 1.0): it must be at least two different shares in (0, 1]"),
     ("--widths 16 32 --fractions 0.5 1", "the law has five unknowns"),
-    ("--fraction 0.5", "--fraction 0.5: it must be left out here"),
-    ("--folds 3", "--folds 3: it must be left out here")])
+    ("--fraction 0.5", "--fraction 0.5: it must be left out: --fractions gives"),
+    ("--folds 3", "--folds 3: it must be left out: every rung")])
 def test_a_ladder_that_cannot_be_fitted_is_refused_before_it_is_trained(command, trained, tmp_path, arguments, message):
     assert message in command("scaling", *arguments.split(), "--run-dir", tmp_path / "run").complaint
     assert trained == [] and not (tmp_path / "run").exists()

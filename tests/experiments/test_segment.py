@@ -1,5 +1,6 @@
 """Segmentation runs of a few steps: what is fed, what is judged and written, what is refused; and a real one."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,35 +9,34 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from cvjax.data import ArraySource, BadFiles, Dataset
-from cvjax.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from cvjax.data.segmentation_sources import open_segmentation
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.dataset import ArraySource, Dataset
+from cvjax.data.decode import DecodeError
+from cvjax.data.label_maps import open_segmentation
+from cvjax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cvjax.evaluate.mean_iou import pixel_confusion, segmentation_scores
-from cvjax.experiment.config import ConfigError, as_json
-from cvjax.experiment.segmenting import (
-    SegmentationInputs,
-    Segmenter,
-    baselines,
-    build_segmenter,
-    load_segmenter,
-    predictions,
-)
-from cvjax.experiment.training import build_optimizer
+from cvjax.models.image_model import ImageModel
 from cvjax.tasks.segmentation import segmentation_task
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.loop import evaluate
 from cvjax.train.mesh import MeshEngine
+from cvjax.workflow.folder import RunFolder
+from cvjax.workflow.prepared import build_optimizer
+from cvjax.workflow.segmentation.inputs import SegmentationInputs
+from cvjax.workflow.segmentation.model import Segmenter, build_segmenter, load_segmenter
+from cvjax.workflow.segmentation.report import baselines, predictions
 from experiments.segment import PRESETS, Config
 from tests.data.pictures import encode, photo
 
 FCN = ("--model-fields", "backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}", "maps=2", "dropout=0.0")
 BASE = ("--data", "scenes:40,9,32", "--crop-size", 32, 32, "--batch-size", 8, "--steps", 4, "--schedule", "cosine",
         "--log-every", 2, "--checkpoint-every", 2, "--class-weights", "median_frequency", "--grayscale", 0.3,
-        "--backbone-rate", 0.5, "--optimizer", "momentum", *FCN)
+        "--backbone-rate", 0.5, "--bias-rate", 2, "--optimizer", "momentum", *FCN)
 
 
-class Mixture(nn.Module):
+class Mixture(ImageModel):
     """A 1x1 convolution: each pixel is judged by itself."""
 
     num_classes: int = 3
@@ -73,7 +73,7 @@ class Photos(ArraySource):
 @pytest.fixture
 def inputs() -> SegmentationInputs:
     dataset = Dataset(Photos(), Photos(), ("a", "b", "c"), 3)
-    return SegmentationInputs(dataset, (16, 24), 4, BadFiles(28, 0.5))
+    return SegmentationInputs(dataset, (16, 24), 4, BadFiles(28, 0.5), Preprocessing())
 
 
 # --- evaluation of images of any size
@@ -107,7 +107,7 @@ def test_every_image_is_evaluated_whole_by_a_handful_of_programs(inputs):
         confusion += pixel_confusion(record["label_map"], logits.argmax(axis=-1), 3)
     expected = segmentation_scores(confusion, "abc")
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3)
+    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3, Preprocessing())
     for index, truth, prediction in predictions(segmenter, inputs, "test"):
         record = inputs.dataset.test[index]
         np.testing.assert_array_equal(truth, record["label_map"])
@@ -129,19 +129,23 @@ def test_training_batches_have_the_stated_shapes(inputs):
     shapes = inputs.batch_shapes()
     assert {name: array.shape for name, array in batch.items()} == {name: x.shape for name, x in shapes.items()}
     assert batch["label_map"].dtype == np.int32 and inputs.seen_shape == (16, 24, 3)
-    with pytest.raises(ConfigError, match="--resident with --data x"):
-        inputs.resident_arrays("x")
+    assert inputs.gather(0) is None
 
 
-def test_a_photo_of_any_size_is_answered():
+def test_a_photo_of_any_size_is_answered(tmp_path):
     model = Mixture()
     variables = model.init(jax.random.key(0), np.zeros((1, 4, 4, 3)))
-    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3)
+    segmenter = Segmenter(model, variables, ("a", "b", "c"), 3, Preprocessing())
     pixels = photo(37, 70)
     answer = segmenter.predict(encode(pixels))
     assert answer.shape == (37, 70) and answer.dtype == np.uint8
     np.testing.assert_array_equal(answer, segmenter.labels(variables, pixels[None])[0])
     assert segmenter.predict(pixels[:1, :1, 0]).shape == (1, 1), "grey arrays too"
+    (tmp_path / "photo.png").write_bytes(encode(pixels))
+    for form in (tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(pixels)):
+        np.testing.assert_array_equal(segmenter.predict(form), answer)
+    with pytest.raises(DecodeError, match="is an address: download it first"):
+        segmenter.predict("https://example.org/photo.png")
 
 
 # --- whole runs
@@ -196,12 +200,12 @@ class Killed(BaseException):
 
 
 def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, monkeypatch):
-    import cvjax.experiment.segmenting as segmenting
-    import cvjax.visualize.curves as curves
+    import cvjax.workflow.folder as folders
+    import cvjax.workflow.segmentation.report as segmenting
 
     monkeypatch.setattr(segmenting, "segmentation_panel", lambda *_, **__: None)
     monkeypatch.setattr(segmenting, "plot_confusion", lambda *_, **__: None)
-    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(folders, "plot_curves", lambda *_: None)
     save = Checkpointer.save
 
     def save_and_die(self, state, meta, metrics=None):
@@ -221,7 +225,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(train, command, runs, mo
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_recipe_fits_together(name):
     config = Config(**PRESETS[name])
-    model = build_segmenter(as_json(config), channels=3, num_classes=21)
+    model = build_segmenter(config, config.crop_size, channels=3, num_classes=21)
     assert model.num_classes == 21
     _, schedule = build_optimizer(config, 1000)
     peak = config.base_learning_rate * config.batch_size / 256
@@ -232,6 +236,25 @@ def test_torchvisions_rate_falls_by_its_power():
     config = Config(**PRESETS["fcn_resnet50"])
     _, schedule = build_optimizer(config, 1000)
     assert float(schedule(0)) == pytest.approx(0.02) and float(schedule(500)) == pytest.approx(0.02 * 0.5**0.9)
+
+
+def test_rates_of_backbone_second_head_and_biases(tmp_path, monkeypatch):
+    """One step of plain gradient descent on equal gradients moves each part by its own rate."""
+    import experiments.wiring.segment as wiring
+
+    caught = {}
+    monkeypatch.setattr(wiring, "prepare_training", lambda config, *_, **options: caught.update(options, config=config))
+    config = Config(data="scenes:40,9,32", crop_size=(32, 32), batch_size=8, bias_rate=2.0, backbone_rate=0.5,
+                    auxiliary_rate=10.0, weight_decay=0.0, base_learning_rate=32.0, schedule="constant", warmup=0.0,
+                    optimizer="sgd", model_fields=("backbone=resnet20", "backbone_fields={'width':4,'depths':(1,1)}",
+                                                   "auxiliary_map=layer1"))
+    wiring.prepare(config, RunFolder(dataclasses.replace(config, run_dir=tmp_path), "segment", "scenes"))
+    params = {part: {"kernel": np.ones((1, 1), np.float32), "bias": np.ones(1, np.float32)} for part in (
+        "backbone", "classifier", "aux_classifier")}
+    optimizer, _ = build_optimizer(caught["config"], 10, layer_scale=caught["layer_scale"])
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    rates = {part: (-float(each["kernel"][0, 0]), -float(each["bias"][0])) for part, each in updates.items()}
+    assert rates == {"backbone": (0.5, 1.0), "classifier": (1.0, 2.0), "aux_classifier": (10.0, 20.0)}
 
 
 def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
@@ -245,16 +268,20 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("nope", "unknown preset 'nope': it must be one of scenes, camvid"),
     ("--data digits", "unknown data set 'digits' with label maps; allowed: scenes"),
     ("--data folder:/missing", "no such folder: /missing"),
-    ("--ignore-label 255", "--ignore-label 255: it must be in [0, 255)"),
+    ("--ignore-label 256", "--ignore-label 256: it must be in [0, 255]"),
+    ("--mask-values 0 255", "the labels of scenes are their classes"),
+    ("--mask-values 7", "the numbers that stand for classes must be 2 to 255 different ones"),
     ("--ignore-label 3", "all pixels of scenes count"),
     ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
     ("--crop-size 0 9", "--crop-size (0, 9): it must be HEIGHT WIDTH of at least 1"),
     ("--crop-ratio 0.5", "--crop-ratio 0.5: it must be at least 1"),
     ("--crop-scale 1 17", "LOW HIGH with 0 < LOW <= HIGH <= 16"),
     ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0"),
+    ("--auxiliary-rate 0", "--auxiliary-rate 0.0: it must be more than 0"),
+    ("--auxiliary-rate 10", "--auxiliary-rate 10.0: fcn has no second head"),
     ("--data-cache", "--data-cache is for images without label maps"),
     ("--resident", "--resident with --data scenes:40,9,32"),
-    ("--model resnet18 --model-fields", "it must be a class for each pixel, such as fcn"),
+    ("--model resnet18 --model-fields", "it must give a class for each pixel, as fcn"),
     ("--model fcn9", "unknown model 'fcn9'"), ("--scan", "--scan True: fcn has no scan"),
     ("--model-fields num_classes=3", "--model-fields num_classes=3: this field follows from the data"),
     ("--pretrained /missing.pth", "--pretrained /missing.pth"), ("--power 2", "power"),

@@ -73,6 +73,12 @@ def start(environment, tmp_path):
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Where the runs of one process of eight devices are kept; each is compared with several."""
+    return tmp_path_factory.mktemp("together")
+
+
 def losses(folder):
     return np.array([line["train/loss"] for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line])
 
@@ -80,13 +86,15 @@ def losses(folder):
 # Sums over eight devices are taken in another order between processes: 2**-24 a sum, which 12 steps let grow, and
 # DINO's temperatures multiply; `tests/train/test_devices.py` has the same bounds.
 @pytest.mark.parametrize("name", COMMANDS)
-def test_two_processes_of_four_devices_train_as_one_of_eight(name, start, tmp_path):
-    assert start(COMMANDS[name], tmp_path / "two").wait(400) == [0, 0]
-    assert start(COMMANDS[name.split(",")[0]], tmp_path / "one", processes=1, devices=8).wait(400) == [0]
-    two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
+def test_two_processes_of_four_devices_train_as_one_of_eight(name, start, together, tmp_path):
+    command = name.split(",")[0]
+    assert start(COMMANDS[name], tmp_path / "two").wait(1400) == [0, 0]
+    if not (together / command / "summary.json").exists():
+        assert start(COMMANDS[command], together / command, processes=1, devices=8).wait(1400) == [0]
+    two, one = losses(tmp_path / "two"), losses(together / command)
     assert len(one) == 3 and one.std() > 0
     np.testing.assert_allclose(two, one, rtol=1e-5)
-    summaries = [json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("two", "one")]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "two", together / command)]
     assert summaries[0]["steps"] == summaries[1]["steps"] == 12
     assert summaries[0]["metrics"].keys() == summaries[1]["metrics"].keys()
     assert len(list((tmp_path / "two").glob("events*"))) == 1, "the first process writes for all"
@@ -94,8 +102,8 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(name, start, tmp_pa
 
 def test_two_processes_of_one_device_share_each_layer_and_see_the_same_images(start, tmp_path):
     command = COMMANDS["mae_pretrain"]
-    assert start((*command, "--mesh", "model=2"), tmp_path / "two", devices=1).wait(400) == [0, 0]
-    assert start(command, tmp_path / "one", processes=1, devices=1).wait(400) == [0]
+    assert start((*command, "--mesh", "model=2"), tmp_path / "two", devices=1).wait(1400) == [0, 0]
+    assert start(command, tmp_path / "one", processes=1, devices=1).wait(1400) == [0]
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
 
@@ -104,14 +112,14 @@ def test_sigterm_to_one_process_saves_in_all_and_any_number_of_processes_goes_on
     group = start(command, tmp_path / "run")
     wait_for_steps(tmp_path / "run", 8, group)
     group.processes[1].send_signal(signal.SIGTERM)
-    assert group.wait(60) == [0, 0]
+    assert group.wait(240) == [143, 143]
     assert all("the same command resumes" in group.said(i) for i in range(2))
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal())
     assert saved < 60
     # Eight devices of one process, and then, without --shard, one device.
     finish = start(command, tmp_path / "run", processes=1, devices=8)
-    assert finish.wait(400) == [0]
-    assert start([*command[:-2]], tmp_path / "whole", processes=1, devices=1).wait(400) == [0]
+    assert finish.wait(1400) == [0]
+    assert start([*command[:-2]], tmp_path / "whole", processes=1, devices=1).wait(1400) == [0]
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-4)
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in line]
     assert steps == list(range(4, 61, 4)), "no line twice, none missing"
@@ -124,7 +132,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_one_last_line(victi
     wait_for_steps(tmp_path / "run", 8, group)
     group.processes[victim].kill()
     killed = time.monotonic()
-    status = group.wait(60)
+    status = group.wait(240)
     assert time.monotonic() - killed < 60
     assert status[victim] == -signal.SIGKILL and status[1 - victim] == 1
     last = group.said(1 - victim).splitlines()[-1]
@@ -138,7 +146,7 @@ def test_an_error_in_one_process_ends_all(start, tmp_path):
     group = start(COMMANDS["supervised"], tmp_path / "run")
     assert group.wait(100) == [2, 1]
     assert "holds files but no run" in group.said(0).splitlines()[-1]
-    assert group.said(1).splitlines()[-1].startswith("error: process 0 of this run is lost")
+    assert group.said(1).splitlines()[-1].startswith("error: process 0 or another process of this run is lost")
 
 
 def wait_for_steps(folder, step, group):

@@ -8,15 +8,17 @@ import flax.traverse_util
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from cvjax.data import open_dataset
 from cvjax.data.held_out import fold_out, hold_out
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.data.sources import open_dataset
 from cvjax.evaluate.calibration import expected_calibration_error
-from cvjax.experiment.classifier import load_classifier
-from cvjax.experiment.transfer import is_head
 from cvjax.interop import save_weights
 from cvjax.train.checkpoint import Checkpointer, read_meta, restore_weights
 from cvjax.train.log import TIMING
+from cvjax.workflow.classification.model import load_classifier
+from cvjax.workflow.classification.transfer import is_head
 
 # Without crops, which take most of the time to compile.
 BASE = ("--batch-size", 64, "--log-every", 4, "--schedule", "cosine", "--crop-scale", 1, 1)
@@ -45,12 +47,15 @@ def train(command, runs):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Pictures take half of a short run's time."""
-    import cvjax.experiment.report as report
-    import cvjax.visualize.curves as curves
+    import cvjax.workflow.classification.goal as goal
+    import cvjax.workflow.classification.report as report
+    import cvjax.workflow.folder as folders
 
-    for name in ("plot_confusion", "plot_reliability", "_draw_mistakes", "_explain", "_draw_kernels"):
-        monkeypatch.setattr(report, name, lambda *_, **__: None)
-    monkeypatch.setattr(curves, "plot_curves", lambda *_: None)
+    for module, names in ((goal, ("plot_confusion", "plot_reliability")),
+                          (report, ("_draw_mistakes", "_explain", "_draw_kernels"))):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_, **__: None)
+    monkeypatch.setattr(folders, "plot_curves", lambda *_: None)
 
 
 def summary(folder: Path) -> dict:
@@ -105,7 +110,7 @@ def test_the_best_checkpoint_on_validation_is_the_one_that_is_judged(train):
 
 def test_a_best_checkpoint_that_is_not_the_last_is_judged(train, no_pictures, monkeypatch):
     """The last evaluation is made to look bad."""
-    import cvjax.experiment.training as training
+    import cvjax.workflow.training as training
 
     honest, calls = training.evaluate, []
 
@@ -151,11 +156,11 @@ VIT = ("--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=2", "wid
     ("vit_tiny_patch16_224", dict(patch_size=2, width=16, depth=2, heads=2), ["attention rollout"]),
     ("resnet20", dict(width=8, depths=(1,)), ["Grad-CAM of layer1", "occlusion by 2 pixels"]), ("linear", {}, [])])
 def test_vits_are_explained_by_attention_rollout_cnns_by_grad_cam_and_occlusion(model, fields, headings):
-    from cvjax.experiment.report import explanations, preprocess
     from cvjax.models import create_model
+    from cvjax.workflow.classification.report import explanations, preprocess
 
     model = create_model(model, image_size=8, in_channels=1, num_classes=10, **fields)
-    images = preprocess(open_dataset("digits").test.images[:2], 8)
+    images = preprocess(open_dataset("digits").test.images[:2], 8, Preprocessing.of(1))
     heat = explanations(model, jax.jit(model.init)(jax.random.key(0), images), images, np.array([1, 2]))
     assert list(heat) == headings
     assert all(map_.shape[0] == 2 and np.isfinite(map_).all() for map_ in heat.values())
@@ -169,7 +174,7 @@ def test_a_vit_is_trained_and_explained(train):
 
 def test_mistakes_show_the_pictures_they_speak_of_where_files_are_unreadable(train, command, tmp_path, monkeypatch):
     """Positions count all files, probabilities the readable ones."""
-    import cvjax.experiment.report as report
+    import cvjax.workflow.classification.report as report
     from tests.data.pictures import encode
 
     shown = []
@@ -253,6 +258,34 @@ def test_pmap_gives_the_numbers_of_jit(train, no_pictures):
         assert summary(pmap)["metrics"][name] == pytest.approx(value, abs=1e-4)
 
 
+def test_evaluations_may_see_larger_images_than_training(train, no_pictures, command, tmp_path):
+    """The run is judged, and answers later, at the size it says; an average that moves rarely is kept and resumed."""
+    arguments = (*RESNET, "--steps", 8, "--eval-size", 12, "--batch-norm-group", 32, "--ema-every", 3, "--ema-start",
+                 0.25, "--validation", 0.2)
+    folder = train("larger", *arguments)
+    assert summary(folder)["protocol"]["images"]["size"] == 12
+    classifier = load_classifier(folder)
+    assert classifier.image_size == 12 and classifier.preprocessing.crop == 0.875
+    _, averages = weights(folder)
+    plain = weights(train("not-larger", *(word for word in arguments if word not in ("--eval-size", 12))))
+    for path in averages:
+        np.testing.assert_array_equal(plain[1][path], averages[path])  # evaluations change nothing of the training
+
+
+def test_squares_of_files_are_cut_by_the_short_side(command, tmp_path, no_pictures):
+    for split, count in (("train", 8), ("test", 2)):
+        for label in "ab":
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(0, 255, (20 + number, 30, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / label / f"{number}.png")
+    arguments = ("supervised", "--data", f"folder:{tmp_path / 'photos'}", "--image-size", 16, "--model", "linear",
+                 "--model-fields", "--batch-size", 4, "--steps", 2, "--schedule", "cosine", "--short-side")
+    assert command(*arguments, 18, 24, "--run-dir", tmp_path / "run").status == 0
+    refused = command(*arguments, 12, 24, "--run-dir", tmp_path / "other").complaint
+    assert "--short-side 12 24: both must be at least 16, the side of the crops" in refused
+
+
 # --- shares and folds
 
 
@@ -298,11 +331,12 @@ def check_frozen(folder: Path, before: dict, frozen) -> None:
 
 
 def test_a_frozen_backbone_keeps_every_bit_with_its_statistics(train, no_pictures):
-    start = flat(load_classifier(train("resnet", *RESNET, *WATCHED)).variables)
+    known = load_classifier(train("resnet", *RESNET, *WATCHED))
+    model, start = known.model, flat(known.variables)
     folder = train("backbone", *RESNET, "--pretrained", train("resnet", *RESNET, *WATCHED), "--freeze", "backbone",
                    "--steps", 3, "--weight-decay", 0.1, "--ema-decay", 0.6)  # 0.6 x + 0.4 x is not x in float32
-    check_frozen(folder, start, lambda path: not is_head(path))
-    assert sum(not is_head(path) for path in start) > 10
+    check_frozen(folder, start, lambda path: not is_head(model, path))
+    assert sum(not is_head(model, path) for path in start) > 10
 
 
 def test_frozen_up_to_a_module(train, no_pictures):
@@ -323,7 +357,7 @@ def test_a_weight_file_of_other_classes_gives_all_but_the_head(train, no_picture
     start, now = flat(trained.variables), weights(folder)[0]
     assert now["params/fc/kernel"].shape == (8, 5)
     assert all(np.array_equal(now[path], start[path]) for path in now if "/fc/" not in path)
-    assert load_classifier(folder).class_names == tuple("01234")
+    assert load_classifier(folder).goal.names == tuple("01234")
 
 
 def test_rates_of_the_backbone_and_of_layers_scale_the_first_step(train, no_pictures):
@@ -336,16 +370,16 @@ def test_rates_of_the_backbone_and_of_layers_scale_the_first_step(train, no_pict
     for path, begun in start.items():
         step = flat(whole.variables)[path] - begun
         assert np.abs(step).max() > 1e-3
-        share = 1 if is_head(path) else 0.5 * 0.25  # a single layer comes before the head
+        share = 1 if is_head(whole.model, path) else 0.5 * 0.25  # a single layer comes before the head
         np.testing.assert_allclose(flat(scaled.variables)[path] - begun, share * step, atol=1e-6)
 
 
 def test_a_rate_of_zero_takes_a_models_own_dropout_away(command):
-    from cvjax.experiment.classifier import build_classifier
+    from cvjax.workflow.classification.model import build_classifier
+    from experiments.supervised import Config
 
-    config = dict(model="alexnet", model_fields=[], dtype="float32", drop_path=None, remat="none", scan=False,
-                  attention="xla")
-    rates = [build_classifier(config | {"dropout": rate}, image_size=64, channels=3, num_classes=2).dropout
+    config = Config(model="alexnet")
+    rates = [build_classifier(config, image_size=64, channels=3, num_classes=2, dropout=rate).dropout
              for rate in (None, 0.0, 0.3)]
     assert rates == [0.5, 0.0, 0.3]
 
@@ -394,8 +428,8 @@ MISTAKES = [
     ("--folds 1", "--folds 1: it must be at least 2, or 0 for none"),
     ("--folds 200", "200 folds need as many images of each class"),
     ("--folds 3 --validation 0.1", "--validation 0.1: it must be 0 with --folds"),
-    ("--fold 0", "--fold 0: it must be in [0, 0), by --folds"),
-    ("--fold 3 --folds 3", "--fold 3: it must be in [0, 3), by --folds"),
+    ("--fold 0", "--fold 0: it must be in [0, 0), because of --folds"),
+    ("--fold 3 --folds 3", "--fold 3: it must be in [0, 3), because of --folds"),
     ("--patience 2 --eval-every 5", "--patience 2 needs a validation part: give --validation SHARE"),
     ("--patience 2 --validation 0.1", "--patience 2: it must be 0 without --eval-every"),
     ("--resident --parallel pmap", "--resident True: it must be False with --parallel pmap"),
@@ -404,22 +438,36 @@ MISTAKES = [
     ("--steps-per-dispatch 10 --eval-every 5", "--steps-per-dispatch 10: it must be a divisor of --eval-every 5"),
     ("--steps-per-dispatch 0", "--steps-per-dispatch 0: it must be at least 1"),
     ("--lookahead 5 --ema-decay None", "--lookahead 5: it must be 0 without --ema-decay"),
+    ("--lookahead 5 --ema-every 2", "--ema-every 2: it must be 1 with --lookahead"),
+    ("--ema-start 0.2 --ema-decay None", "--ema-start 0.2: it must be 0 without --ema-decay"),
+    ("--ema-start 1", "--ema-start 1.0: it must be in [0, 1)"),
+    ("--ema-every 0", "--ema-every 0: it must be at least 1"),
+    ("--batch-norm-group 24", "--batch-norm-group 24: it must be a divisor of 64, the images that are seen together"),
+    ("--batch-norm-group 24 --accumulate 2", "it must be a divisor of 32, the images that are seen"),
+    ("--batch-norm-group 32 --parallel pmap", "--batch-norm-group 32: it must be left out with --parallel pmap"),
+    ("--batch-norm-group 32 --model mlp --model-fields", "--batch-norm-group 32: mlp has no batch norm"),
+    ("--eval-size 0", "--eval-size 0: it must be at least 1"),
+    ("--eval-size 16 --model mlp --model-fields", "--model mlp on images of 16x16x1: images of 16x16 pixels do n"),
+    ("--short-side 9 12", "--short-side 9 12: the images of --data digits are in memory, where crops follow --crop-sc"),
+    ("--short-side 12 9", "--short-side (12, 9): it must be LEAST GREATEST with 1 <= LEAST <= GREATEST"),
+    ("--bce-threshold 0.2", "--bce-threshold 0.2: it must be left out without --criterion bce"),
+    ("--criterion bce --bce-threshold 2", "--bce-threshold 2.0: it must be in (0, 1)"),
     ("--start-rate 2", "--start-rate 2.0: it must be in [0, 1]"),
     ("--norm-bias-rate 0", "--norm-bias-rate 0.0: it must be more than 0"),
     ("--norm-bias-rate 2 --optimizer adamw", "a gradient scale with optimizer 'adamw'"),
-    ("--norm-bias-rate 2 --model mlp --model-fields", "--norm-bias-rate 2.0: it must be 1, the model has no normal"),
+    ("--norm-bias-rate 2 --model mlp --model-fields", "--norm-bias-rate 2.0: it must be 1, because the model has no n"),
     ("--alternating-flip --no-flip", "--alternating-flip True: it must be False with --no-flip"),
     ("--shift-padding reflect", "--shift-padding reflect: it must be constant without --shift"),
     ("--cutout-inside", "--cutout-inside True: it must be False without --cutout"),
     ("--layer-decay 0", "--layer-decay 0.0: it must be in (0, 1]"),
-    ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0; to hold it still, --freeze"),
+    ("--backbone-rate 0", "--backbone-rate 0.0: it must be more than 0; --freeze keeps"),
     ("--freeze all", "--freeze all: it must be none, backbone or up-to:NAME"),
     ("--freeze up-to:layer9", "--freeze up-to:layer9: the model has no such module; it has conv1, bn1, layer1"),
     ("--freeze up-to:maps", "--freeze up-to:maps: the model has no such module"),
     ("--freeze up-to:fc", "frozen holds for all of"),
     ("--pretrained FILES/gone.safetensors", "--pretrained FILES/gone.safetensors: "),
     ("--pretrained FILES/text.safetensors", "--pretrained FILES/text.safetensors: "),
-    ("--pretrained FILES/empty", "FILES/empty: no checkpoints in it; give the folder of a supervised run"),
+    ("--pretrained FILES/empty", "FILES/empty: no checkpoints in it; give the folder of a run"),
     ("--pretrained RUNS/resnet --model-fields depths=(1,) width=9", "--pretrained RUNS/resnet: the weights do not fit"),
     ("--pretrained RUNS/resnet --model linear --model-fields", "--pretrained RUNS/resnet: no weight table for Linear"),
     ("--pretrained RUNS/mlp-early", "--pretrained RUNS/mlp-early: no weight table for MultilayerPerceptron"),
@@ -427,12 +475,12 @@ MISTAKES = [
     ("--data npz:FILES/range.npz", "test label 3 is above the training labels' 2"),
     ("--data npz:FILES/one.npz --batch-size 4", "has 1 class labels: a classifier needs at least two"),
     ("--data npz:FILES/plain.npz --batch-size 4", "has no class labels: a classifier needs at least two"),
-    ("--data npz:FILES/nan.npz", "train_images must be uint8"),
-    ("--data npz:FILES/none.npz", "test_images must be uint8 (N, H, W, C) or (N, H, W) and not empty"),
+    ("--data npz:FILES/nan.npz", "train_images is float32 from nan to nan, whose range nothing states"),
+    ("--data npz:FILES/none.npz", "test_images must be numbers (N, H, W, C) or (N, H, W) and not empty"),
     ("--mixup -1", "--mixup -1.0: it must be 0 or more"), ("--erasing 2", "--erasing 2.0: it must be in [0, 1]"),
     ("--policy-magnitude 31", "--policy-magnitude 31.0: it must be in [0, 30] with --policy-table torchvision"),
     ("--policy-magnitude 11 --policy-table timm", "it must be in [0, 10] with --policy-table timm"),
-    ("--color-jitter 0 0 0 0.6", "--color-jitter (0.0, 0.0, 0.0, 0.6): it must be four numbers from 0 on"),
+    ("--color-jitter 0 0 0 0.6", "--color-jitter (0.0, 0.0, 0.0, 0.6): it must be four numbers of 0 or more"),
     ("--label-smoothing 1", "--label-smoothing 1.0: it must be in [0, 1)"),
     ("--optimizer adamw --momentum 0.9", "momentum"), ("--schedule cosine --factor 0.1", "factor"),
 ]

@@ -1,13 +1,13 @@
-"""What `--freeze` and the learning rates by layer take for the head, the backbone and the order of a network."""
+"""The head, the backbone and the order of layers, as `--freeze` and the learning rates by layer see them."""
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import pytest
 
-from cvjax.experiment.config import ConfigError
-from cvjax.experiment.transfer import frozen_parameters, is_head, learning_rates, module_order
+from cvjax.errors import ConfigError
 from cvjax.models import create_model
+from cvjax.workflow.classification.transfer import frozen_parameters, is_head, learning_rates, module_order
 
 SMALL = {
     "linear": dict(image_size=8), "mlp": dict(image_size=8), "lenet5": {}, "alexnet": dict(image_size=63),
@@ -25,8 +25,9 @@ def paths(model) -> set[str]:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_head_is_what_a_model_without_classes_lacks(name):
-    whole, bare = (paths(create_model(name, **SMALL[name], num_classes=classes)) for classes in (3, 0))
-    assert {path for path in whole if is_head(path)} == whole - bare
+    model = create_model(name, **SMALL[name], num_classes=3)
+    whole, bare = paths(model), paths(model.clone(num_classes=0))
+    assert {path for path in whole if is_head(model, path)} == whole - bare
 
 
 def test_up_to_a_module_freezes_it_and_all_before_it():

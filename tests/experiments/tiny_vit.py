@@ -1,4 +1,4 @@
-"""Vision transformers so small, and so made, that what they see can be worked out."""
+"""Vision transformers so small and simple that their features can be worked out."""
 
 import zlib
 from pathlib import Path
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import save_weights
 from cvjax.models import create_model
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.state import TrainState
+from cvjax.workflow.config import DataConfig
+from cvjax.workflow.restore import record_of
 
 NAME, PATCH, SIZE = "vit_tiny_patch16_224", 8, 32
 FIELDS = (f"patch_size={PATCH}", "width=16", "depth=1", "heads=2", f"image_size={SIZE}")
@@ -46,12 +49,11 @@ def write_weights(path: Path, **options) -> tuple:
 
 def write_vit_run(folder: Path, **options) -> Path:
     """The same as the classifier of a run."""
-    _, variables = tiny_vit(num_classes=2, **options)
+    model, variables = tiny_vit(num_classes=2, **options)
     state = TrainState(step=jnp.int32(1), params=variables["params"], model_state={}, opt_state=(), ema=None,
                        rng=jax.random.key(0))
-    meta = {"experiment": "supervised", "image_size": SIZE, "channels": 3, "class_names": ["a", "b"],
-            "config": dict(model=NAME, model_fields=[f for f in FIELDS if "image_size" not in f], dtype="float32",
-                           drop_path=None, dropout=None, remat="none", scan=False, attention="xla")}
+    meta = record_of("supervised", DataConfig(), "classifier", model, image_size=(SIZE, SIZE), channels=3,
+                     preprocessing=Preprocessing(crop=0.9), class_names=("a", "b"), validated=False)
     with Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(state, meta)
     return folder

@@ -42,7 +42,7 @@ def test_a_hub_name_is_a_file(saved, monkeypatch):
     model, variables, path = saved
     asked = answer(monkeypatch, {"model.safetensors": path})
     loaded = load_weights(model, "hf-hub:timm/some_model@v1")
-    assert asked == [("timm/some_model", "model.safetensors", "v1")]
+    assert asked == [("timm/some_model", "model.safetensors", "v1"), ("timm/some_model", "config.json", "v1")]
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(variables)))
 
@@ -51,7 +51,7 @@ def test_an_older_repository_holds_a_pickle(saved, monkeypatch):
     model, _, path = saved
     asked = answer(monkeypatch, {"pytorch_model.bin": path})
     load_weights(model, "hf-hub:timm/some_model")
-    assert [file for _, file, _ in asked] == ["model.safetensors", "pytorch_model.bin"]
+    assert [file for _, file, _ in asked] == ["model.safetensors", "pytorch_model.bin", "config.json"]
 
 
 def test_its_pickle_is_read_like_any_other(tmp_path):
@@ -71,7 +71,7 @@ def test_offline_the_cache_may_have_the_older_file(saved, monkeypatch):
     files = {"model.safetensors": LocalEntryNotFoundError("no connection"), "pytorch_model.bin": path}
     asked = answer(monkeypatch, files)
     load_weights(model, "hf-hub:timm/x")
-    assert [file for _, file, _ in asked] == list(files)
+    assert [file for _, file, _ in asked] == [*files, "config.json"]
 
 
 def test_the_real_client_without_a_network_says_the_same(saved, monkeypatch, tmp_path):
@@ -83,9 +83,12 @@ def test_the_real_client_without_a_network_says_the_same(saved, monkeypatch, tmp
 
 
 def test_names_that_cannot_be_are_refused(saved, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="the hub does not give it") as error:
-        load_weights(saved[0], "hf-hub:a/b/c")
-    assert "\n" not in str(error.value)
+    asked = answer(monkeypatch, {})
+    for name in ("a/b/c", "../../etc", "/etc/passwd", "a/b@../../x"):
+        with pytest.raises(FileNotFoundError, match="is no name on the hub") as error:
+            load_weights(saved[0], f"hf-hub:{name}")
+        assert "\n" not in str(error.value)
+    assert not asked  # nothing is looked for in the cache, whose paths are made of names
     answer(monkeypatch, {})
     with pytest.raises(FileNotFoundError, match="holds neither model.safetensors nor pytorch_model.bin"):
         load_weights(saved[0], "hf-hub:timm/empty")

@@ -69,7 +69,7 @@ def test_the_authors_of_swin_merge_at_the_end_of_a_stage() -> None:
         np.testing.assert_array_equal(merge, timm[f"layers.{stage + 1}.downsample.reduction.weight"])
         np.testing.assert_array_equal(merge, torchvision[f"features.{2 * stage + 2}.reduction.weight"])
     np.testing.assert_array_equal(official["head.weight"], timm["head.fc.weight"])
-    assert len(timm) == len(official) == len(torchvision) - 4
+    assert len(timm) == len(torchvision) - 4 == len(official) - 5, "four index tables, and the authors' mask"
     index = torchvision["features.3.1.attn.relative_position_index"]
     np.testing.assert_array_equal(index, relative_position_index((3, 3)).reshape(-1))
 
@@ -111,7 +111,49 @@ def test_torchvisions_positions_are_resized_and_its_head_is_known(caplog: pytest
     variables = variables_of(VIT)
     loaded = load_weights(VIT.clone(image_size=(8, 12), num_classes=5), to_state_dict(variables, VIT, "torchvision"))
     stored = variables["params"]["pos_embed"]
-    np.testing.assert_array_equal(loaded["params"]["pos_embed"][0, 1:], resize_positions(stored[0, 1:], (2, 2), (2, 3)))
+    expected = resize_positions(stored[0, 1:], (2, 2), (2, 3), "torchvision")
+    np.testing.assert_array_equal(loaded["params"]["pos_embed"][0, 1:], expected)
     assert "fresh: heads.head.bias, heads.head.weight; resized: encoder.pos_embedding" in caplog.records[-1].message
     average = load_weights(VIT.clone(pool="avg", num_classes=0), to_state_dict(variables, VIT, "torchvision"))
     assert_equal(average["params"]["blocks"], variables["params"]["blocks"])
+
+
+def test_positions_know_the_grid_they_were_learnt_on(tmp_path: Path) -> None:
+    """6x10 positions are as many as 10x6: a file of one for the other is resized, not read row by row."""
+    wide, high = VIT.clone(image_size=(24, 40)), VIT.clone(image_size=(40, 24))
+    variables = variables_of(wide)
+    grid = np.random.default_rng(0).standard_normal((6, 10, 8)).astype(np.float32)
+    pos = variables["params"]["pos_embed"]
+    variables["params"]["pos_embed"] = pos.at[0, 1:].set(grid.reshape(60, 8))
+    expected = resize_positions(jnp.asarray(grid.reshape(60, 8)), (6, 10), (10, 6))
+    save_weights(variables, wide, tmp_path / "w.safetensors")
+    found = load_weights(high, tmp_path / "w.safetensors")["params"]["pos_embed"]
+    np.testing.assert_array_equal(found[0, 1:], expected)
+    arrays = to_state_dict(variables, wide)
+    np.testing.assert_array_equal(load_weights(high, arrays, trained=(24, 40))["params"]["pos_embed"], found)
+    assert_equal(load_weights(wide, tmp_path / "w.safetensors"), variables)
+    square = load_weights(VIT.clone(image_size=16), tmp_path / "w.safetensors")["params"]["pos_embed"]
+    np.testing.assert_array_equal(
+        square[0, 1:], resize_positions(jnp.asarray(grid.reshape(60, 8)), (6, 10), (4, 4)))
+
+
+def test_a_tree_of_gradients_has_no_fixed_tables() -> None:
+    model = VIT.clone(position="sincos2d")
+    gradients = jax.tree.map(jnp.zeros_like, variables_of(model))
+    assert "pos_embed" in to_state_dict(gradients, model)
+    names = to_state_dict(gradients, model, constants=False)
+    assert "pos_embed" not in names and all(not array.any() for array in names.values())
+
+
+def test_the_authors_of_swin_get_the_buffers_that_their_strict_load_wants() -> None:
+    """Figure 4: windows of 2 on a map of 4, shifted by 1, whose last window holds four parts of the image."""
+    model = SwinTransformer(image_size=16, patch_size=4, width=4, depths=(2, 2), heads=(1, 1), window=2, num_classes=3)
+    buffers = {name: array for name, array in to_state_dict(variables_of(model), model, "official").items()
+               if name.endswith(("attn_mask", "relative_position_index"))}
+    indices = {f"layers.{i}.blocks.{j}.attn.relative_position_index" for i in (0, 1) for j in (0, 1)}
+    assert set(buffers) == indices | {"layers.0.blocks.1.attn_mask"}
+    mask = buffers["layers.0.blocks.1.attn_mask"]
+    np.testing.assert_array_equal(mask[0], np.zeros((4, 4)))  # in the middle of the image
+    np.testing.assert_array_equal(mask[3], np.float32(-100) * (1 - np.eye(4)))
+    np.testing.assert_array_equal(buffers["layers.0.blocks.0.attn.relative_position_index"],
+                                  [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cvjax.interop import load_weights, save_weights, to_state_dict
+from cvjax.interop.families.registry import family_of, register
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.vit import VisionTransformer
 from cvjax.ops.position import resize_positions
@@ -96,6 +97,11 @@ def test_an_encoder_takes_an_mae_file(mae_variables: Any, caplog: pytest.LogCapt
     np.testing.assert_array_equal(average["fc_norm"]["scale"], np.ones(8))
 
 
+def test_a_name_in_a_file_steers_no_terminal(mae_variables: Any, caplog: pytest.LogCaptureFixture) -> None:
+    load_weights(vit(), to_state_dict(mae_variables, MAE) | {"decoder_\x1b[31mred": np.zeros(1)})
+    assert r"decoder_\x1b[31mred" in caplog.records[-1].message
+
+
 def test_half_precision_weights_become_float32(mae_variables: Any) -> None:
     weights = {name: array.astype(jnp.bfloat16) for name, array in to_state_dict(mae_variables, MAE).items()}
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), mae_variables)
@@ -160,3 +166,8 @@ def test_what_cannot_be_done_is_refused(vit_variables: Any, tmp_path: Path) -> N
         load_weights(nn.Dense(3), {})
     with pytest.raises(ValueError, match="can be saved as .safetensors, not as '.pth'"):
         save_weights(vit_variables, vit(), tmp_path / "w.pth")
+
+
+def test_a_kind_of_model_has_one_table() -> None:
+    with pytest.raises(ValueError, match="^VisionTransformer is registered twice: each kind of model must have one"):
+        register(VisionTransformer, family_of(MAE))

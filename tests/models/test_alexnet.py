@@ -65,9 +65,9 @@ def test_the_halves_meet_in_conv3_alone(images: jax.Array) -> None:
     paths = (("pool1", "conv2"), ("pool2", "conv3"), ("conv3", "conv4"), ("conv4", "conv5"))
 
     def first_halves(offsets: dict[str, jax.Array]) -> jax.Array:
-        _, state = model.apply({**variables, "perturbations": {"maps": offsets}}, images, mutable=["intermediates"])
-        maps = [state["intermediates"]["maps"][target][0] for _, target in paths]
-        return jnp.stack([x[..., :x.shape[-1] // 2].sum() for x in maps])
+        targets = [target for _, target in paths]
+        maps = model.apply({**variables, "perturbations": {"maps": offsets}}, images, maps=targets)
+        return jnp.stack([maps[target][..., :maps[target].shape[-1] // 2].sum() for target in targets])
 
     shapes = jax.eval_shape(lambda: feature_maps(model, variables, images))
     jacobian = jax.jit(jax.jacrev(first_halves))({source: jnp.zeros(shapes[source].shape) for source, _ in paths})

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvjax.layers.feature_maps import named_maps
 from cvjax.models import create_model
 from cvjax.models.fast_rcnn import FastRCNN, from_classifier
 from cvjax.ops.roi import roi_pool
@@ -33,7 +32,7 @@ def test_regions_go_through_the_classifiers_own_layers(from_vgg):
     assert outputs.logits.shape == (2, 2, 4) and outputs.codes.shape == (2, 2, 4, 4)
 
     def by_hand(module):
-        x = named_maps(lambda: module(images), ("conv2_1",))["conv2_1"]
+        x = module(images, maps=["conv2_1"])["conv2_1"]
         return module.fully_connected(roi_pool(x, boxes, (7, 7), 1 / 2).reshape(4, 7, 7, -1))
 
     head = variables["params"]["box_predictor"]

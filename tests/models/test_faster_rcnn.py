@@ -86,8 +86,8 @@ def test_pixels_are_repeated_as_torch_does(old: int, new: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["faster_rcnn_vgg16", "faster_rcnn_resnet50"])
 def test_a_backbone_s_own_last_layers_are_the_second_head(name: str) -> None:
-    """Of a region that is the whole image, where the map has as many pixels as the region has bins, they give what the
-    whole backbone gives of the image, for then every bin is a pixel's."""
+    """For a region that is the whole image, on a map with as many pixels as the region has bins, they give the same as
+    the whole backbone does for the image, because every bin is then one pixel."""
     side = {"faster_rcnn_vgg16": 28, "faster_rcnn_resnet50": 32}[name]
     fields = dict(FORMS[name][0], region_pooling="pool", region_size={28: 7, 32: 2}[side])
     network = model(name, **fields)

@@ -69,24 +69,24 @@ def test_every_parameter_receives_a_gradient(norm: str, images: jax.Array) -> No
 def test_auxiliary_logits_are_sown_in_training_alone(variables: Any, images: jax.Array, logits: jax.Array) -> None:
     model = googlenet()
 
-    def heads(variables: Any) -> tuple[jax.Array, Any]:
+    def heads(variables: Any) -> tuple[jax.Array, Any, Any]:
         out, state = in_training(model, variables, images)
-        return out, state["intermediates"]
+        return out, state["intermediates"], feature_maps(model, variables, images)
 
-    out, state = jax.jit(heads)(variables)
+    out, state, maps = jax.jit(heads)(variables)
     np.testing.assert_allclose(out, logits, rtol=1e-5, atol=1e-5)  # without dropout and batch norm
     first, second = state["auxiliary"]
     assert first.shape == second.shape == (4, 3) and first.dtype == jnp.float32
     # Each head by hand, from the map that it looks at.
     for (module, name), expected in zip(AUXILIARY.items(), (first, second), strict=True):
-        x = state["maps"][f"inception{module}"][0]
+        x = maps[f"inception{module}"]
         bins = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # maps of 2x2 pixels, a grid of 4x4 bins
         weights = variables["params"][name]
         x = nn.relu(bins @ weights["conv"]["conv"]["kernel"][0, 0] + weights["conv"]["conv"]["bias"]).reshape(4, -1)
         x = nn.relu(x @ weights["fc1"]["kernel"] + weights["fc1"]["bias"])
         np.testing.assert_allclose(x @ weights["fc2"]["kernel"] + weights["fc2"]["bias"], expected, atol=1e-4)
     _, state = jax.eval_shape(lambda: model.apply(variables, images, mutable=["intermediates"]))
-    assert set(state["intermediates"]) == {"maps"}
+    assert state == {}
     assert model.auxiliary_weight == 0.3
 
 
@@ -162,9 +162,8 @@ def test_response_norm_follows_the_first_pooling_and_the_third_convolution(varia
 
     with nn.intercept_methods(noting):
         jax.eval_shape(lambda: googlenet().apply(variables, jnp.zeros((1, 32, 32, 3))))
-    start = [name for name in calls if name != "maps"]
-    assert start[:7] == ["conv1", "maxpool", "lrn", "conv2", "conv3", "lrn", "maxpool"]
-    assert start.count("lrn") == 2
+    assert calls[:7] == ["conv1", "maxpool", "lrn", "conv2", "conv3", "lrn", "maxpool"]
+    assert calls.count("lrn") == 2
     norm = googlenet().bind(variables).lrn
     assert (norm.size, norm.alpha * norm.size, norm.beta, norm.k) == (5, 1e-4, 0.75, 1.0)
 

@@ -11,14 +11,19 @@ import pytest
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
+from cvjax.models.registry import register
 
-# ViT, DeiT and Swin: what timm's models of these names have (1000 classes). MAE: the authors' models without their two
-# fixed position tables; `tiny` and `small` are not theirs.
+# ViT, DeiT, Swin and ConvNeXt: what timm's models of these names have (1000 classes). MAE: the authors' models without
+# their two fixed position tables; `tiny` and `small` are not theirs.
 COUNTS = {
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
     "airbench96": 9_915_704,
     "alexnet": 61_100_840,
     "alexnet_grouped": 60_965_224,
+    "convnext_base": 88_591_464,
+    "convnext_large": 197_767_336,
+    "convnext_small": 50_223_688,
+    "convnext_tiny": 28_589_128,
     "deit_base_patch16_224": 86_567_656,
     "deit_base_patch16_384": 86_859_496,
     "deit_small_patch16_224": 22_050_664,
@@ -34,6 +39,7 @@ COUNTS = {
     "faster_rcnn": 17_387_734,
     "faster_rcnn_resnet50": 28_465_366,
     "faster_rcnn_resnet50_fpn": 41_808_406,  # torchvision's 41,755,286 and the 53,120 of its frozen norms
+    "faster_rcnn_resnet50_fpn_coco": 41_808_406,
     "faster_rcnn_vgg16": 137_073_622,
     "fast_yolov1": 45_089_374,
     "fcn": 11_769_301,
@@ -155,6 +161,11 @@ def test_an_unknown_name_is_met_with_near_ones() -> None:
 def test_an_unknown_field_is_met_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="vit_tiny_patch16_224 has no field classes, parent; it has .*num_classes"):
         create_model("vit_tiny_patch16_224", classes=10, parent=None)
+
+
+def test_a_name_belongs_to_one_family() -> None:
+    with pytest.raises(ValueError, match="^models linear are registered twice: each name must belong to one family$"):
+        register({"linear": (MaskedAutoencoder, {})})
 
 
 def test_models_need_jax_flax_and_numpy_alone() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cvjax.layers.conv import Conv
-from cvjax.layers.feature_maps import FeatureMaps, feature_maps
+from cvjax.layers.feature_maps import NamedMaps, feature_maps, with_maps
 from cvjax.layers.pool import AveragePool, MaxPool
 from cvjax.models import create_model
+from cvjax.models.image_model import ImageModel
 from cvjax.models.summary import NOT_CALLED, Layer, summarize, table
 
 
@@ -47,13 +48,14 @@ class Residual(nn.Module):
         return nn.relu(y + x[:, ::2, ::2]) * nn.sigmoid(y)
 
 
-class Branches(nn.Module):
+class Branches(ImageModel):
     """All of them in a row, then a head."""
+
+    map_names = ("last",)
 
     norm: bool = True
 
     def setup(self) -> None:
-        self.maps = FeatureMaps()
         self.stem = Conv(4, 5, 2, padding=1)
         self.norm1 = nn.LayerNorm()
         self.pool = AveragePool(3, 2)
@@ -62,11 +64,12 @@ class Branches(nn.Module):
         self.last = Conv(3, 3, 1, padding=1)
         self.head = nn.Dense(2)
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    @with_maps
+    def __call__(self, images: jax.Array, *, train: bool = False) -> NamedMaps:
         x = self.stem(images)
         x = self.pool(self.norm1(x) if self.norm else x)
-        x = self.last(self.residual(self.inception(x)))
-        return self.head(self.maps("last", x).mean(axis=(1, 2)))
+        x = yield "last", self.last(self.residual(self.inception(x)))
+        return self.head(x.mean(axis=(1, 2)))
 
 
 def rows(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
@@ -128,7 +131,7 @@ def test_rows_of_branches() -> None:
 
 
 class Calls(nn.Module):
-    """What a plain list of layers would get wrong."""
+    """Cases that a plain list of layers would get wrong."""
 
     def setup(self) -> None:
         self.conv = Conv(4, 3, padding=1)

@@ -70,7 +70,7 @@ def test_products_stay_bfloat16_in_the_gradients_too():
 
 @pytest.mark.parametrize("platforms, fused", [(("cuda",), 1), (("tpu",), 0)])
 def test_by_default_a_gpu_in_bfloat16_has_the_fused_kernel(monkeypatch, platforms, fused):
-    """On a machine that had the library, and of what is lowered for a GPU alone."""
+    """On a machine that pretends to have the library, and only in programs lowered for a GPU."""
     with_cudnn(monkeypatch)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 

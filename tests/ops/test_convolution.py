@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvjax.ops import convolution
+from cvjax.ops import cpu_convolution, xla_convolution
 from cvjax.ops.convolution import conv2d
 from cvjax.train.mesh import MeshEngine
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small maps take the way of large ones, so many pixels of them at a time."""
+    """Small maps are computed like large ones, this many pixels at a time."""
     def choose(pixels: float) -> None:
-        monkeypatch.setattr(convolution, "WORTHWHILE", 0)
-        monkeypatch.setattr(convolution, "PIXELS", pixels)
-        monkeypatch.setattr(convolution, "WINDOW_BYTES", 1)
+        monkeypatch.setattr(cpu_convolution, "WORTHWHILE", 0)
+        monkeypatch.setattr(cpu_convolution, "PIXELS", pixels)
+        monkeypatch.setattr(cpu_convolution, "WINDOW_BYTES", 1)
 
     return choose
 
@@ -37,6 +37,10 @@ def by_hand(x: np.ndarray, g: np.ndarray, size: tuple[int, int], strides: int, p
             seen = x[:, i * dilation:, j * dilation:][:, ::strides, ::strides][:, :g.shape[1], :g.shape[2]]
             kernel[i, j] = np.einsum("bhwc,bhwo->co", seen, g)
     return kernel
+
+
+def plain(x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int], dilation: int) -> jax.Array:
+    return xla_convolution.convolve(x, kernel, strides=strides, padding=padding, dilation=dilation)
 
 
 CASES = {  # batch, height, width, channels, features, kernel, strides, padding, dilation
@@ -73,18 +77,18 @@ def test_the_kernels_gradient_is_the_sum_over_windows(small, case, pixels):
     def gradients(convolve):
         return jax.vjp(lambda x, k: convolve(x, k, *window), *inputs)[1](jnp.asarray(g, jnp.float32))
 
-    (dx, dkernel), (plain, _) = jax.jit(lambda: (gradients(conv2d), gradients(convolution._convolve)))()
+    (dx, dkernel), (plain_dx, _) = jax.jit(lambda: (gradients(conv2d), gradients(plain)))()
     # A sum of n float32 products is off by about sqrt(n) 2**-24 of its root sum of squares: n < 600, so 1.5e-6 of it.
     exact = by_hand(x, g, size, *window)
     scale = np.sqrt(by_hand(x**2, g**2, size, *window).max())
     assert dkernel.shape == kernel.shape
     np.testing.assert_allclose(dkernel, exact, rtol=0, atol=6e-6 * scale)
-    np.testing.assert_array_equal(dx, plain)
+    np.testing.assert_array_equal(dx, plain_dx)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("1x1")])
 def test_a_large_factor_is_not_transposed(small, monkeypatch, case):
-    monkeypatch.setattr(convolution, "TRANSPOSED_BYTES", 0)
+    monkeypatch.setattr(cpu_convolution, "TRANSPOSED_BYTES", 0)
     test_the_kernels_gradient_is_the_sum_over_windows(small, case, "in one")
 
 
@@ -96,10 +100,10 @@ def test_a_form_for_all_cores_is_the_convolution(case, few):
     x = jnp.asarray(draw(batch, height, width, channels), jnp.float32)
     kernel = jnp.asarray(draw(*size, channels, features), jnp.float32)
     window = strides, padding, dilation
-    ours, pull = jax.vjp(lambda x: convolution._on_all_cores(x, kernel, features, few, *window), x)
-    plain, pull_plain = jax.vjp(lambda x: convolution._convolve(x, kernel, *window), x)
-    g = jnp.asarray(draw(*plain.shape), jnp.float32)
-    for a, b in ((ours, plain), (pull(g)[0], pull_plain(g)[0])):
+    ours, pull = jax.vjp(lambda x: cpu_convolution._on_all_cores(x, kernel, features, few, *window), x)
+    theirs, pull_plain = jax.vjp(lambda x: plain(x, kernel, *window), x)
+    g = jnp.asarray(draw(*theirs.shape), jnp.float32)
+    for a, b in ((ours, theirs), (pull(g)[0], pull_plain(g)[0])):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
 
@@ -109,7 +113,7 @@ def test_a_form_for_all_cores_is_the_convolution(case, few):
     ((1, 16, 56, 64), 64, False)])
 def test_narrow_images_stand_side_by_side_where_there_are_too_few_tiles(shape, features, wide):
     x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[3], features))
-    program = str(jax.make_jaxpr(lambda x: convolution._on_all_cores(x, kernel, features, 0, 1, (1, 1), 1))(x))
+    program = str(jax.make_jaxpr(lambda x: cpu_convolution._on_all_cores(x, kernel, features, 0, 1, (1, 1), 1))(x))
     assert ("f32[1,16,456," in program) == wide
 
 
@@ -167,7 +171,7 @@ def test_gradients_of_gradients_batches_and_rematerialisation(small, monkeypatch
                                      jax.vmap(jax.grad(loss), (None, 0))(k, x[:, None])))(kernel, x)
 
     ours = numbers()
-    monkeypatch.setattr(convolution, "WORTHWHILE", np.inf)
+    monkeypatch.setattr(cpu_convolution, "WORTHWHILE", np.inf)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(numbers()), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())  # at most 1152 + 288 terms
 
@@ -181,16 +185,47 @@ def test_a_hessian_times_a_vector(small, monkeypatch):
         return jax.jit(lambda k, v: jax.jvp(lambda k: jax.grad(loss)(k, x), (k,), (v,))[1])(kernel, along)
 
     ours = product()
-    monkeypatch.setattr(convolution, "WORTHWHILE", np.inf)
+    monkeypatch.setattr(cpu_convolution, "WORTHWHILE", np.inf)
     np.testing.assert_allclose(ours, product(), rtol=0, atol=1e-5 * np.abs(ours).max())  # at most 1152 + 288 terms
 
 
-def test_forward_mode_is_for_small_maps(small):
-    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
-    assert jax.jvp(lambda k: loss(k, x), (kernel,), (kernel,))[1].shape == ()
+def test_forward_mode_and_several_devices(small, python):
+    """Of large maps, too; under `shard_map` a kernel's gradient is summed over the devices."""
     small(16)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda k: loss(k, x), (kernel,), (kernel,))
+    x, kernel = jnp.asarray(draw(4, 6, 6, 2), jnp.float32), jnp.asarray(draw(3, 3, 2, 3), jnp.float32)
+    along = jnp.asarray(draw(3, 3, 2, 3)[::-1], jnp.float32)
+    by_parts = (jax.grad(loss)(kernel, x) * along).sum()
+    np.testing.assert_allclose(jax.jvp(lambda k: loss(k, x), (kernel,), (along,))[1], by_parts, rtol=1e-5)
+    np.testing.assert_allclose((jax.jacfwd(loss)(kernel, x) * along).sum(), by_parts, rtol=1e-5)
+    assert max(python("from tests.ops import test_convolution; test_convolution.by_shard_map()", devices=4)) < 2e-6
+
+
+def by_shard_map() -> None:
+    """Print how far gradients by `shard_map` over four devices are from one device's, types checked and not."""
+    import json
+
+    cpu_convolution.WORTHWHILE, cpu_convolution.PIXELS, cpu_convolution.WINDOW_BYTES = 0, 8, 1
+    x, kernel = jnp.asarray(draw(64, 8, 8, 2), jnp.float32), jnp.asarray(draw(3, 3, 2, 3), jnp.float32)
+    mesh, errors = MeshEngine().mesh, []
+    over, shared = jax.sharding.PartitionSpec(mesh.axis_names[0]), jax.sharding.PartitionSpec()
+    expected = jax.grad(loss)(kernel, x)
+    for check in (True, False):
+        split = jax.shard_map(lambda k, x: jax.lax.psum(loss(k, x), mesh.axis_names[0]), mesh=mesh,
+                              in_specs=(shared, over), out_specs=shared, check_vma=check)
+        found = jax.device_get(jax.jit(jax.grad(split))(kernel, x))
+        errors.append(float(abs(found - expected).max() / abs(expected).max()))
+    print(json.dumps(errors))
+
+
+def test_a_symbolic_batch_has_xlas_convolution(small):
+    small(16)
+    x, kernel = jnp.asarray(draw(4, 6, 6, 2), jnp.float32), jnp.asarray(draw(3, 3, 2, 3), jnp.float32)
+    batch, = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(jax.grad(loss, (0, 1))))(
+        kernel, jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
+    assert "stablehlo.dot_general" not in exported.mlir_module()
+    for a, b in zip(exported.call(kernel, x), jax.grad(loss, (0, 1))(kernel, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
 def operations(platforms):
@@ -204,7 +239,7 @@ def test_other_platforms_have_the_convolutions_alone(small, monkeypatch, platfor
     small(16)
     ours = operations([platform])
     assert operations(["cpu"])["while"] > 0
-    monkeypatch.setattr(convolution, "WORTHWHILE", np.inf)
+    monkeypatch.setattr(cpu_convolution, "WORTHWHILE", np.inf)
     assert ours == operations([platform]) == {"convolution": 2, "while": 0, "dot_general": 0, "concatenate": 0}
 
 
@@ -216,7 +251,7 @@ def on_devices() -> None:
     """Print what three convolutions over eight devices exchange, and how far their gradients are from one device's."""
     import json
 
-    convolution.WORTHWHILE, convolution.PIXELS, convolution.WINDOW_BYTES = 0, 8, 1
+    cpu_convolution.WORTHWHILE, cpu_convolution.PIXELS, cpu_convolution.WINDOW_BYTES = 0, 8, 1
     kernels = [jnp.asarray(draw(*s), jnp.float32) for s in [(3, 3, 3, 4), (3, 3, 4, 4), (1, 1, 4, 8), (1, 1, 8, 4)]]
     images = jnp.asarray(draw(32, 8, 8, 3), jnp.float32)
 
@@ -254,4 +289,4 @@ def test_devices_keep_their_rows_and_exchange_sums_once(python):
     (1, 1, 1, 4, (1, 1)),
 ])
 def test_how_many_windows_are_copied_at_a_time(batch, rows, columns, pixel_bytes, expected):
-    assert convolution._chunk(batch, rows, columns, pixel_bytes) == expected
+    assert cpu_convolution._chunk(batch, rows, columns, pixel_bytes) == expected

@@ -51,7 +51,7 @@ def test_exactly_the_greedy_loop(threshold: float, size: int, limit: int, by_cla
 
 
 def test_a_long_chain_is_resolved_box_by_box() -> None:
-    """Each overlaps its neighbours alone: every second one stays, through all tiles; on an accelerator as well."""
+    """Each overlaps only its neighbours: every second one stays, through all tiles; on an accelerator as well."""
     x = np.arange(300, dtype=np.float32)
     chain = np.stack([x, 0 * x, x + 1.75, 0 * x + 1], axis=1)  # neighbours share 0.75 of 2.75
     run = jax.jit(lambda: nms(chain, -x, np.ones(300, bool), 0.25, 300))

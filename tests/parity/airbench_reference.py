@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class _Norm(nn.Module):
-    """Batch norm with a bias alone, which `nn.BatchNorm2d` does not have."""
+    """Batch norm with a bias but no scale, which `nn.BatchNorm2d` does not offer."""
 
     def __init__(self, channels: int, keep: float) -> None:
         super().__init__()

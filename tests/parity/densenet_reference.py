@@ -1,4 +1,4 @@
-"""DenseNets for CIFAR, with and without bottlenecks, in torch; torchvision has ImageNet's alone."""
+"""DenseNets for CIFAR, with and without bottlenecks, in torch; torchvision has only ImageNet's."""
 
 from collections import OrderedDict
 

@@ -79,13 +79,13 @@ def new_center(center: torch.Tensor, teacher: torch.Tensor, momentum: float) -> 
 
 @torch.no_grad()
 def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Parameters alone: running statistics of batch norms are the teacher's own."""
+    """Only parameters: running statistics of batch norms are the teacher's own."""
     for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
         old.copy_(old * momentum + new * (1 - momentum))
 
 
 def half_cosine(start: float, end: float, steps: int) -> np.ndarray:
-    """The teacher's momentum, or the weight decay, at each of so many steps."""
+    """The teacher's momentum, or the weight decay, at each of this many steps."""
     turned = np.pi * np.arange(steps) / steps
     return end + (start - end) / 2 * (1 + np.cos(turned))
 

@@ -1,36 +1,26 @@
-"""torchvision's Faster R-CNN with narrow stages, and its numbers; its compiled operators are needed."""
+"""torchvision's Faster R-CNN with narrow stages, and its numbers."""
 
 import numpy as np
 import torch
-import torchvision_operators  # noqa: F401  before torchvision
+import torchvision_detection  # noqa: F401  before torchvision
 from deterministic_weights import fill, sketch
 from faster_rcnn_side import ALL, FIELDS, MAX_DETECTIONS, SIZE, images, truth
+from resnet_reference import NarrowResNet
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import Bottleneck
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 
-class NarrowResNet(ResNet):
-    """torchvision's stages, one block each, of `width` channels, twice that, and so on."""
-
-    def __init__(self, width: int) -> None:
-        nn.Module.__init__(self)
-        self._norm_layer, self.inplanes, self.dilation, self.groups, self.base_width = nn.BatchNorm2d, width, 1, 1, 64
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-        for i in range(4):
-            setattr(self, f"layer{i + 1}", self._make_layer(Bottleneck, width * 2**i, 1, stride=1 + (i > 0)))
-
-
 def small() -> FasterRCNN:
     width = FIELDS["backbone_fields"]["width"]
-    body = BackboneWithFPN(NarrowResNet(width), {f"layer{i + 1}": str(i) for i in range(4)},
+    body = BackboneWithFPN(NarrowResNet(Bottleneck, width, num_classes=1),
+                           {f"layer{i + 1}": str(i) for i in range(4)},
                            [4 * width * 2**i for i in range(4)], FIELDS["pyramid_width"])
     body.fpn.extra_blocks = LastLevelMaxPool()
     model = FasterRCNN(

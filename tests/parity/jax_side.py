@@ -85,20 +85,26 @@ def vit_numbers(case: VitCase, shapes: Shapes) -> Numbers:
 
 
 def classifier_numbers(case: ClassifierCase, shapes: Shapes) -> Numbers:
-    model = create_model(case.model, **case.fields)
-    variables = load_weights(model, fill(shapes))
-    images = case.inputs()["images"]
+    """In float64 but for the logits, which models give in float32.
 
-    def loss(params: Any) -> tuple[jax.Array, dict[str, Any]]:
-        logits, state = model.apply({**variables, "params": params}, images, train=True,
-                                    mutable=["batch_stats", "intermediates"])
-        value = jnp.square(logits).mean()
-        for head in state.pop("intermediates", {}).get("auxiliary", ()):
-            value += model.auxiliary_weight * jnp.square(head).mean()
-        return value, {"logits": logits, "loss": value, "state": dict(state)}
+    A batch norm over few numbers passes rounding on enlarged, tenfold and more in a chain of them, and a ReLU near zero
+    is on or off by it; so float32 would test the processor's order of sums, not the network.
+    """
+    with jax.enable_x64(True):
+        model = create_model(case.model, **case.fields, dtype=jnp.float64)
+        variables = jax.tree.map(partial(np.asarray, dtype=np.float64), load_weights(model, fill(shapes)))
+        images = case.inputs()["images"].astype(np.float64)
 
-    logits = jax.jit(model.apply)(variables, images)
-    gradients, train = _once(jax.grad(loss, has_aux=True))(variables["params"])
+        def loss(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+            logits, state = model.apply({**variables, "params": params}, images, train=True,
+                                        mutable=["batch_stats", "intermediates"])
+            value = jnp.square(logits).mean()
+            for head in state.pop("intermediates", {}).get("auxiliary", ()):
+                value += model.auxiliary_weight * jnp.square(head).mean()
+            return value, {"logits": logits, "loss": value, "state": dict(state)}
+
+        logits = jax.jit(model.apply)(variables, images)
+        gradients, train = _once(jax.grad(loss, has_aux=True))(variables["params"])
     numbers = {"eval/logits": logits, "train/logits": train["logits"], "train/loss": train["loss"]}
     for kind, tree in (("gradient", {"params": gradients}), ("statistics", train["state"])):
         numbers |= {f"{kind}/{name}": array for name, array in to_state_dict(tree, model, case.layout).items()}

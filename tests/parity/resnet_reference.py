@@ -1,8 +1,29 @@
-"""ResNets that neither timm nor torchvision has, in torch: CIFAR's with option A, and the pre-activation bottleneck."""
+"""ResNets in torch: torchvision's with narrow stages; CIFAR's with option A and the pre-activation one, which neither
+timm nor torchvision has.
+"""
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+class NarrowResNet(ResNet):
+    """torchvision's stages of one block each, of `width` channels, twice that, and so on.
+
+    Of its own 64 channels, too many feed a ReLU that rounding can switch: some gradient always hangs on one.
+    """
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], width: int, num_classes: int, groups: int = 1,
+                 width_per_group: int = 64) -> None:
+        nn.Module.__init__(self)
+        self._norm_layer, self.inplanes, self.dilation = nn.BatchNorm2d, width, 1
+        self.groups, self.base_width = groups, width_per_group
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        for i in range(4):
+            setattr(self, f"layer{i + 1}", self._make_layer(block, width * 2**i, 1, stride=min(i + 1, 2)))
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(self.inplanes, num_classes)
 
 
 class CifarBlock(nn.Module):

@@ -1,6 +1,7 @@
 """The detection operations against torchvision's: `pytest -m parity tests/parity` where torch is.
 
-nms, roi_pool and roi_align need torchvision's compiled operators, and are skipped where those do not load.
+Where torchvision's compiled operators do not load, its own Python stands in for roi_align and a plain nms for nms (see
+`torchvision_detection`), and roi_pool is skipped.
 """
 
 from types import ModuleType
@@ -27,18 +28,9 @@ def torch() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def ops(torch: ModuleType) -> ModuleType:
-    import torchvision_operators  # noqa: F401
+    import torchvision_detection  # noqa: F401  before torchvision
     from torchvision import ops
 
-    return ops
-
-
-@pytest.fixture(scope="module")
-def compiled(ops: ModuleType) -> ModuleType:
-    from torchvision.extension import _has_ops
-
-    if not _has_ops():
-        pytest.skip("torchvision's compiled operators do not load")
     return ops
 
 
@@ -48,16 +40,16 @@ def boxes(rng: np.random.Generator, count: int, size: float = 200) -> np.ndarray
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_suppression(threshold: float, torch: ModuleType, compiled: ModuleType) -> None:
+def test_suppression(threshold: float, torch: ModuleType, ops: ModuleType) -> None:
     rng = np.random.default_rng(0)
     given, scores = boxes(rng, 3000), rng.random(3000).astype(np.float32)
     labels = rng.integers(0, 5, 3000, np.int32)
     valid = np.ones(3000, bool)
     tensors = [torch.from_numpy(x) for x in (given, scores, labels)]
     indices, found = nms(given, scores, valid, threshold, 3000)
-    np.testing.assert_array_equal(indices[found], compiled.nms(*tensors[:2], threshold))
+    np.testing.assert_array_equal(indices[found], ops.nms(*tensors[:2], threshold))
     indices, found = class_wise_nms(given, scores, labels, valid, threshold, 3000)
-    np.testing.assert_array_equal(indices[found], compiled.batched_nms(*tensors, threshold))
+    np.testing.assert_array_equal(indices[found], ops.batched_nms(*tensors, threshold))
 
 
 def test_overlaps(torch: ModuleType, ops: ModuleType) -> None:
@@ -119,18 +111,22 @@ def regions(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["pool", "align", "align_legacy"])
-def test_regions_and_their_gradients(name: str, torch: ModuleType, compiled: ModuleType) -> None:
+def test_regions_and_their_gradients(name: str, torch: ModuleType, ops: ModuleType) -> None:
+    from torchvision_detection import COMPILED
+
+    if name == "pool" and not COMPILED:
+        pytest.skip("torchvision's compiled operators do not load, and there is no other roi_pool")
     rng = np.random.default_rng(4)
     features, given = rng.normal(size=(2, 12, 9, 5)).astype(np.float32), regions(rng)
     # At exactly one pixel outside the map a sample jumps; pooling has halves to round instead.
     given = given if name == "pool" else given + np.float32(0.0137)
     run, theirs = {
         "pool": (lambda x: roi_pool(x, given, (7, 5), 1 / 16),
-                 lambda x, b: compiled.roi_pool(x, b, (7, 5), 1 / 16)),
+                 lambda x, b: ops.roi_pool(x, b, (7, 5), 1 / 16)),
         "align": (lambda x: roi_align(x, given, (7, 5), 1 / 16),
-                  lambda x, b: compiled.roi_align(x, b, (7, 5), 1 / 16, 2, True)),
+                  lambda x, b: ops.roi_align(x, b, (7, 5), 1 / 16, 2, True)),
         "align_legacy": (lambda x: roi_align(x, given, (7, 5), 1 / 16, sampling_ratio=3, aligned=False),
-                         lambda x, b: compiled.roi_align(x, b, (7, 5), 1 / 16, 3, False)),
+                         lambda x, b: ops.roi_align(x, b, (7, 5), 1 / 16, 3, False)),
     }[name]
     ours, pull = jax.vjp(jax.jit(run), jnp.asarray(features))
     weights = rng.normal(size=ours.shape).astype(np.float32)

@@ -1,9 +1,9 @@
 """Faster R-CNN against torchvision's, side by side: `pytest -m parity tests/parity` where torch is.
 
-torchvision's compiled operators are needed; the tests are skipped where those do not load. Its transform, which
-normalises and resizes, is left out: both see the same tensors.
+torchvision's transform, which normalises and resizes, is left out until the last test: both see the same tensors.
 """
 
+import io
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from deterministic_weights import fill, random
 from jax_side import assert_same
+from PIL import Image
 
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import load_weights, to_state_dict
 from cvjax.models import create_model
 from cvjax.models.faster_rcnn import FasterRCNN
-from cvjax.tasks.faster_rcnn import detections, propose
+from cvjax.tasks.faster_rcnn import detections, faster_rcnn_detector, propose
+from cvjax.workflow.detection.model import TrainedDetector
 
 pytestmark = pytest.mark.parity
 
@@ -30,12 +33,7 @@ def torch() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def theirs(torch: ModuleType) -> ModuleType:
-    """The module faster_rcnn_reference, with compiled operators."""
-    import torchvision_operators  # noqa: F401
-    from torchvision.extension import _has_ops
-
-    if not _has_ops():
-        pytest.skip("torchvision's compiled operators do not load")
+    """The module faster_rcnn_reference, which needs torch and torchvision."""
     import faster_rcnn_reference
 
     return faster_rcnn_reference
@@ -93,7 +91,8 @@ def test_parameters_have_the_published_names_and_shapes(layout: str, theirs: Mod
 
 
 @pytest.mark.slow
-def test_full_size(theirs: ModuleType, torch: ModuleType) -> None:
+@pytest.mark.parametrize("name, epsilon", [("faster_rcnn_resnet50_fpn", 1e-5), ("faster_rcnn_resnet50_fpn_coco", 0.0)])
+def test_full_size(theirs: ModuleType, torch: ModuleType, name: str, epsilon: float) -> None:
     """Each part on what torchvision's part before it gave: with random weights thousands of scores are nearly equal,
     and rounding decides which of two comes first (of proposals always: torchvision orders them by sigmoids, of which
     many are 1). Rounding over the network's layers: see test_live.py."""
@@ -101,7 +100,10 @@ def test_full_size(theirs: ModuleType, torch: ModuleType) -> None:
 
     size = (800, 1088)
     reference, shapes = theirs.filled(whole(torch))
-    model = create_model("faster_rcnn_resnet50_fpn")
+    for module in reference.modules():  # as torchvision does for its weights of COCO
+        if hasattr(module, "eps"):
+            module.eps = epsilon
+    model = create_model(name)
     variables = load_weights(model, fill(shapes))
     images = random("faster_rcnn full size").standard_normal((1, *size, 3)).astype(np.float32)
     x = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -150,3 +152,64 @@ def test_full_size(theirs: ModuleType, torch: ModuleType) -> None:
     np.testing.assert_array_equal(result["box_label"][valid], found[0]["labels"] - 1)
     np.testing.assert_allclose(result["score"][valid], found[0]["scores"], atol=1e-5)
     np.testing.assert_allclose(result["boxes"][valid], found[0]["boxes"], atol=1e-2)
+
+
+def photo(size: tuple[int, int], draw: int) -> bytes:
+    """A JPEG: discs of one colour on waves, with grain."""
+    rng = random(f"photo {draw}")
+    y, x = (grid.astype(float) for grid in np.mgrid[:size[0], :size[1]])
+    pixels = 90 + 60 * (np.sin(y / 47) * np.cos(x / 61))[..., None] + np.zeros(3)
+    for _ in range(8):
+        centre, radii = rng.uniform(0, size), rng.uniform(0.05, 0.2, 2) * size
+        pixels[((y - centre[0]) / radii[0])**2 + ((x - centre[1]) / radii[1])**2 < 1] = rng.uniform(0, 255, 3)
+    pixels += 12 * rng.standard_normal((*size, 1))
+    file = io.BytesIO()
+    Image.fromarray(np.uint8(pixels.clip(0, 255))).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, draw, background", [((427, 640), 5, 38.6), ((640, 480), 2, 39.4)])
+def test_from_a_photos_bytes_to_boxes(theirs: ModuleType, torch: ModuleType, size: tuple[int, int], draw: int,
+                                      background: float) -> None:
+    """All of torchvision's detector for COCO, its transform and norms included, in each orientation.
+
+    The background's logit is such that few detections stand out. torchvision in float64 says how far they are apart:
+    neither rounding nor thresholds moved by ten times the tolerance change one of them. float32 moves a logit by 1e-5
+    of its size, about 40, a score by a quarter of that at most, and a box of 100 pixels by 1e-3.
+    """
+    tolerance, last, data = 1e-4, "roi_heads.box_predictor", photo(size, draw)
+    reference = whole(torch)
+    weights = fill({name: tuple(value.shape) for name, value in reference.state_dict().items()
+                    if "num_batches" not in name})
+    scores = weights[f"{last}.cls_score.weight"]
+    scores[:] = 6 * (scores - scores.mean(axis=1, keepdims=True))
+    scores[0] = weights[f"{last}.cls_score.bias"][:] = 0
+    weights[f"{last}.cls_score.bias"][0] = background
+    for name in (f"{last}.bbox_pred.weight", "rpn.head.bbox_pred.weight"):
+        weights[name] *= np.float32(0.3)  # moves of less than a box's size
+    reference.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    for module in reference.eval().modules():  # as torchvision does for its weights of COCO
+        if hasattr(module, "eps"):
+            module.eps = 0.0
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)))).permute(2, 0, 1) / 255
+
+    heads, seen = reference.roi_heads, []
+    postprocess = heads.postprocess_detections
+    heads.postprocess_detections = lambda *given: seen.append(given) or postprocess(*given)
+    with torch.no_grad():
+        found, exact = ({name: value.numpy() for name, value in reference.to(dtype)([pixels.to(dtype)])[0].items()}
+                        for dtype in (torch.float32, torch.float64))
+        assert 5 <= len(exact["scores"]) <= 100
+        assert -np.diff(exact["scores"]).max() > 10 * tolerance
+        for moved in (-10 * tolerance, 10 * tolerance):
+            heads.score_thresh, heads.nms_thresh = 0.05 + moved, 0.5 + moved
+            np.testing.assert_array_equal(postprocess(*seen[-1])[1][0].numpy(), exact["scores"])
+
+    model = create_model("faster_rcnn_resnet50_fpn_coco")
+    detector = TrainedDetector(faster_rcnn_detector(model), load_weights(model, weights), (), 3, Preprocessing(), None)
+    ours = detector.predict(data)
+    for result in (found, {"boxes": ours["boxes"], "scores": ours["score"], "labels": ours["box_label"] + 1}):
+        np.testing.assert_array_equal(result["labels"], exact["labels"])
+        np.testing.assert_allclose(result["scores"], exact["scores"], atol=tolerance)
+        np.testing.assert_allclose(result["boxes"], exact["boxes"], atol=5e-3)

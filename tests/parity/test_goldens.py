@@ -29,8 +29,8 @@ def test_vit_outputs_and_gradients(case: VitCase) -> None:
 
 
 # Slow here because others of the family are not; live comparisons have them all.
-SIBLINGS = {"googlenet_lrn", "resnet_basic", "resnet_preactivation", "resnext_bottleneck", "swin_padded",
-            "swin_small_maps"}
+SIBLINGS = {"convnext_two_stages", "googlenet_lrn", "resnet_basic", "resnet_preactivation", "resnext_bottleneck",
+            "swin_padded", "swin_small_maps"}
 
 
 @pytest.mark.parametrize("case", [

@@ -100,7 +100,11 @@ def test_swins_tables_are_resized_as_timm_does(window: int, image_size: tuple[in
 
 
 @pytest.mark.parametrize("image_size", [(24, 24), (8, 28)])
-def test_learned_positions_are_resized_as_timm_does(image_size: tuple[int, int], theirs: ModuleType) -> None:
+def test_learned_positions_are_resized_as_their_publisher_does(image_size: tuple[int, int],
+                                                               theirs: ModuleType) -> None:
+    """timm's as timm does, in any layout if the model's field says so; torchvision's, squares only, as it does."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
     source = VisionTransformer(image_size=16, patch_size=4, width=12, depth=1, heads=2, num_classes=5)
     shapes = theirs.parameter_shapes(theirs.VisionTransformer(
         img_size=16, patch_size=4, embed_dim=12, depth=1, num_heads=2, num_classes=5))
@@ -108,15 +112,22 @@ def test_learned_positions_are_resized_as_timm_does(image_size: tuple[int, int],
     grid = [size // 4 for size in image_size]
     expected = theirs.resample_abs_pos_embed(theirs.torch.from_numpy(weights["pos_embed"]), grid).numpy()
     model = source.clone(image_size=image_size)
-    for layout in ("timm", "torchvision"):
-        there = to_state_dict(load_weights(source, weights), source, layout)
-        loaded = load_weights(model, there)["params"]["pos_embed"]
+    there = to_state_dict(load_weights(source, weights), source, "torchvision")
+    for reader, content in ((model, weights), (model.clone(position_resize="timm"), there)):
+        loaded = load_weights(reader, content)["params"]["pos_embed"]
         np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-5)
+    if grid[0] == grid[1]:
+        name = "encoder.pos_embedding"
+        tensors = {name: theirs.torch.from_numpy(np.array(there[name]))}
+        resized = interpolate_embeddings(image_size[0], 4, tensors)[name].numpy()
+        loaded = load_weights(model, there)["params"]["pos_embed"]
+        np.testing.assert_allclose(loaded, resized, rtol=0, atol=1e-5)
+        assert np.abs(resized - expected).max() > 1e-2
 
 
 @pytest.mark.parametrize("block, output_stride", [("basic", 8), ("basic", 16), ("bottleneck", 8), ("bottleneck", 16)])
 def test_dilated_resnets_are_timms(block: str, output_stride: int, theirs: ModuleType, torch: ModuleType) -> None:
-    """Of the two kinds of blocks torchvision dilates the bottleneck alone."""
+    """torchvision dilates only one of the two kinds of blocks, the bottleneck."""
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
     kind = BasicBlock if block == "basic" else Bottleneck

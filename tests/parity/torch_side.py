@@ -17,13 +17,16 @@ from googlenet_reference import PaperGoogLeNet, small_googlenet
 from lenet_reference import TorchLeNet
 from mae_reference import TorchMae
 from resnet9_reference import TorchResNet9
-from resnet_reference import CifarResNet, PreactivationResNet
+from resnet_reference import CifarResNet, NarrowResNet, PreactivationResNet
 from timm import create_model, list_models
 from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from torchvision.models import ConvNeXt as TorchvisionConvNeXt
 from torchvision.models import SwinTransformer as TorchvisionSwin
 from torchvision.models import get_model
+from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from vgg_reference import small_vgg
@@ -100,9 +103,8 @@ CLASSIFIERS = {
     "vgg": lambda: small_vgg((1, 1, 2, 2, 2), batch_norm=False),
     "vgg_bn": lambda: small_vgg((1, 2, 1), batch_norm=True),
     "resnet_basic": lambda: ResNet(BasicBlock, [1, 2, 1, 1], num_classes=5),
-    "resnet_bottleneck": lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5),
-    "resnext_bottleneck": lambda: ResNet(
-        Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4),
+    "resnet_bottleneck": lambda: NarrowResNet(Bottleneck, 8, num_classes=5),
+    "resnext_bottleneck": lambda: NarrowResNet(Bottleneck, 8, num_classes=5, groups=8, width_per_group=16),
     "resnet_cifar": lambda: CifarResNet((1, 2, 1), num_classes=10),
     "resnet9": lambda: TorchResNet9((8, 12, 16, 24)),
     "airbench94": lambda: TorchAirbench((8, 16, 24)),
@@ -121,6 +123,9 @@ CLASSIFIERS = {
         strict_img_size=False, embed_layer=partial(PatchEmbed, dynamic_img_pad=True)),
     "swin_padded": lambda: TorchvisionSwin(
         [4, 4], 12, [2, 1, 2], [2, 3, 4], [4, 4], num_classes=5, stochastic_depth_prob=0.0),
+    "convnext": lambda: ConvNeXt(dims=(8, 12, 16, 20), depths=(1, 2, 1, 1), num_classes=5),
+    "convnext_two_stages": lambda: TorchvisionConvNeXt(
+        [CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 1)], num_classes=5),
 }
 
 
@@ -131,8 +136,9 @@ def classifier(case: ClassifierCase) -> torch.nn.Module:
     return model
 
 
-def classifier_numbers(case: ClassifierCase, dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray]:
-    model, images = classifier(case).to(dtype), _images(case.inputs()).to(dtype)
+def classifier_numbers(case: ClassifierCase) -> dict[str, np.ndarray]:
+    """In float64, see `jax_side.classifier_numbers`."""
+    model, images = classifier(case).double(), _images(case.inputs()).double()
     shapes = {f"shape/{name}": np.array(shape, np.int32) for name, shape in state_shapes(model).items()}
     with torch.no_grad():
         logits = model.eval()(images)

@@ -1,11 +1,13 @@
-"""What all detectors share: losses are added, examples are named."""
+"""The task of all detectors: losses are added, detections come with their example's index; a model has one builder."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvjax.tasks.detection import Detector, detection_task
+from cvjax.models import create_model, list_models
+from cvjax.tasks.detection import DETECTORS, Detector, detection_task, detector_of
 
 
 def detector():
@@ -19,7 +21,7 @@ def detector():
     return Detector(lambda rng, images: {"params": {"w": jnp.ones(())}, "seen": 0}, losses, detect)
 
 
-def test_losses_are_added_and_what_was_found_is_told_with_its_example():
+def test_losses_are_added_and_detections_come_with_their_example():
     task = detection_task(detector(), augment=lambda key, image: image / 255.0, preprocess=lambda x: x / 255.0,
                           summarize=lambda parts: {"parts": float(len(list(parts)))})
     batch = {"image": np.full((2, 4, 4, 3), 51, np.uint8), "index": np.array([7, 9]), "mask": np.array([True, False]),
@@ -36,3 +38,23 @@ def test_losses_are_added_and_what_was_found_is_told_with_its_example():
     np.testing.assert_array_equal(found["boxes"], [[[0, 0, 3, 4]], [[0, 0, 4, 2]]])
     assert set(found) == {"boxes", "index", "mask", "scale"}
     assert task.summarize([found, found]) == {"parts": 2.0}
+
+
+@pytest.mark.parametrize("pattern", ["fast_rcnn*", "faster_rcnn*", "yolo", "yolov1"])
+def test_every_detector_has_a_builder(pattern):
+    names = list_models(pattern)
+    assert names
+    for name in names:
+        model = create_model(name)
+        detector = DETECTORS[type(model)](model, score_threshold=0.1, nms_threshold=0.5, max_detections=10)
+        assert isinstance(detector, Detector)
+
+
+def test_a_model_has_one_builder(monkeypatch):
+    class Model(nn.Module):
+        pass
+
+    monkeypatch.setattr("cvjax.tasks.detection.DETECTORS", {})
+    detector_of(Model)(detector)
+    with pytest.raises(ValueError, match="Model already has the builder .*, received"):
+        detector_of(Model)(detector)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cvjax.data.detection_crops import Letterbox
+from cvjax.data.boxes.crops import Letterbox
 from cvjax.data.scenes import open_scenes
 from cvjax.evaluate.mean_ap import Detections, Truth, voc_ap
 from cvjax.models import create_model
@@ -192,6 +192,45 @@ def test_four_scenes_are_learnt_by_heart():
     assert voc_ap(truths, results, [str(i) for i in range(10)]).mean == 1.0
 
 
+def test_small_proposals_are_left_out_before_the_best_are_taken():
+    """Of the paper's code: 16 pixels of the file, here at 0.5 canvas pixels each, are 8 of the canvas."""
+    anchors = np.float32([[0, 0, 7.5, 20], [0, 0, 20, 7.9], [0, 0, 8, 8], [10, 10, 30, 30], [12, 0, 31, 31]])
+    scores, codes, extent = np.float32([5, 4, 3, 2, 1]), np.zeros((5, 4), np.float32), np.float32([32, 32])
+    find = partial(propose, scores, codes, anchors, (5,), extent, candidates=2, proposals=4)
+    boxes, found = find(least_side=jnp.float32(16) * 0.5)
+    assert found.tolist() == [True, True, False, False]
+    np.testing.assert_allclose(boxes[:2], anchors[2:4], atol=1e-5)
+    np.testing.assert_allclose(find()[0][:2], anchors[:2], atol=1e-5)  # torchvision's rule: small ones may be best
+    assert create_model("faster_rcnn_vgg16").smallest_proposal == 16
+    assert create_model("faster_rcnn_resnet50_fpn").smallest_proposal == 0
+
+
+def test_a_detector_with_a_smallest_proposal_needs_the_scale(state, images):
+    """Two pictures that differ in scale only: boxes of 12 canvas pixels are large in a picture that was shrunk."""
+    model = small(smallest_proposal=16.0)
+    detector = faster_rcnn_detector(model, score_threshold=0.0)
+    assert detector.needs == ("scale",) and faster_rcnn_detector(small()).needs == ()
+    twice = jnp.stack([images[0]] * 2)
+    found = once(detector.detect)({"params": state[0], **state[1]}, twice, jnp.full((2, 2), 32.0),
+                                  jnp.float32([0.25, 10.0]))
+    assert found["valid"][0].any() and not found["valid"][1].any()
+
+
+def test_the_second_heads_beta_is_the_models(state, images, monkeypatch):
+    """Which beta each loss gets, of which only shapes are computed; the losses have tests of their own."""
+    import cvjax.tasks.faster_rcnn as task
+
+    given = {}
+    for name in ("proposal_losses", "region_losses"):
+        monkeypatch.setattr(task, name, partial(lambda name, loss, *arguments, beta=None: (
+            given.update({name: beta}), loss(*arguments))[1], name, getattr(task, name)))
+    detector = faster_rcnn_detector(small(region_beta=0.7))
+    jax.eval_shape(lambda batch: detector.losses(*state, images, batch, jax.random.key(3)), example_batch())
+    assert given == {"proposal_losses": None, "region_losses": 0.7}, "None: the loss's own, 1 / 9"
+    models = {name: create_model(name).region_beta for name in ("faster_rcnn_vgg16", "faster_rcnn_resnet50_fpn")}
+    assert models == {"faster_rcnn_vgg16": 1.0, "faster_rcnn_resnet50_fpn": 1 / 9}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, canvas", [("faster_rcnn_vgg16", (600, 1000)), ("faster_rcnn_resnet50", (600, 1000)),
                                           ("faster_rcnn_resnet50_fpn", (800, 1344))])
@@ -199,8 +238,8 @@ def test_a_full_size_step_and_detection_lower_for_accelerators(name, canvas):
     """Shapes only, nothing is allocated."""
     platforms, places, model = ("tpu", "cuda", "rocm"), 100, create_model(name, image_size=canvas)
     detector = faster_rcnn_detector(model)
-    batch = {"boxes": (2, places, 4), "extent": (2, 2)} | dict.fromkeys(("box_label", "box_mask", "box_difficult"),
-                                                                      (2, places))
+    batch = {"boxes": (2, places, 4), "extent": (2, 2), "scale": (2,)}
+    batch |= dict.fromkeys(("box_label", "box_mask", "box_difficult"), (2, places))
     kinds = {"box_label": jnp.int32, "box_mask": bool, "box_difficult": bool}
     batch = {key: jax.ShapeDtypeStruct(shape, kinds.get(key, jnp.float32)) for key, shape in batch.items()}
     images = jax.ShapeDtypeStruct((2, *canvas, 3), jnp.float32)
@@ -216,6 +255,17 @@ def test_a_full_size_step_and_detection_lower_for_accelerators(name, canvas):
         return jax.grad(loss, has_aux=True)(params)
 
     for function, arguments in ((step, (params, state, images, batch)),
-                                (detector.detect, (variables, images, batch["extent"]))):
+                                (detector.detect, (variables, images, *map(batch.get, ("extent", *detector.needs))))):
         exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
         assert exported.platforms == platforms and f"tensor<2x{canvas[0]}x{canvas[1]}x3xf32>" in exported.mlir_module()
+
+
+def test_anchors_in_the_padding_count_only_where_that_is_asked():
+    """Two anchors, the better one centred in the padding: cut to the picture, it is a region only with `padding`."""
+    anchors = jnp.array([[0., 0., 10., 10.], [15., 0., 29., 10.]])
+    arguments = jnp.array([0.0, 5.0]), jnp.zeros((2, 4)), anchors, (2,), jnp.array([10.0, 20.0])
+    sizes = dict(candidates=2, proposals=2)
+    boxes, found = propose(*arguments, **sizes)
+    assert found.tolist() == [True, False] and boxes[0].tolist() == [0, 0, 10, 10]
+    boxes, found = propose(*arguments, **sizes, padding=True)
+    assert found.all() and boxes.tolist() == [[15, 0, 20, 10], [0, 0, 10, 10]]

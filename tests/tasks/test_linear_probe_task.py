@@ -104,7 +104,7 @@ def host(tree):
 
 
 def head_by_hand(head, network, rate, *, norm: bool, lars: bool):
-    """The authors' loop: normalise, softmax regression, the trust ratio on the kernel alone, momentum, rate."""
+    """The authors' loop: normalise, softmax regression, the trust ratio only on the kernel, momentum, rate."""
     head = dict(head)
     velocity = {name: np.zeros_like(value) for name, value in head.items()}
     running = np.zeros(WIDTH), np.ones(WIDTH)

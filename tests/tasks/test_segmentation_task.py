@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.models.image_model import ImageModel
 from cvjax.tasks.segmentation import confusion_by_example, segmentation_task
 
 
-class Brightness(nn.Module):
+class Brightness(ImageModel):
     """Logits (0, 8 x + bias, ...) of each pixel; counts its training batches; perhaps a head that says the opposite."""
+
+    auxiliary_heads = True
 
     num_classes: int = 2
     auxiliary_weight: float = 0.0
@@ -69,7 +72,7 @@ def test_class_weights_and_auxiliary_heads_by_hand():
     main = (1 + 6) * softplus(-4) + (1 + 3) * softplus(4)
     other = (1 + 6) * softplus(4) + (1 + 3) * softplus(-4)
     assert float(loss) == pytest.approx((main + 0.5 * other) / 11, rel=1e-5)
-    assert float(aux.metrics["loss"][0]) == pytest.approx(main, rel=1e-5), "the main head's alone"
+    assert float(aux.metrics["loss"][0]) == pytest.approx(main, rel=1e-5), "only the main head's"
 
 
 def test_evaluation_of_a_whole_data_set():

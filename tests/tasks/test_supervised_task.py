@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from cvjax.data.augment import mixup
+from cvjax.layers.norm import BatchNorm
+from cvjax.losses.regression import squared_error
+from cvjax.models.image_model import ImageModel
 from cvjax.tasks.supervised import supervised_task
+from cvjax.train.loop import evaluate
+from cvjax.train.mesh import MeshEngine
 
 
-class Brightness(nn.Module):
+class Brightness(ImageModel):
     """Logits (0, 8 x + bias, ...): class 1 where the image is bright; counts its training batches."""
 
     num_classes: int = 2
@@ -31,8 +36,10 @@ class Brightness(nn.Module):
         return logits.at[:, 1].set(8 * x + bias)
 
 
-class WithHeads(nn.Module):
+class WithHeads(ImageModel):
     """Brightness, and in training two auxiliary heads: one that says the opposite, one that knows nothing."""
+
+    auxiliary_heads = True
 
     num_classes: int = 2
     auxiliary_weight: float = 0.3
@@ -71,6 +78,54 @@ def test_loss_and_accuracy_by_hand():
     np.testing.assert_allclose(aux.metrics["loss"], (expected, 4), rtol=1e-5)
     assert tuple(map(float, aux.metrics["top1"])) == (3, 4)
     assert aux.model_state["batch_stats"]["seen"] == 1
+
+
+class Normed(ImageModel):
+    """Logits of a batch norm of the mean brightness, with a head more of its double."""
+
+    auxiliary_heads = True
+
+    num_classes: int = 2
+    auxiliary_weight: float = 0.5
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = BatchNorm(name="bn")(images.mean(axis=(1, 2)), train=train)
+        logits = jnp.concatenate([0 * x, x], axis=1)
+        if train:
+            self.sow("intermediates", "auxiliary", 2 * logits)
+        return logits
+
+
+def test_groups_have_batch_statistics_of_their_own():
+    """By hand: groups (10, 50) and (100, 220) of a batch; running statistics are the mean of theirs."""
+    values = np.array([10, 50, 100, 220])
+    batch = batch_of(values, [1, 0, 1, 0])
+    task = task_of(Normed(), batch_norm_group=2)
+    variables = task.init(jax.random.key(0), batch)
+    loss, aux = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    x = values / 255 - 0.5
+    means, variances = x.reshape(2, 2).mean(1), x.reshape(2, 2).var(1)
+    logits = (x - means.repeat(2)) / np.sqrt(variances.repeat(2) + 1e-5)
+    signs = np.array([-1, 1, -1, 1])
+    expected = softplus(signs * logits).mean()
+    np.testing.assert_allclose(aux.metrics["loss"][0] / 4, expected, rtol=1e-5)  # a few float32 roundings
+    np.testing.assert_allclose(loss, expected + 0.5 * softplus(2 * signs * logits).mean(), rtol=1e-5)
+    running = aux.model_state["batch_stats"]["bn"]
+    np.testing.assert_allclose(running["mean"], [0.1 * means.mean()], rtol=1e-5)
+    np.testing.assert_allclose(running["var"], [0.9 + 0.1 * 2 * variances.mean()], rtol=1e-5)  # unbiased: 2 / (2 - 1)
+    whole, _ = task_of(Normed(), batch_norm_group=4).loss(
+        variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    plain, _ = task_of(Normed()).loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch,
+                                      jax.random.key(0))
+    assert float(whole) == pytest.approx(float(plain), rel=1e-5) and abs(float(whole) - float(loss)) > 0.01
+
+
+def test_a_group_that_does_not_divide_the_batch_is_refused():
+    task, batch = task_of(Normed(), batch_norm_group=3), batch_of([1, 2, 3, 4], [0, 0, 0, 0])
+    variables = task.init(jax.random.key(0), batch)
+    with pytest.raises(ValueError, match="batch_norm_group 3: it must divide the 4 images"):
+        task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
 
 
 def test_auxiliary_heads_add_their_weighted_losses_in_training():
@@ -127,6 +182,51 @@ def test_evaluation_is_exact_on_a_ragged_last_batch_of_any_size():
         assert tuple(sums[0]) == (correct, 11)
         losses.append(sums[1][0] / sums[1][1])
     np.testing.assert_allclose(losses, losses[0], rtol=1e-6)  # float32 sums in another order
+
+
+def targets_task(scores=lambda outputs, labels: {"sum": float(outputs.sum()), "rows": len(labels)}, **options):
+    """Brightness with the outputs (0, 8 x) and labels that are targets themselves."""
+    return task_of(criterion=squared_error, scores=scores, **options)
+
+
+def test_labels_that_are_targets_by_hand():
+    task, batch = targets_task(), batch_of([255, 0], [[1.0, 2.0], [0.0, -4.0]])  # outputs (0, 4), (0, -4)
+    variables = task.init(jax.random.key(0), batch)
+    loss, aux = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    assert float(loss) == pytest.approx((1 + 4) / 2 / 2, rel=1e-6) and set(aux.metrics) == {"loss"}
+    found = task.evaluate(variables, batch)
+    np.testing.assert_allclose(found["output"], [[0, 4], [0, -4]], rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], [2.5, 0], atol=1e-6)
+
+
+def test_mixup_mixes_targets_that_are_numbers_by_the_share_of_the_images():
+    """A perfect prediction of the brightness stays perfect, since both mix linearly."""
+    task, batch = targets_task(mix=partial(mixup, alpha=1.0)), batch_of([255, 0], [[0.0, 4.0], [0.0, -4.0]])
+    variables = task.init(jax.random.key(0), batch)
+    for seed in range(3):
+        loss, _ = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(seed))
+        assert float(loss) == pytest.approx(0, abs=1e-10)  # squares of float32 roundings of 4
+
+
+def test_scores_see_every_example_once_whatever_the_batches():
+    """Ragged and padded ones, with nan in the padding."""
+    seen = []
+    task = targets_task(lambda outputs, labels: seen.append((outputs, labels)) or {"rows": len(labels)})
+    numbers = np.random.default_rng(0)
+    values, labels = numbers.integers(0, 256, 11), numbers.standard_normal((11, 2)).astype(np.float32)
+    variables = task.init(jax.random.key(0), batch_of([0], [[0.0, 0.0]]))
+    evaluation, results = evaluate(task, MeshEngine(jax.devices()[:1])), []
+    for size in (1, 4, 11, 16):
+        rows = [np.arange(start, start + size) for start in range(0, 11, size)]
+        filled = np.concatenate([labels, np.full((16, 2), np.nan, np.float32)])
+        results.append(evaluation(variables, [batch_of(np.append(values, [255] * 16)[r], filled[r], r < 11)
+                                              for r in rows]))
+    for outputs, truth in seen:
+        np.testing.assert_array_equal(truth, labels)
+        np.testing.assert_allclose(outputs[:, 1], 8 * (values / 255 - 0.5), rtol=1e-5, atol=1e-6)  # float32 sums
+    expected = np.square(seen[0][0] - labels).mean()
+    assert [each["rows"] for each in results] == [11] * 4
+    np.testing.assert_allclose([each["loss"] for each in results], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes, names", [(2, "loss top1"), (5, "loss top1"), (6, "loss top1 top5")])

@@ -1,4 +1,4 @@
-"""What every task relies on: keys that belong to records, and sums that leave padding out."""
+"""The contract of every task: keys belong to records, and sums leave padding out."""
 
 import jax
 import jax.numpy as jnp

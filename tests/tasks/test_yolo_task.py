@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvjax.data import BadFiles
 from cvjax.data.augment import normalize
-from cvjax.data.detection_crops import to_original
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.boxes.canvas import to_original
+from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.scenes import open_scenes
 from cvjax.evaluate.mean_ap import Detections, Truth, voc_ap
-from cvjax.experiment.detecting import summarize
-from cvjax.experiment.detection_inputs import DetectionInputs
 from cvjax.losses.yolo import encoded_boxes, yolo_loss
 from cvjax.models import create_model
 from cvjax.tasks.detection import detection_task
@@ -24,6 +23,8 @@ from cvjax.train.mesh import MeshEngine
 from cvjax.train.optim import make_optimizer
 from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
+from cvjax.workflow.detection.inputs import DetectionInputs
+from cvjax.workflow.detection.report import summarize
 
 CANVAS = (60, 90)
 once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -127,7 +128,7 @@ def test_boxes_are_cut_to_the_pictures_part_and_gone_beside_it():
 
 def test_what_was_encoded_comes_back_with_an_average_precision_of_one():
     scenes, canvas, grid = open_scenes("boxes", train=1, test=40, side=96), (128, 112), (16, 14)
-    inputs = DetectionInputs(scenes, canvas, 40, 6, BadFiles(41))
+    inputs = DetectionInputs(scenes, canvas, 40, 6, BadFiles(41), Preprocessing())
     (batch,) = inputs.eval_batches("test")
 
     def of_one(boxes, labels, mask, extent):
@@ -221,7 +222,7 @@ def test_an_example_is_judged_and_searched_by_itself():
 def test_four_scenes_are_learnt_by_heart():
     scenes = open_scenes("boxes", train=4, test=4, side=64, seed=3)
     inputs = DetectionInputs(type(scenes)(scenes.train, scenes.train, scenes.class_names, 3), (64, 64), 4, 6,
-                             BadFiles(8))
+                             BadFiles(8), Preprocessing())
     model = create_model("yolo", backbone="resnet20", backbone_fields=dict(width=16, depths=(1, 1, 1)), maps=1,
                          head_width=64, head_depth=1, image_size=64, num_classes=10)
     task = detection_task(yolo_detector(model), augment=lambda key, image: normalize(image), preprocess=normalize,

@@ -54,7 +54,7 @@ SETTINGS = {
 
 
 def twin(name: str, peak: float, *, momentum=0.0, b1=0.0, b2=0.0, eps=0.0) -> dict[str, np.ndarray]:
-    """The parameters after STEPS steps, decay on the matrices alone."""
+    """The parameters after STEPS steps, with decay only on the matrices."""
     params = start()
     memory = {key: {slot: np.zeros_like(value) for slot in "mvs"} for key, value in params.items()}
     for step in range(STEPS):
@@ -116,7 +116,7 @@ def _direction(name, memory, g, w, decay, is_matrix, t, momentum, b1, b2, eps):
                 return adam(g)
             m = remember("m", momentum * memory["m"] + (1 - momentum) * g)
             flat = (momentum * m + (1 - momentum) * g).reshape(-1, g.shape[-1])
-            # The iteration acts on each singular value alone, so it is done on them.
+            # The iteration acts on each singular value by itself, so it is done on these.
             left, values, right = np.linalg.svd(flat, full_matrices=False)
             values = values / np.sqrt((values**2).sum())
             for _ in range(5):

@@ -1,4 +1,4 @@
-"""In which order devices of several machines stand in the mesh."""
+"""The order of several machines' devices in the mesh."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Checkpoints survive what happens to real runs: kills, damage, full disks, other devices, changed models."""
+"""Checkpoints survive the accidents of real runs: kills, damage, full disks, other devices, changed models."""
 
 import contextlib
 import copy
@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ import numpy as np
 import optax
 import pytest
 
-from cvjax.train.checkpoint import Checkpointer, CheckpointError, read_meta, restore_weights
+from cvjax.errors import CheckpointError
+from cvjax.train import checkpoint as checkpoints
+from cvjax.train.checkpoint import Checkpointer, read_meta, restore_weights
 from cvjax.train.fingerprint import fingerprints
 from cvjax.train.state import TrainState
 
@@ -188,7 +191,7 @@ def test_the_latest_and_the_best_are_kept_also_after_reopening(tmp_path):
             checkpointer.save(make_state(step), {}, None if value is None else {"loss": -step, "top1": value})
         checkpointer.wait()
         assert (checkpointer.all_steps(), checkpointer.best_step()) == ([2, 5, 6], 2)
-    with Checkpointer(tmp_path, keep_latest=1):  # who has saved nothing removes nothing
+    with Checkpointer(tmp_path, keep_latest=1):  # a checkpointer that has saved nothing removes nothing
         pass
     with Checkpointer(tmp_path, best_metric="top1") as checkpointer:
         assert (checkpointer.latest_step(), checkpointer.best_step()) == (6, 2)
@@ -341,6 +344,36 @@ def test_what_a_failed_save_still_writes_while_it_is_removed_is_removed_too(tmp_
     assert os.listdir(tmp_path) == []
 
 
+SPOILT = {  # what the disk did to a save, and what the error names
+    "meta emptied": (lambda folder: (folder / "meta" / "metadata").write_bytes(b""), "meta cannot be read"),
+    "meta changed": (lambda folder: change_meta(folder / "meta" / "metadata"), "meta has changed"),
+    "index gone": (lambda folder: (folder / "weights" / "manifest.ocdbt").unlink(), "weights cannot be read back"),
+    "other arrays": (lambda folder: shutil.copytree(folder.parent / "1" / "weights", folder / "weights",
+                                                    dirs_exist_ok=True), "was not written as"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_save_that_cannot_be_read_back_does_not_count_and_removes_nothing(tmp_path, monkeypatch, kind):
+    spoil, named = SPOILT[kind]
+
+    def synced(folder):
+        if str(folder).endswith("2.orbax-checkpoint-tmp"):
+            spoil(Path(folder))
+
+    save_all(tmp_path, 1, keep_latest=1)
+    with Checkpointer(tmp_path, keep_latest=1) as checkpointer:
+        monkeypatch.setattr(checkpoints, "sync_tree", synced)
+        checkpointer.save(make_state(2, side=32), {"step": 2})
+        with pytest.raises(CheckpointError, match=f"checkpoint of step 2 was not written to [^:]*: [^:]*{named}"):
+            checkpointer.wait()
+        monkeypatch.undo()
+        assert os.listdir(tmp_path) == ["1"]
+        checkpointer.save(make_state(2, side=32), {"step": 2})
+        checkpointer.wait()
+        assert os.listdir(tmp_path) == ["2"]
+
+
 @pytest.mark.parametrize("call", ["wait", "save", "close", "restore_latest"])
 def test_a_failed_write_surfaces_once_at_the_next_call(tmp_path, monkeypatch, call):
     save_all(tmp_path, 1)
@@ -377,13 +410,12 @@ def test_every_difference_between_checkpoint_and_model_is_listed_before_reading(
     )
     with pytest.raises(CheckpointError) as caught:
         restore(tmp_path, target)
-    assert str(caught.value).splitlines() == [
-        "checkpoint 2 does not fit this model:",
-        "  only in the checkpoint: model_state/batch_stats/mean (64,) float32",
-        "  only in this model: params/head/bias (10,) float32",
-        "  params/dense/bias: checkpoint (64,) bfloat16, model (64,) float32",
-        "  params/dense/kernel: checkpoint (64, 64) float32, model (64, 32) float32",
-        "  rng: checkpoint () key<rbg>, model () key<fry>",
+    assert str(caught.value).split("; ") == [
+        "checkpoint 2 does not fit this model: only in the checkpoint: model_state/batch_stats/mean (64,) float32",
+        "only in this model: params/head/bias (10,) float32",
+        "params/dense/bias: checkpoint (64,) bfloat16, model (64,) float32",
+        "params/dense/kernel: checkpoint (64, 64) float32, model (64, 32) float32",
+        "rng: checkpoint () key<rbg>, model () key<fry>",
     ]
 
 

@@ -11,23 +11,32 @@ import numpy as np
 import optax
 import pytest
 
-from cvjax.data import open_dataset
-from cvjax.data.augment import HALF, View, multi_crop, normalize
-from cvjax.experiment.inputs import Inputs
+from cvjax.data.augment import View, multi_crop, normalize
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.dataset import Targets
+from cvjax.data.preprocessing import HALF, Preprocessing
+from cvjax.data.sources import open_dataset
+from cvjax.evaluate.multi_label import multi_label_scores
 from cvjax.layers.partition import spread_axis
+from cvjax.losses.classification import binary_cross_entropy
 from cvjax.models import create_model
 from cvjax.models.dino import DINO, DINOHead
+from cvjax.models.simsiam import SimSiam
 from cvjax.tasks.dino import dino_task
 from cvjax.tasks.mae import mae_task
+from cvjax.tasks.simsiam import simsiam_task
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train import layout, metrics
 from cvjax.train.layout import Layout, check_batch_size
+from cvjax.train.loop import evaluate
 from cvjax.train.mesh import MeshEngine
 from cvjax.train.optim import make_optimizer
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.schedules import cosine_between, stairs
 from cvjax.train.state import create_state
 from cvjax.train.step import make_train_step
+from cvjax.workflow.augmentation import Augmentation
+from cvjax.workflow.image_inputs import ImageInputs
 
 STEPS, BATCH = 20, 64
 # The order of records. In some, DINO's steps make more of rounding (5e-5 with seed 2, under jit and pmap alike), or 20
@@ -37,7 +46,27 @@ ORDER = 1
 
 @functools.cache
 def inputs():
-    return Inputs(open_dataset("digits"), 8, BATCH, {"train": None, "test": None}, crop_scale=(0.6, 1.0), flip=True)
+    return ImageInputs(open_dataset("digits"), 8, BATCH, BadFiles(1797), Preprocessing.of(1),
+                       Augmentation(crop_scale=(0.6, 1.0), flip=True))
+
+
+@functools.cache
+def labelled():
+    """The digits with three labels, none to two for each digit, in place of a class."""
+    digits = inputs().dataset
+    of_digit = np.eye(10, 3, dtype=np.float32) + np.eye(10, 3, -1, np.float32)
+    parts = {part: dataclasses.replace(source, labels=of_digit[source.labels]) for part, source in
+             (("train", digits.train), ("test", digits.test))}
+    dataset = dataclasses.replace(digits, **parts, class_names=(), targets=Targets("labels", ("a", "b", "c")))
+    return dataclasses.replace(inputs(), dataset=dataset)
+
+
+def multi_label():
+    """Its evaluation brings the answers to each example to the host."""
+    model = create_model("vit_tiny_patch16_224", image_size=8, patch_size=2, in_channels=1, width=16, depth=1, heads=2,
+                         num_classes=3, pool="avg")
+    return supervised_task(model, augment=inputs().augment, preprocess=inputs().preprocess,
+                           criterion=binary_cross_entropy, scores=multi_label_scores)
 
 
 def mae():
@@ -85,6 +114,26 @@ def dino():
     return build
 
 
+def simsiam():
+    """A perceptron; the two MLPs on it have batch norms, which see one view at a time.
+
+    Not a ResNet: its norms divide by small deviations here, so that the order of a batch's rows moves the 20th loss by
+    1e-3 on one device.
+    """
+    recipe = View(size=8, scale=(0.6, 1.0), flip=False, jitter=(0.4, 0.4, 0.0, 0.0), blur=0.0)
+
+    def views(key, example):
+        (pair,) = multi_crop(key, example["image"], (recipe, recipe), recipe, 0)
+        return normalize(pair, HALF, HALF)
+
+    def build(axis_name):
+        backbone = create_model("mlp", hidden=(32,), image_size=8, in_channels=1, num_classes=0)
+        return simsiam_task(SimSiam(backbone, 16, 2, 16, 8, axis_name), views=views, preprocess=inputs().preprocess,
+                            axis_name=axis_name)
+
+    return build
+
+
 def blank():
     return {"image": np.zeros((1, 8, 8, 1), np.uint8), "index": np.zeros(1, np.int64)}
 
@@ -99,17 +148,17 @@ def setup(engine, task, accumulate=1, rate=1e-3, options=ADAMW):
     step = make_train_step(task, optimizer, accumulate=accumulate, ema_decay=0.9, axis_name=engine.axis_name)
     state = engine.create(
         lambda: create_state(lambda rng: task.init(rng, blank()), optimizer, jax.random.key(0), ema=True))
-    return state, engine.compile_step(step, state), engine.compile_evaluation(task.evaluate)
+    return state, engine.compile_step(step, state), evaluate(task, engine)
 
 
 KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
 
 
-def curve(engine, task, **options):
+def curve(engine, task, data=inputs, **options):
     """What a short training gives: losses of 20 steps and of the test set, the squared norms of the averaged parameters
     and of the running statistics, and under jit how often each kind of communication occurs in the compiled step."""
-    state, step, evaluate = setup(engine, task, **options)
-    batches, losses, kinds = inputs().train_batches(seed=ORDER, workers=0), [], {}
+    state, step, judge = setup(engine, task, **options)
+    batches, losses, kinds = data().train_batches(seed=ORDER, workers=0), [], {}
     batch = engine.put(next(batches))
     if engine.axis_name is None:
         step = step.lower(state, batch).compile()
@@ -119,8 +168,7 @@ def curve(engine, task, **options):
         losses.append(metrics.mean(metrics.to_host(values))["loss"])
         batch = engine.put(next(batches))
     batches.close()
-    results = (evaluate(state.variables, engine.put(batch)) for batch in inputs().eval_batches("test"))
-    losses.append(metrics.mean(metrics.sum_over(results))["loss"])
+    losses.append(judge(state.variables, data().eval_batches("test"))["loss"])
     single = engine.single(state)
     norms = [float(optax.tree.norm(each, squared=True)) for each in (single.ema, single.model_state)]
     return {"losses": losses + norms, "kinds": kinds}
@@ -140,7 +188,7 @@ def main() -> None:
              "supervised": curves(supervised(), {"one": one, "fsdp, model 2": sharded(model=2, shard="fsdp")},
                                   rate=1e-2),
              # SGD: AdamW makes a rounding of a gradient near zero, of which a norm has many, as large as any.
-             "batch_norm": curves(batch_norm(), {"one": one, "jit": jit, "pmap": pmap}, rate=0.5, options=SGD)}
+             "batch_norm": curves(batch_norm(), {"one": one, "jit": jit, "pmap": pmap}, rate=0.05, options=SGD)}
     found["mae"]["jit, accumulate 2"] = curve(jit, mae(), accumulate=2)
     print(json.dumps(found))
 
@@ -149,7 +197,9 @@ def slow_main() -> None:
     """The same of the other ones."""
     engines = {"one": MeshEngine(jax.devices()[:1]), "jit": MeshEngine(), "pmap": PmapEngine()}
     print(json.dumps({"supervised": curves(supervised(), engines, rate=1e-2),
-                      "dino": curves(dino(), engines, rate=0.05, options=SGD)}))
+                      "multi_label": curves(multi_label(), engines, rate=1e-2, data=labelled),
+                      "dino": curves(dino(), engines, rate=0.05, options=SGD),
+                      "simsiam": curves(simsiam(), engines, rate=0.05, options=SGD)}))
 
 
 def curves(task, engines, **options):
@@ -167,9 +217,11 @@ def slowly_measured(python):
 
 
 # The order of float32 sums differs: 2**-24 = 6e-8 relative a sum, which 20 steps of AdamW may let grow.
-# Measured: 1.9e-7 for MAE, 4.2e-7 for the classifier, 4.4e-7 with batch norm and SGD, 2.2e-6 for DINO, whose
-# temperatures of 0.08 and 0.1 multiply what logits differ by.
-TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
+# Measured: 1.9e-7 for MAE, 4.2e-7 for the classifier, 6.1e-7 with batch norm and SGD, 2.2e-6 for DINO, whose
+# temperatures of 0.08 and 0.1 multiply what logits differ by, 1.2e-6 for SimSiam, whose losses are small.
+# With batch norm and ReLU a rounding can carry a unit across 0, where the gradient jumps: at twice the rate one order
+# of records in three gave 3.8e-6, at ten times the rate 5e-5. Statistics of each device alone give 6.6e-3.
+TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "multi_label": 2e-6, "batch_norm": 2e-5, "dino": 1e-5, "simsiam": 1e-5}
 
 
 @pytest.mark.slow  # eight devices compile for a minute
@@ -178,13 +230,13 @@ TOLERANCE = {"mae": 2e-6, "supervised": 2e-6, "batch_norm": 2e-6, "dino": 1e-5}
                                           ("batch_norm", "pmap")])
 def test_eight_devices_give_the_loss_curve_of_one(measured, task, layout):
     one, eight = (np.array(measured[task][key]["losses"]) for key in ("one", layout))
-    assert abs(one[STEPS - 1] - one[0]) > 0.03 * one[0], "it moves, so the curves are no constants"
+    assert abs(one[STEPS - 1] - one[0]) > 0.03 * abs(one[0]), "it moves, so the curves are no constants"
     np.testing.assert_allclose(eight, one, rtol=TOLERANCE[task])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["jit", "pmap"])
-@pytest.mark.parametrize("task", ["supervised", "dino"])
+@pytest.mark.parametrize("task", ["supervised", "multi_label", "dino", "simsiam"])
 def test_eight_devices_give_the_loss_curve_of_one_in_other_tasks(slowly_measured, task, layout):
     test_eight_devices_give_the_loss_curve_of_one(slowly_measured, task, layout)
 
@@ -244,7 +296,7 @@ def test_single_and_spread_are_inverse(engine):
 def test_a_batch_that_does_not_split_is_refused_in_one_line(batch, accumulate, devices):
     with pytest.raises(ValueError) as error:
         check_batch_size(batch, accumulate=accumulate, devices=devices)
-    assert f"--batch-size {batch}" in str(error.value) and f"multiple of {accumulate * devices}" in str(error.value)
+    assert f"batch_size {batch}" in str(error.value) and f"multiple of {accumulate * devices}" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from cvjax.data import open_dataset
-from cvjax.experiment.inputs import Inputs
+from cvjax.data.bad_files import BadFiles
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.data.sources import open_dataset
 from cvjax.models import create_model
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train import metrics
@@ -20,14 +21,20 @@ from cvjax.train.mesh import MeshEngine
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.state import create_state
 from cvjax.train.step import Lookahead, make_train_step
+from cvjax.workflow.augmentation import Augmentation
+from cvjax.workflow.gather import resident_arrays
+from cvjax.workflow.image_inputs import ImageInputs
 from tests.train.test_devices import KINDS
 
 STEPS, BATCH = 7, 32
 
 
 @functools.cache
-def inputs():
-    return Inputs(open_dataset("digits"), 8, BATCH, {"train": None, "test": None}, flip=True, alternating=True)
+def inputs(resident=False):
+    dataset = open_dataset("digits")
+    return ImageInputs(dataset, 8, BATCH, BadFiles(1797), Preprocessing.of(1),
+                       Augmentation(flip=True, alternating=True),
+                       resident=resident_arrays(dataset.train, "digits") if resident else None)
 
 
 def run(engine, *, steps=1, resident=False, count=STEPS):
@@ -40,9 +47,9 @@ def run(engine, *, steps=1, resident=False, count=STEPS):
     blank = {"image": np.zeros((1, 8, 8, 1), np.uint8), "index": np.zeros(1, np.int64)}
     state = engine.create(lambda: create_state(lambda rng: task.init(rng, blank), optimizer, jax.random.key(0),
                                                ema=True))
-    arrays = inputs().resident_arrays("digits") if resident else None
-    dispatch = compile_dispatch(engine, step, state, steps=steps, feed=inputs().feed(5), resident=arrays)
-    batches, losses, done = inputs().train_batches(seed=5, workers=0, resident=resident), [], 0
+    data = inputs(resident)
+    dispatch = compile_dispatch(engine, step, state, steps=steps, feed=data.gather(5), resident=data.resident)
+    batches, losses, done = data.train_batches(seed=5, workers=0), [], 0
     while done < count:
         ahead = steps_ahead(done, count, steps)
         if steps == 1:
@@ -72,8 +79,8 @@ def test_images_on_the_device_give_the_very_numbers_of_those_from_the_host():
 @pytest.mark.slow
 @pytest.mark.parametrize("resident", [False, True])
 def test_steps_in_a_row_give_the_numbers_of_single_ones(resident):
-    """To rounding, 6e-8 a sum, for the compiler joins other operations; the last program is of one step, 7 = 3 + 3 + 1.
-    """
+    """Equal up to rounding, 6e-8 a sum, because the compiler fuses other operations. The last program has one step:
+    7 = 3 + 3 + 1."""
     losses, variables = run(MeshEngine(jax.devices()[:1]), steps=3, resident=resident)
     np.testing.assert_allclose(losses, plain()[0], rtol=1e-6)
     for a, b in zip(variables, plain()[1], strict=True):
@@ -119,17 +126,16 @@ def test_eight_devices_gather_their_own_rows_and_exchange_sums_alone(python):
 
 def test_each_image_is_fed_from_one_side_in_every_other_epoch_and_not_flipped_again():
     images, index = inputs().dataset.train.images, np.arange(200)
-    resident = inputs().resident_arrays("digits")
 
     @jax.jit
     def seen(epoch, arrays):
-        batch = inputs().feed(5)({"index": jnp.asarray(index), "epoch": jnp.full(200, epoch)}, arrays)
+        batch = inputs(resident=True).gather(5)({"index": jnp.asarray(index), "epoch": jnp.full(200, epoch)}, arrays)
         augmented = jax.vmap(inputs().augment)(jax.random.split(jax.random.key(epoch), 200), batch["image"])
         return batch, augmented
 
     mirrored = []
     for epoch in range(4):
-        batch, augmented = seen(epoch, resident)
+        batch, augmented = seen(epoch, inputs(resident=True).resident)
         assert batch.keys() == {"image", "label", "index"}
         np.testing.assert_array_equal(batch["label"], inputs().dataset.train.labels[:200])
         np.testing.assert_allclose(augmented, inputs().preprocess(batch["image"]), atol=1e-6)

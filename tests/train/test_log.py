@@ -18,8 +18,10 @@ ROOT, EVERY = Path(__file__).parents[2], 4
 
 
 def open_log(folder, start=0, resumed=None, total=12):
-    return RunLog(folder, every=EVERY, total_steps=total, batch_size=10, steps_per_epoch=2.5, start_step=start,
-                  resumed=resumed)
+    log = RunLog(folder, every=EVERY, total_steps=total, batch_size=10, steps_per_epoch=2.5, start_step=start)
+    if resumed:
+        log.restore(resumed)
+    return log
 
 
 def write_steps(log, first, last):
@@ -69,8 +71,8 @@ def test_speed_and_input_wait_of_a_window(tmp_path, monkeypatch):
     for step in range(1, 5):
         now += 2.0
         if step == 2:
-            now += 30.0
-            log.pause_clock(30.0)  # an evaluation
+            with log.paused():  # an evaluation
+                now += 30.0
         log.step(step, {"loss": (1.0, 1.0)}, 0.1, waited=0.5)
     log.close()
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
@@ -122,17 +124,62 @@ def test_a_run_killed_while_lines_are_cut_keeps_them(tmp_path, monkeypatch):
     log.close()
     path = tmp_path / "metrics.jsonl"
     before = path.read_text()
-    real = type(path).write_text
 
-    def killed(self, text, *args, **kwargs):
-        real(self, text[: len(text) // 2], *args, **kwargs)
+    def killed(*paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(path), "write_text", killed)
+    monkeypatch.setattr("cvjax.durable.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         open_log(tmp_path, 8, {})
     monkeypatch.undo()
     assert path.read_text() == before
+
+
+DAMAGED = {  # what is done to the lines of steps 4, 6, 8 and 12, and what a resume at step 8 says of it
+    "cut at the end": (lambda lines: [*lines[:3], lines[3][:17]],
+                       "1 line of 17 bytes after step 8 dropped: lines after step 8 are written anew"),
+    "garbage in the middle": (lambda lines: [lines[0], b"\xff\0garbage", *lines[2:]],
+                              "1 line of 9 bytes after step 4 dropped: lines up to step 8 may be missing"),
+    "two joined": (lambda lines: [lines[0][:20] + lines[1], *lines[2:]],
+                   "1 line of {joined} bytes after step 0 dropped: lines up to step 8 may be missing"),
+    "other JSON": (lambda lines: [lines[0], b"[4]", *lines[1:3], b'{"loss": 1}', b'{"step": 8, "loss": "1"}'],
+                   "3 lines of 38 bytes after step 4, 8 dropped: lines up to step 8 may be missing"),
+    "zeros": (lambda lines: [bytes(30)], "1 line of 30 bytes after step 0 dropped: lines up to step 8 may be missing"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_is_repaired_and_said_and_good_lines_stay(tmp_path, capsys, kind):
+    damage, said = DAMAGED[kind]
+    log = open_log(tmp_path)
+    write_steps(log, 1, 12)
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 6, 8, 12]
+    damaged = damage(lines)
+    path.write_bytes(b"\n".join(damaged))
+    capsys.readouterr()
+    open_log(tmp_path, 8, {}).close()
+    said = said.format(joined=len(damaged[0]))
+    assert capsys.readouterr().out.splitlines() == [f"metrics.jsonl was damaged, {said}"]
+    good = [line for line in lines[:3] if line in damaged]
+    assert path.read_bytes() == b"".join(line + b"\n" for line in good)
+    open_log(tmp_path, 8, {}).close()
+    assert not [line for line in capsys.readouterr().out.splitlines() if "damaged" in line], "said once"
+
+
+def test_lines_after_the_checkpoint_are_dropped_without_a_word_and_lost_lines_are_not(tmp_path, capsys):
+    log = open_log(tmp_path)
+    write_steps(log, 1, 12)
+    log.close()
+    open_log(tmp_path, 6, {}).close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [4, 6]
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    open_log(tmp_path, 3, {}).close()  # no line is due before step 4
+    assert capsys.readouterr().out == ""
+    open_log(tmp_path, 6, {}).close()
+    assert capsys.readouterr().out == "metrics.jsonl is empty: lines up to step 6 are missing\n"
 
 
 def test_seconds_go_on_after_a_resume(tmp_path):
@@ -183,7 +230,7 @@ def test_reading_a_log_that_is_not_there(tmp_path):
 def test_torch_is_not_loaded_for_events(tmp_path):
     """It takes a second of every start where it is installed."""
     (tmp_path / "torch.py").write_text("raise AssertionError('loaded')")
-    code = "import sys; from cvjax.train.log import SummaryWriter; assert 'torch' not in sys.modules; import torch"
+    code = "import sys; import cvjax.train.log; assert 'torch' not in sys.modules; import torch"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 1 and done.stderr.endswith("AssertionError: loaded\n"), "by the last import alone"

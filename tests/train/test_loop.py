@@ -1,6 +1,6 @@
-"""The loop against fakes that record what it asks for, and in which order."""
+"""The loop and its observers against fakes that record what is asked of them, and in which order."""
 
-import dataclasses
+import contextlib
 import math
 
 import jax
@@ -8,10 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.errors import DataError, TrainingError
 from cvjax.tasks.task import Task
 from cvjax.train.early_stopping import EarlyStopping
-from cvjax.train.loop import TrainingError, evaluate, fit
+from cvjax.train.loop import evaluate, fit
 from cvjax.train.mesh import MeshEngine
+from cvjax.train.observers import (
+    Checkpoints,
+    EarlyStop,
+    Evaluation,
+    Log,
+    Preemption,
+    SkippedSteps,
+    Watch,
+    restore,
+)
 from cvjax.train.pmap import PmapEngine
 from cvjax.train.preemption import Stopped, StopRequest
 
@@ -53,7 +64,7 @@ class Batches:
         return {"next_batch": self.drawn}
 
 
-class Log:
+class FakeLog:
     def __init__(self, diary):
         self.diary, self.lines = diary, []
 
@@ -65,17 +76,20 @@ class Log:
         self.diary.append(f"write {step}")
         self.lines.append((step, values))
 
+    def sync(self):
+        self.diary.append("sync")
+
     def note(self, text):
         self.diary.append(text)
 
-    def pause_clock(self, seconds):
-        pass
+    def paused(self):
+        return contextlib.nullcontext()
 
     def state(self):
         return {"lines": len(self.lines)}
 
 
-class Checkpoints:
+class FakeCheckpointer:
     def __init__(self, diary):
         self.diary, self.saved = diary, {}
 
@@ -92,7 +106,7 @@ class World:
 
     def __init__(self, losses=None):
         self.diary, self.losses = [], losses or {}
-        self.log, self.checkpoints = Log(self.diary), Checkpoints(self.diary)
+        self.log, self.checkpoints = FakeLog(self.diary), FakeCheckpointer(self.diary)
         self.skipped = None  # numbers of the steps that are skipped, in a training where steps can be
 
     def step(self, state, batch):
@@ -105,11 +119,23 @@ class World:
         return State(number), {"loss": (Value(self.diary, number, 0.0 if left_out else loss), 1 - left_out),
                                "skipped": (Value([], number, float(left_out)), 1)}
 
-    def fit(self, total, first=0, **options):
-        options = {"checkpoint_every": 100, "learning_rate": lambda step: 10.0 * step, "meta": {"experiment": "fake"},
-                   "batches": Batches()} | options
-        return fit(State(first), self.step, options.pop("batches"), engine=Engine(), total_steps=total, log=self.log,
-                   checkpointer=self.checkpoints, **options)
+    def observers(self, engine, *, evaluate=None, eval_every=0, part="test", early_stopping=None, collapse=None,
+                  max_skipped=0, checkpoint_every=100, stop=None, saved=None):
+        log, found = self.log, [SkippedSteps(max_skipped, self.log.note), Log(self.log, lambda step: 10.0 * step)]
+        found += [Watch("collapse", collapse, log)] if collapse else []
+        found += [Evaluation(evaluate, log, every=eval_every, part=part)] if evaluate else []
+        found += [EarlyStop(*early_stopping, log, part=part)] if early_stopping else []
+        found += [Checkpoints(self.checkpoints, log, every=checkpoint_every, meta={"experiment": "fake"},
+                              single=engine.single)]
+        found += [Preemption(stop)] if stop else []
+        restore(found, saved or {})
+        return found
+
+    engine, together = Engine(), {}
+
+    def fit(self, total, first=0, batches=None, **options):
+        return fit(State(first), self.step, batches or Batches(), self.observers(self.engine, **options),
+                   engine=self.engine, total_steps=total, **self.together)
 
 
 def test_a_step_is_fetched_after_the_next_one_is_on_its_way():
@@ -117,7 +143,7 @@ def test_a_step_is_fetched_after_the_next_one_is_on_its_way():
     world.fit(4)
     assert world.diary[:9] == ["step 1", "step 2", "fetch 1", "log 1", "step 3", "fetch 2", "log 2", "step 4",
                                "fetch 3"]
-    assert world.diary[9:] == ["log 3", "fetch 4", "log 4", "save 4", "wait"]
+    assert world.diary[9:] == ["log 3", "fetch 4", "log 4", "sync", "save 4", "wait"]
 
 
 def test_the_learning_rate_in_the_log_is_the_one_the_step_used():
@@ -142,7 +168,10 @@ def test_evaluates_every_so_often_and_at_the_end_and_writes_before_saving():
         (2, {"test/top1": 0.2}), (4, {"test/top1": 0.4}), (5, {"test/top1": 0.5})]
     assert {step: metrics for step, (_, metrics) in world.checkpoints.saved.items()} == {
         2: {"top1": 0.2}, 4: {"top1": 0.4}, 5: {"top1": 0.5}}, "an evaluated step is saved, or it could not be the best"
-    assert world.diary.index("log 4") < world.diary.index("write 4") < world.diary.index("save 4")
+    fourth = [world.diary.index(news) for news in ("log 4", "write 4", "save 4")]
+    assert fourth == sorted(fourth)
+    before = [world.diary[i - 1] for i, news in enumerate(world.diary) if news.startswith("save")]
+    assert before == ["sync"] * 3, "a power cut may leave a checkpoint without the lines before it"
 
 
 def test_without_an_interval_it_evaluates_at_the_end_only():
@@ -254,8 +283,8 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(killed_after):
     fit_watching(first, EarlyStopping(2, "max"))
     saved = first.checkpoints.saved[killed_after][0]["early_stopping"]
     second = World()
-    rule = dataclasses.replace(EarlyStopping(2, "max"), **saved)
-    assert fit_watching(second, rule, first=killed_after).step == 8
+    rule = EarlyStopping(2, "max")
+    assert fit_watching(second, rule, first=killed_after, saved={"early_stopping": saved}).step == 8
     assert list(second.checkpoints.saved) == [step for step in (4, 6, 8) if step > killed_after]
 
 
@@ -294,6 +323,31 @@ class Indexed(Batches):
 
     def __next__(self):
         return super().__next__() | {"index": np.array([10 * self.drawn, 10 * self.drawn + 1])}
+
+
+class Failing(Indexed):
+    """Ends with an error where batch 6 is due."""
+
+    def __next__(self):
+        if self.drawn == 5:
+            raise DataError("no more")
+        return super().__next__()
+
+
+def test_what_was_done_before_the_data_failed_is_saved():
+    world = World()
+    with pytest.raises(DataError, match="no more"):
+        world.fit(9, batches=Failing())
+    assert {step: meta["data"] for step, (meta, _) in world.checkpoints.saved.items()} == {5: {"next_batch": 5}}
+    assert [line[0] for line in world.log.lines] == [1, 2, 3, 4, 5]
+
+
+def test_a_step_that_is_saved_already_is_neither_saved_nor_evaluated_again():
+    world, seen = World(), []
+    with pytest.raises(DataError, match="no more"):
+        world.fit(9, batches=Failing(), eval_every=5, checkpoint_every=5,
+                  evaluate=lambda state: seen.append(int(state.step)) or {"loss": 1.0})
+    assert seen == [5] and world.diary.count("save 5") == 1
 
 
 def skipping(*steps):
@@ -343,9 +397,9 @@ def test_a_resumed_row_of_skipped_steps_ends_where_an_uninterrupted_one_does(kil
     assert before == {1: 0, 2: 0, 3: 1, 4: 2}
     second = skipping(3, 4, 5)
     with pytest.raises(TrainingError, match="step 5 gave .* 3 in a row"):
-        second.fit(9, first=killed_after, max_skipped=2, skipped_before=before[killed_after])
+        second.fit(9, first=killed_after, max_skipped=2, saved={"skipped": before[killed_after]})
     fine = skipping(5)
-    assert fine.fit(6, first=4, max_skipped=2, skipped_before=1).step == 6
+    assert fine.fit(6, first=4, max_skipped=2, saved={"skipped": 1}).step == 6
 
 
 def test_what_is_not_finite_and_not_skipped_ends_the_run_whatever_is_allowed():
@@ -355,7 +409,7 @@ def test_what_is_not_finite_and_not_skipped_ends_the_run_whatever_is_allowed():
         world.fit(5, max_skipped=5)
 
 
-class Windows(Log):
+class Windows(FakeLog):
     """Closes a window of two steps, whose mean is that of the last."""
 
     every = 2
@@ -450,11 +504,14 @@ class ManyAtOnce(World):
             found |= {"skipped": (left_out, np.ones_like(left_out))}
         return State(numbers[-1]), found
 
-    def fit(self, total, first=0, **options):
-        options = {"checkpoint_every": 100, "learning_rate": lambda step: 10.0 * step, "meta": {},
-                   "batches": Indexed()} | options
-        return fit(State(first), self.step, options.pop("batches"), engine=Together(self.diary), total_steps=total,
-                   log=self.log, checkpointer=self.checkpoints, steps_per_dispatch=3, **options)
+    together = {"steps_per_dispatch": 3}
+
+    def __init__(self, losses=None):
+        super().__init__(losses)
+        self.engine = Together(self.diary)
+
+    def fit(self, total, first=0, batches=None, **options):
+        return super().fit(total, first, batches or Indexed(), **options)
 
 
 def test_steps_in_a_row_are_logged_one_by_one_and_saved_where_a_row_ends():
@@ -467,6 +524,13 @@ def test_steps_in_a_row_are_logged_one_by_one_and_saved_where_a_row_ends():
     assert {step: meta["data"] for step, (meta, _) in world.checkpoints.saved.items()} == {
         step: {"next_batch": step} for step in (3, 6, 8)}
     assert world.checkpoints.saved[6][1] == {"top1": 6.0}
+
+
+def test_a_row_that_the_data_cannot_fill_is_not_counted_as_drawn():
+    world = ManyAtOnce()
+    with pytest.raises(DataError, match="no more"):
+        world.fit(9, batches=Failing())
+    assert {step: meta["data"] for step, (meta, _) in world.checkpoints.saved.items()} == {3: {"next_batch": 3}}
 
 
 def test_a_row_after_a_resume_ends_at_the_next_multiple_and_so_does_one_that_is_asked_to_stop():

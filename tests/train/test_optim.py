@@ -9,7 +9,9 @@ import pytest
 
 from cvjax.models import create_model
 from cvjax.train.optim import (
+    DECAYS,
     OPTIMIZERS,
+    bias_scale,
     clip_each_by_norm,
     decay_mask,
     head_scale,
@@ -17,6 +19,7 @@ from cvjax.train.optim import (
     leaf_names,
     make_optimizer,
     orthogonalize,
+    product,
     scale_by_layer,
     vit_layer_decay,
 )
@@ -43,6 +46,14 @@ def test_undecayed_leaves_of_a_vit_with_all_options():
     expected = {f"blocks/{i}/{leaf}" for i in range(2) for leaf in BLOCK | special}
     assert undecayed(params) == expected | {
         "cls_token", "pos_embed", "patch_embed/proj/bias", "norm/scale", "norm/bias", "head/bias"}
+
+
+def test_by_dinos_rule_positions_and_tokens_decay_and_vectors_do_not():
+    params = params_of("vit_tiny_patch16_224", depth=1, num_classes=2, layer_scale=0.1)
+    decays = dict(zip(jax.tree.leaves(leaf_names(params)), jax.tree.leaves(DECAYS["no_bias_or_norm"](params))))
+    assert {name for name, does in decays.items() if does} == {
+        "pos_embed", "cls_token", "patch_embed/proj/kernel", "head/kernel",
+        *(f"blocks/0/{layer}/kernel" for layer in ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"))}
 
 
 def test_undecayed_leaves_of_a_masked_autoencoder():
@@ -94,6 +105,35 @@ def test_a_gradient_scale_is_a_rate_of_its_own_with_the_same_decay():
     np.testing.assert_allclose(params["fc"]["kernel"], expected["fc"], rtol=1e-5)
     with pytest.raises(ValueError, match="a gradient scale with optimizer 'adamw': it must be one of sgd, momentum"):
         make_optimizer("adamw", lambda step: 0.1, gradient_scale=lambda path: 1.0)
+
+
+@pytest.mark.parametrize("decay, decays", [("all", 1), ("matrices", 0)])
+def test_a_bias_rate_is_caffes(decay, decays):
+    """Caffe: v = momentum v + rate lr_mult (g + weight_decay decay_mult w); w = w - v. lr_mult: 1 of kernels, 2 of
+    biases. decay_mult: 1, and 0 of biases with `matrices`, which without norms are all that there is but kernels."""
+    params = {"fc": {"kernel": jnp.array([[0.5, 3.0]]), "bias": jnp.array([1.0, -2.0])}}
+    optimizer = make_optimizer("momentum", lambda step: 0.1, weight_decay=0.2, decay=decay,
+                               layer_scale=product(None, bias_scale(2.0)))
+    state, expected = optimizer.init(params), {"kernel": np.array([[0.5, 3.0]]), "bias": np.array([1.0, -2.0])}
+    v = {name: np.zeros_like(x) for name, x in expected.items()}
+    for step in range(3):
+        gradients = jax.tree.map(lambda x, by=step: jnp.sin(x + by), params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        for name, (rate, multiple) in {"kernel": (1, 1), "bias": (2, decays)}.items():
+            g = np.sin(expected[name] + step) + 0.2 * multiple * expected[name]
+            v[name] = 0.9 * v[name] + 0.1 * rate * g
+            expected[name] = expected[name] - v[name]
+    for name, values in expected.items():
+        np.testing.assert_allclose(params["fc"][name], values, rtol=1e-5)  # three float32 steps
+
+
+def test_layer_scales_are_multiplied():
+    scale = product(bias_scale(2.0), head_scale(0.1, lambda name: name.startswith("head/")), None)
+    assert [scale(name) for name in ("head/kernel", "head/bias", "bias", "conv/kernel")] == [1, 2, 0.2, 0.1]
+    assert product() is None and product(None, None) is None
+    with pytest.raises(ValueError, match="bias_rate 0: it must be more than 0"):
+        bias_scale(0)
 
 
 PARAMS = {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([1.0, -1.0])}
@@ -233,7 +273,7 @@ def test_muon_takes_the_hidden_matrices_and_adam_the_rest():
               "conv2": {"kernel": jnp.ones((3, 3, 8, 8)), "bias": jnp.ones(8)},
               "depthwise": {"kernel": jnp.ones((3, 3, 1, 8))}, "pos_embed": jnp.ones((1, 4, 8)),
               "mlp": {"fc1": {"kernel": jnp.ones((8, 8))}}, "fc": {"kernel": jnp.ones((8, 10))}}
-    state = make_optimizer("muon", lambda step: 0.1).init(params)
+    state = make_optimizer("muon", lambda step: 0.1, output_modules=("fc",)).init(params)
     traces = {name for name, leaf in zip(jax.tree.leaves(leaf_names(state)), jax.tree.leaves(state)) if "trace" in name}
     assert {name.split("trace/")[1] for name in traces} == {"conv2/kernel", "mlp/fc1/kernel"}
 
@@ -279,7 +319,7 @@ def test_frozen_parameters_keep_every_bit_and_hold_no_moments(name):
 
 
 def test_what_is_trained_moves_as_if_the_frozen_parameters_did_not_exist():
-    """Clipping, decay and the rates of layers see the trained ones alone."""
+    """Clipping, decay and the rates of layers see only the trained parameters."""
     params = two_part_params()
     gradients = jax.tree.map(lambda x: 5 + jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape), params)
     options = dict(weight_decay=0.1, clip_norm=1.0, layer_scale=head_scale(0.1, lambda name: name.endswith("bias")))
@@ -364,7 +404,7 @@ def uneven(step):
 
 @pytest.mark.parametrize("name", ["momentum", "adamw", "lion", "lars"])
 def test_decay_may_be_a_function_of_the_step(name):
-    """A constant function gives the constant's numbers, one that changes others from then on. LARS has none."""
+    """A constant function gives the constant's numbers; one that changes gives others from then on. LARS takes none."""
     params = two_part_params()
     if name == "lars":
         with pytest.raises(ValueError, match="weight_decay as a function of the step: lars takes a number"):
@@ -408,6 +448,32 @@ def test_nothing_held_for_no_steps_is_the_plain_optimizer():
     assert jax.tree.structure(plain.init(params)) == jax.tree.structure(held.init(params))
 
 
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_parameters_with_a_schedule_of_their_own_move_as_if_it_were_everyones(name):
+    """Decay and moments included; the others do not notice."""
+    params, options = two_part_params(), dict(name=name, weight_decay=0.5, decay="all")
+    found = steps_of(4, params, uneven, rate=falling, own_schedule=(in_backbone, lambda step: 0.1), **options)
+    constant, changing = (steps_of(4, params, uneven, rate=rate, **options) for rate in (lambda step: 0.1, falling))
+    for step in range(5):
+        jax.tree.map(np.testing.assert_array_equal, found[step]["backbone"], constant[step]["backbone"])
+        jax.tree.map(np.testing.assert_array_equal, found[step]["top"], changing[step]["top"])
+    assert np.abs(found[4]["backbone"]["kernel"] - changing[4]["backbone"]["kernel"]).max() > 1e-3
+
+
+def test_a_schedule_of_ones_own_is_that_of_the_runs_steps_for_held_parameters_too():
+    params, held = two_part_params(), (lambda name: name.endswith(("bias", "scale")), 2)
+    found = steps_of(4, params, uneven, rate=lambda step: 0.1, own_schedule=(in_backbone, falling), held=held)
+    changing = steps_of(4, params, uneven, rate=falling, held=held)
+    jax.tree.map(np.testing.assert_array_equal, found[4]["backbone"], changing[4]["backbone"])
+    assert np.abs(found[4]["top"]["bias"] - changing[4]["top"]["bias"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("owns", [lambda name: True, lambda name: name.startswith("encoder/")])
+def test_a_schedule_of_ones_own_for_all_or_nothing_is_refused(owns):
+    with pytest.raises(ValueError, match="own schedule holds for (all|none) of 4 parameters, such as backbone/kernel"):
+        make_optimizer("adamw", lambda step: 0.1, own_schedule=(owns, lambda step: 0.1)).init(two_part_params())
+
+
 def test_frozen_and_held_go_together():
     params = two_part_params()
     found = steps_of(2, params, uneven, frozen=in_backbone, held=(lambda name: name.endswith("bias"), 1))
@@ -434,7 +500,7 @@ def test_holding_all_or_nothing_is_refused(held):
     ("adam", {"clip_norm": 0.0}, "clip_norm 0.0: it must be more than 0"),
     ("adam", {"clip_each": -1.0}, "clip_each -1.0: it must be more than 0, or None for no clipping"),
     ("adam", {"held": (in_backbone, -1)}, "held for -1 steps: it must be 0 or more"),
-    ("adam", {"decay": "kernels"}, "decay 'kernels': it must be one of matrices, all"),
+    ("adam", {"decay": "kernels"}, "decay 'kernels': it must be one of matrices, no_bias_or_norm, all"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(name, options, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -114,7 +114,7 @@ def muon_of_torch(torch, peak, momentum):
 
 @pytest.fixture
 def only_matrices(monkeypatch):
-    """torch's Muon takes matrices alone: the problem without its convolution and its bias."""
+    """torch's Muon takes only matrices: the problem without its convolution and its bias."""
     whole, gradients = problem.start, problem.gradients
 
     def start():

@@ -1,4 +1,4 @@
-"""Which launcher is recognised, what is said when processes do not come together, and who speaks for all."""
+"""The launchers that are recognised, the messages when processes do not come together, and the process that prints."""
 
 import signal
 import socket
@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from cvjax.errors import ProcessError
 from cvjax.train.preemption import StopRequest
-from cvjax.train.processes import ProcessError, join, launcher
+from cvjax.train.processes import join, launcher
 
 
 @pytest.mark.parametrize("environment, name", [
@@ -28,11 +29,11 @@ def test_launchers_are_recognised_by_what_they_tell_their_processes(environment,
 
 
 @pytest.mark.parametrize("place, complaint", [
-    (dict(coordinator_address="here:1"), "--coordinator-address, --num-processes and --process-id go together"),
+    (dict(coordinator_address="here:1"), "coordinator_address, num_processes and process_id go together"),
     (dict(num_processes=2, process_id=0), "got None, 2 and 0"),
     (dict(coordinator_address="here", num_processes=2, process_id=0), "here: it must be HOST:PORT"),
     (dict(coordinator_address="here:x", num_processes=2, process_id=0), "it must be HOST:PORT"),
-    (dict(coordinator_address="here:1", num_processes=2, process_id=2), "--process-id 2: it must be from 0 to 1")])
+    (dict(coordinator_address="here:1", num_processes=2, process_id=2), "process_id 2: it must be from 0 to 1")])
 def test_an_impossible_place_is_refused_in_one_line(place, complaint):
     with pytest.raises(ProcessError) as error:
         join(**place)
@@ -77,8 +78,8 @@ def test_what_ends_a_process_is_no_exception(environment):
 
 
 @pytest.mark.parametrize("started, complaint", [
-    ("Kubernetes", r"pip install jax\[k8s\]; or give --coordinator-address"),
-    ("Slurm", "started several processes, and jax cannot say which; or give --coordinator-address"), ("TPU pod", None)])
+    ("Kubernetes", r"pip install jax\[k8s\]; or give coordinator_address"),
+    ("Slurm", "started several processes, but jax cannot find them; or give coordinator_address"), ("TPU pod", None)])
 def test_nobody_goes_on_alone_among_several(monkeypatch, capsys, started, complaint):
     def refuse(*arguments, **options):
         raise ValueError("coordinator_address should be defined.")
@@ -87,7 +88,7 @@ def test_nobody_goes_on_alone_among_several(monkeypatch, capsys, started, compla
     monkeypatch.setattr("jax.distributed.initialize", refuse)
     if complaint is None:  # a single Cloud TPU machine
         join()
-        assert "going on alone" in capsys.readouterr().err
+        assert "going on with this one" in capsys.readouterr().err
     else:
         with pytest.raises(ProcessError, match=complaint):
             join()
@@ -99,7 +100,6 @@ def test_the_only_process_of_a_tpu_keeps_its_answer_to_sigterm(monkeypatch):
 
     monkeypatch.setattr("cvjax.train.processes.launcher", lambda: "TPU pod")
     monkeypatch.setattr("jax.distributed.initialize", initialize)
-    monkeypatch.setattr("jax._src.distributed.global_state.num_processes", 1)
     before = signal.getsignal(signal.SIGTERM)
     try:
         stop = StopRequest().install()

@@ -39,7 +39,7 @@ def test_a_run_that_ends_before_says_so_and_one_that_fails_leaves_no_trace_open(
     said = []
     with profiled(step, tmp_path / "short", 3, said.append) as traced_step:
         traced_step(np.float32(0), np.float32(1))
-    assert said == ["no step was traced: the first 5 are not, and there were 1"] and not (tmp_path / "short").exists()
+    assert said == ["no step was traced: the first 5 never are, and there were 1"] and not (tmp_path / "short").exists()
     for name in ("first", "second"):  # a trace that were still open would refuse the second
         with pytest.raises(RuntimeError, match="halt"), profiled(step, tmp_path / name, 3, said.append) as traced_step:
             for _ in range(6):

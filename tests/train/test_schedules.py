@@ -41,7 +41,7 @@ def test_rises_then_falls():
     assert max(cosine) == cosine[7] == 1.0
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in ("one_cycle", "dino")])
 def test_every_schedule_warms_up_in_a_straight_line_from_its_start(name):
     found = rates(name, 0.5, total=40, warmup=8, start=0.1)
     np.testing.assert_allclose(found[:9], np.linspace(0.1, 0.5, 9), rtol=1e-6)
@@ -77,6 +77,24 @@ def test_polynomial():
                                [0.5 + 0.5 * left**0.9 for left in (1, 0.75, 0.5, 0.25)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+def test_dinos_rate_is_that_of_its_authors(warmup):
+    """A line by `np.linspace` with its end, joined to a cosine with its start; float32 of values below 1."""
+    total, peak, final = 40, 0.8, 0.01
+    left = np.arange(total - warmup) / (total - warmup)
+    expected = [*np.linspace(0, peak, warmup), *(final + (peak - final) * (1 + np.cos(np.pi * left)) / 2)]
+    np.testing.assert_allclose(rates("dino", peak, total, warmup, final=final), expected, rtol=0, atol=2e-7)
+    if warmup > 1:
+        assert expected[warmup - 1] == expected[warmup] == peak
+
+
+def test_dinos_decay_and_momentum_are_the_same_cosine_without_a_warm_up():
+    for start, end in ((0.04, 0.4), (0.996, 1.0)):
+        found = jax.vmap(cosine_between(start, end, 30))(np.arange(30))
+        expected = end + 0.5 * (start - end) * (1 + np.cos(np.pi * np.arange(30) / 30))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-7)
+
+
 def test_one_cycle():
     found = rates("one_cycle", 0.5, total=11, warmup=5)
     assert found[0] == pytest.approx(0.02) and found[4] == pytest.approx(0.5) and found[10] == pytest.approx(2e-6)
@@ -99,11 +117,13 @@ def test_warm_up_that_does_not_fit_is_refused(warmup, total):
 
 
 @pytest.mark.parametrize("name, options, message", [
-    ("cosin", {}, "unknown schedule 'cosin': it must be one of constant, step, cosine, one_cycle, linear, polynomial"),
+    ("cosin", {}, "unknown schedule 'cosin': it must be one of constant, step, cosine, one_cycle, linear, polynomial, "
+     "dino"),
     ("constant", {"final": 0.0}, "schedule 'constant' does not read final: it reads nothing"),
     ("cosine", {"power": 2.0}, "schedule 'cosine' does not read power: it reads final"),
     ("one_cycle", {"final": 0.0}, "schedule 'one_cycle' does not read final: it reads nothing"),
     ("one_cycle", {"start": 0.0}, "start 0.0: it must be None, one_cycle starts at peak / 25"),
+    ("dino", {"start": 0.0}, "start 0.0: it must be None, dino starts at 0"),
     ("one_cycle", {"warmup_steps": 1}, "one_cycle with a warm-up of 1 steps: its rise needs at least 2"),
     ("cosine", {"warmup_steps": 0, "start": 0.1}, "start 0.1: it must be None, without warm-up"),
     ("cosine", {"start": 2.0}, "start 2.0: it must be from 0 to the peak 1.0"),

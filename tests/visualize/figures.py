@@ -1,6 +1,7 @@
-"""What the tests of the pictures share: difficult names, pixels of a PNG, and where the texts of a figure lie."""
+"""Shared by the tests of pictures: difficult names, pixels of a PNG, and the places of a figure's texts."""
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -15,7 +16,7 @@ def read(path) -> np.ndarray:
 
 
 def texts(figure: Figure) -> list[str]:
-    """What is written on a figure."""
+    """The texts on a figure."""
     return [text for text, _ in _boxes(figure)]
 
 
@@ -30,6 +31,6 @@ def misplaced(figure: Figure) -> list[str]:
 
 
 def _boxes(figure: Figure) -> list:
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     return [(text.get_text(), text.get_window_extent(renderer)) for text in figure.findobj(Text)
             if text.get_text().strip() and text.get_visible()]

@@ -114,7 +114,7 @@ def test_errors_name_the_line(tmp_path, text, message):
 
 
 def test_names_are_shown_as_they_are(tmp_path, figures):
-    """Names that begin with "_" or hold a "$" mean something to matplotlib; letters it lacks are boxes."""
+    """Names that begin with "_" or hold a "$" have a meaning in matplotlib; letters its font lacks become boxes."""
     names = ["_void", "$x$", "a$b", "犬"]
     lines = [{"step": step, **{f"test/iou/{name}": step / 10 for name in names}} for step in (1, 2)]
     plot_curves(write(tmp_path / "metrics.jsonl", lines), tmp_path / "curves.png")

@@ -68,7 +68,7 @@ def test_the_panel_holds_the_images_and_their_overlays(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(images=images() * 255), r"images must lie in \[0, 1\]"), (dict(images=images(channels=2)), "C = 1 or 3"),
+    (dict(images=images() * 255), r"images must lie in \[0, 1\]"),
     (dict(images=images(0)), "received 0 and 2"), (dict(heatmaps={}), "received 4 and 0"),
     (dict(heatmaps={"a": HEAT[:3]}), r"N = 4, received shape \(3, 2, 2\)"),
     (dict(heatmaps={"a": HEAT * np.nan}), "heat must be finite"),

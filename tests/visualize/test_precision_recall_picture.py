@@ -25,7 +25,7 @@ def test_any_names(tmp_path, saved):
 
 
 @pytest.mark.parametrize("curves, message", [
-    ([None], "one curve at least"), ([CURVE, CURVE], "received 2 curves"),
+    ([None], "at least one curve"), ([CURVE, CURVE], "received 2 curves"),
     ([(CURVE[0][::-1], CURVE[1])], "recall of a, which rises"),
     ([(CURVE[0], CURVE[1][:2])], r"received \(4,\) and \(2,\)"),
     ([(CURVE[0], 2 * CURVE[1])], r"must lie in \[0, 1\], received")])

@@ -107,7 +107,7 @@ def test_pyplot_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(images=np.zeros((2, 8, 8, 2))), r"C = 1 or 3, received \(2, 8, 8, 2\)"),
+        (dict(images=np.zeros((2, 8, 8, 2))), r"prediction must be \(B, L, p\*p\*C\)"),
         (dict(images=np.full((2, 8, 8, 1), 255.0)), r"\[0, 1\], received 255 to 255"),
         (dict(images=np.full((2, 8, 8, 1), np.nan)), r"\[0, 1\], received nan"),
         (dict(mask=np.zeros((2, 15))), r"mask must be \(B, L\) = \(2, 16\), received \(2, 15\)"),

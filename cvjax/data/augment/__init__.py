@@ -1,8 +1,8 @@
 """Augmentation on device, inside jit: pure functions of one image, the key first; `jax.vmap` for a batch.
 
-Images are `(H, W, C)`, uint8 or float32, in [0, 255] until `normalize`; the type is kept where nothing else is said.
-Sizes, probabilities and ranges are Python numbers, fixed when the function is compiled; what is done to one image
-(a factor, a threshold, a matrix) may be traced. Only `mixing` works on whole batches.
+Images are `(H, W, C)`, uint8 or float32, in [0, 255] until `normalize`; the type is kept unless something else is said.
+Sizes, probabilities and ranges are Python numbers, fixed when the function is compiled; the parameters of one image's
+change (a factor, a threshold, a matrix) may be traced. Only `mixing` works on whole batches.
 """
 
 from cvjax.data.augment.chance import happens, random_apply
@@ -11,6 +11,7 @@ from cvjax.data.augment.colour import (
     brightness,
     contrast,
     equalize,
+    exposure,
     grayscale,
     hue,
     invert,
@@ -32,27 +33,33 @@ from cvjax.data.augment.geometry import (
     shear,
     translation,
 )
-from cvjax.data.augment.jitter import color_jitter, gaussian_blur, gaussian_noise, random_grayscale
+from cvjax.data.augment.jitter import (
+    color_jitter,
+    exposure_jitter,
+    gaussian_blur,
+    gaussian_noise,
+    random_grayscale,
+)
 from cvjax.data.augment.mixing import cutmix, mixup, mixup_or_cutmix
-from cvjax.data.augment.multi_crop import View, multi_crop, view
-from cvjax.data.augment.pixels import HALF, IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
+from cvjax.data.augment.multi_crop import View, changed_crops, multi_crop, view
+from cvjax.data.augment.pixels import denormalize, normalize
 from cvjax.data.augment.policies import random_augment, trivial_augment_wide
 
 __all__ = [
-    "HALF",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "View",
     "affine",
     "alternating_flip",
     "autocontrast",
     "brightness",
+    "changed_crops",
     "color_jitter",
     "contrast",
     "cutmix",
     "cutout",
     "denormalize",
     "equalize",
+    "exposure",
+    "exposure_jitter",
     "gaussian_blur",
     "gaussian_noise",
     "grayscale",

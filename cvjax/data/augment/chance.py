@@ -1,4 +1,4 @@
-"""Whether something happens to an image at all."""
+"""Operations that are applied to an image with some probability."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def random_apply(
 ) -> jax.Array:
     """`function(key, image)` with this probability, else the image; the function keeps shape and type.
 
-    Both are computed for every image, for a batch takes both ways.
+    Both are computed for every image, because a batch has images of both kinds.
     """
     choice_key, key = jax.random.split(key)
     return jnp.where(happens(choice_key, probability), function(key, image), image)

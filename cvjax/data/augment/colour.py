@@ -75,6 +75,19 @@ def hue(image: jax.Array, shift: float | jax.Array) -> jax.Array:
     return as_image(turned, image.dtype, jnp.round)
 
 
+def exposure(image: jax.Array, saturation: float | jax.Array, value: float | jax.Array) -> jax.Array:
+    """Saturation and value of HSV times a factor each; then clipped, as Darknet's `distort_image` does it.
+
+    With hue h, saturation s and value v a channel is v (1 - s t), where t depends on h alone. So nothing is converted:
+    it becomes `value * (v + saturation * (channel - v))`. What falls below 0 or goes beyond 255 is clipped. On uint8
+    results are rounded to the nearest level.
+    """
+    is_grey(image)  # ValueError for other channels
+    pixels = image.astype(jnp.float32)
+    largest = pixels.max(-1, keepdims=True)
+    return as_image(value * (largest + saturation * (pixels - largest)), image.dtype, jnp.round)
+
+
 def invert(image: jax.Array) -> jax.Array:
     """`255 - image`."""
     return 255 - image

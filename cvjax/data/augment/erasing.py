@@ -44,14 +44,14 @@ def random_erasing(
     """Paints, with this probability, a box of random area and shape inside a normalised image, float `(H, W, C)`.
 
     Zhong 2017 (arXiv 1708.04896, algorithm 1), with timm's defaults; torchvision's are `scale=(0.02, 0.33)` and
-    `ratio=(0.3, 3.3)`. As there, a box as high or as wide as the image is drawn again, ten times at most, after which
-    the image stays; here so is a box without a pixel.
+    `ratio=(0.3, 3.3)`. As there, a box as high or as wide as the image is drawn again, at most ten times; then the
+    image stays as it is. Here a box without a pixel is drawn again, too.
 
     Args:
         scale: least and greatest share of the image's area, uniform.
         ratio: least and greatest height / width, log-uniform.
         mode: "const" paints `value` (a number, or one for each channel); "pixel" draws each value from N(0, 1), as
-            the recipes of DeiT and Swin do, and leaves `value` aside.
+            the recipes of DeiT and Swin do, and ignores `value`.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"scale must satisfy 0 < least <= greatest <= 1, got {scale}")
@@ -71,7 +71,7 @@ def random_erasing(
 
 
 def inside_box(
-    height: int, width: int, top: jax.Array, left: jax.Array, box_height: jax.Array, box_width: jax.Array
+    height: int, width: int, top: jax.Array, left: jax.Array, box_height: jax.Array | int, box_width: jax.Array | int
 ) -> jax.Array:
     """Bool `(height, width, 1)`: the pixels in a box, which may reach beyond the image."""
     row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]

@@ -1,4 +1,4 @@
-"""Where pixels come from: mirror images, shifts, crops and affine warps."""
+"""Changes of geometry: mirror images, shifts, crops and affine warps."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def alternating_flip(key: jax.Array, image: jax.Array, epoch: jax.Array) -> jax.Array:
-    """The image in every other epoch (counted from 0, int) and its mirror image in those between; `key` says which.
+    """The image in every other epoch (counted from 0, int), else its mirror image; `key` decides which comes first.
 
-    With one key for all epochs of an image each of its two sides is seen once in two epochs, where chance would show
-    one of them twice to half of the images: Jordan 2024 (https://arxiv.org/abs/2404.00498).
+    With one key for all epochs of an image, each of its two sides is seen once in two epochs. With independent draws,
+    half of the images would show one side twice: Jordan 2024 (https://arxiv.org/abs/2404.00498).
     """
     return jnp.where(jax.random.bernoulli(key) ^ (epoch % 2 == 1), image[:, ::-1], image)
 
@@ -44,8 +44,8 @@ def random_resized_crop(
     """A random box of the image (see `random_box`), resized to `(size, size, C)` with antialiasing.
 
     extent: height and width `(2,)` of the picture before it was squeezed into `image` (`cvjax.data.crops.Squeeze`): the
-    box is drawn in those pixels, by their law, and the crop has the picture's proportions. None where nothing was.
-    Returns float32; from a uint8 image in [0, 255], for cubic weights would overshoot.
+    box is drawn in the picture's pixels, so the crop has the picture's proportions. None if nothing was squeezed.
+    Returns float32; for a uint8 image it is clipped to [0, 255], because cubic weights overshoot.
     """
     sides = jnp.asarray(image.shape[:2] if extent is None else extent, jnp.float32)
     top, left, height, width = random_box(key, sides[0], sides[1], scale, ratio)
@@ -74,16 +74,16 @@ def random_box(
 def fitting_sides(
     area_key: jax.Array,
     ratio_key: jax.Array,
-    height: int,
-    width: int,
+    height: float | jax.Array,
+    width: float | jax.Array,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    largest: tuple[int, int],
+    largest: tuple[float | jax.Array, float | jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Height and width of a random box, whole float32, no more than `largest`; and whether one in ten fitted.
+    """Height and width of a random box, whole float32, at most `largest`; and whether one of ten tries fitted.
 
     Its area is a uniform share in `scale`, its width / height log-uniform in `ratio`. The ten tries are drawn at once
-    and the first that fits is taken, for a loop would not be cheaper in jit.
+    and the first that fits is taken: a loop would not be cheaper in jit.
     """
     area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=scale[0], maxval=scale[1])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -108,9 +108,9 @@ def affine(
 ) -> jax.Array:
     """Warps an image by the inverse map that Pillow's `transform(AFFINE)` takes; shape and type stay.
 
-    The middles of pixels lie at halves. One whose source lies outside of the image is `fill`; a bilinear one near the
-    border takes the border's pixels. On uint8 fractions are cut off, as in Pillow. Pillow computes sources of
-    "nearest" in 16-bit fixed point: where one falls between two pixels, the other may be chosen here.
+    The middles of pixels lie at halves. A pixel whose source lies outside the image is `fill`; a bilinear source near
+    the border takes the border's pixels. On uint8 fractions are cut off, as in Pillow. For "nearest", Pillow computes
+    sources in 16-bit fixed point: if a source falls between two pixels, the other one may be chosen here.
 
     Args:
         image: `(H, W, C)`.
@@ -143,7 +143,7 @@ def affine(
 
 
 def check_interpolation(interpolation: str) -> None:
-    """Fails unless `affine` knows it."""
+    """ValueError unless `affine` knows this interpolation."""
     if interpolation not in ("nearest", "bilinear"):
         raise ValueError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ def color_jitter(
     """Brightness, contrast, saturation and hue, changed in random order, by torchvision's `ColorJitter`.
 
     The first three strengths s give factors uniform in [max(0, 1 - s), 1 + s], `hue` a shift uniform in
-    [-hue, hue], at most 0.5. A strength of 0 leaves its operation out; n operations cost n x n under `vmap`,
-    where each place of the order computes them all.
+    [-hue, hue], at most 0.5. A strength of 0 leaves its operation out. Under `vmap`, n operations cost n x n, because
+    each place of the order computes all of them.
     """
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
     for name, strength in strengths.items():
@@ -44,6 +45,22 @@ def color_jitter(
     )
 
 
+def exposure_jitter(key: jax.Array, image: jax.Array, saturation: float = 1.0, value: float = 1.0) -> jax.Array:
+    """Saturation and value of HSV, each times its own random factor, as Darknet's `random_distort_image`.
+
+    saturation, value: s of 1 or more, 1 for no change. The factor is uniform in [1, s], and in one half of the cases
+    its inverse is taken, so that pictures get darker as often as brighter.
+    """
+    factors = []
+    for each, (name, most) in zip(jax.random.split(key), (("saturation", saturation), ("value", value))):
+        if most < 1:
+            raise ValueError(f"{name} must be at least 1, got {most}")
+        choice_key, factor_key = jax.random.split(each)
+        factor = jax.random.uniform(factor_key, minval=1.0, maxval=most)
+        factors.append(jnp.where(happens(choice_key, 0.5), factor, 1 / factor))
+    return colour.exposure(image, *factors)
+
+
 def random_grayscale(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
     """The grey image with this probability, in as many channels as before."""
     return jnp.where(happens(key, probability), colour.grayscale(image), image)
@@ -53,8 +70,8 @@ def gaussian_blur(key: jax.Array, image: jax.Array, sigma: tuple[float, float] =
     """A Gaussian blur of standard deviation uniform in `sigma`, in pixels; the border's pixels are repeated outwards.
 
     SimCLR (arXiv 2002.05709, appendix A) and, with this range, DINO. The kernel reaches four times the largest
-    deviation, so no size is to be chosen: torchvision cuts it at a size given in pixels and mirrors the border,
-    Pillow (as in DINO) approximates it by three box filters.
+    deviation, so there is no size to choose. torchvision cuts the kernel at a size given in pixels and mirrors the
+    border; Pillow (as in DINO) approximates it by three box filters.
     """
     low, high = sigma
     if not 0 < low <= high:
@@ -67,10 +84,9 @@ def gaussian_blur(key: jax.Array, image: jax.Array, sigma: tuple[float, float] =
         padding = [(radius, radius) if axis == other else (0, 0) for other in range(3)]
         padded = jnp.pad(blurred, padding, mode="edge")
         # Shifted sums rather than a convolution, which `vmap` over kernels turns into a slow grouped one.
-        blurred = sum(
-            weight * jax.lax.slice_in_dim(padded, offset, offset + image.shape[axis], axis=axis)
-            for offset, weight in enumerate(weights)
-        )
+        shifted = (weight * jax.lax.slice_in_dim(padded, offset, offset + image.shape[axis], axis=axis)
+                   for offset, weight in enumerate(weights))
+        blurred = cast(jax.Array, sum(shifted))  # `sum` of nothing would be an int
     return as_image(blurred, image.dtype, jnp.round)
 
 

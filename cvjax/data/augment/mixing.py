@@ -17,7 +17,7 @@ def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -
     Zhang 2017 (arXiv 1710.09412, section 2).
 
     Args:
-        images: `(B, H, W, C)`, float for the mixture not to be rounded.
+        images: `(B, H, W, C)`, float, so that the mixture is not rounded.
         targets: `(B, K)` class probabilities.
         alpha: above 0.
 
@@ -33,7 +33,8 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) 
 
     Yun 2019 (arXiv 1905.04899, section 3.1 and algorithm 1): the box takes the share 1 - lambda of the area,
     lambda ~ Beta(alpha, alpha), with the image's proportions, around a centre uniform over the pixels, and is cut off
-    at the border; targets are mixed by the area that is left. A box of odd side keeps it, as in timm.
+    at the border. Targets are mixed by the area that is left. An odd side stays odd: the authors' code and timm reach
+    `side // 2` pixels to either side of the centre, so theirs becomes one pixel shorter.
 
     Args:
         images: `(B, H, W, C)`.
@@ -58,10 +59,10 @@ def mixup_or_cutmix(
     """`cutmix` with the switch probability, else `mixup`; with 1 - probability neither. timm's `Mixup`, mode "batch".
 
     Args:
-        images: `(B, H, W, C)`, float for the mixture not to be rounded.
-        targets: `(B, K)` class probabilities, smoothed before if at all.
+        images: `(B, H, W, C)`, float, so that the mixture is not rounded.
+        targets: `(B, K)` class probabilities, already smoothed if they are to be.
         mixup_alpha: at least 0; 0 leaves mixup out, and cutmix is then not switched.
-        cutmix_alpha: likewise.
+        cutmix_alpha: the same for CutMix.
         switch_probability: of cutmix, if both are on.
         probability: of mixing this batch at all.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from cvjax.data.augment.chance import random_apply
 from cvjax.data.augment.colour import solarize
@@ -42,21 +43,29 @@ LOCAL = replace(GLOBAL_1, size=96, scale=(0.05, 0.4), blur=0.5)
 
 
 def view(key: jax.Array, image: jax.Array, recipe: View, extent: jax.Array | None = None) -> jax.Array:
-    """One view of an image uint8 `(H, W, C)`: float32 `(size, size, C)` in [0, 255]; C = 1 has no colours to change.
+    """One view of an image uint8 `(H, W, C)`: float32 `(size, size, C)` in [0, 255], see `changed`.
 
-    extent: see `random_resized_crop`. An operation of probability 0 is left out of the program. Between operations
-    nothing is rounded to whole levels as Pillow does, for one device would round what eight do not.
+    extent: see `random_resized_crop`.
     """
-    keys = jax.random.split(key, 6)
-    out = random_resized_crop(keys[0], image, recipe.size, recipe.scale, extent=extent)
+    cropped = random_resized_crop(jax.random.split(key, 6)[0], image, recipe.size, recipe.scale, extent=extent)
+    return changed(key, cropped, recipe)
+
+
+def changed(key: jax.Array, crop: jax.Array, recipe: View) -> jax.Array:
+    """A crop `(size, size, C)` with all but its box random: float32 in [0, 255]; C = 1 has no colours to change.
+
+    An operation of probability 0 is left out of the program. Pillow rounds to whole levels between operations. Here
+    nothing is rounded, because one device would then round where eight do not.
+    """
+    keys, out = jax.random.split(key, 6), crop.astype(jnp.float32)
     if recipe.flip:
         out = random_flip(keys[1], out)
     if recipe.jitter_chance and any(recipe.jitter):
         strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), recipe.jitter))
-        if image.shape[-1] == 1:
+        if crop.shape[-1] == 1:
             strengths |= dict(saturation=0.0, hue=0.0)
         out = random_apply(keys[2], out, recipe.jitter_chance, partial(color_jitter, **strengths))
-    if recipe.grayscale and image.shape[-1] == 3:
+    if recipe.grayscale and crop.shape[-1] == 3:
         out = random_grayscale(keys[3], out, recipe.grayscale)
     if recipe.blur:
         out = random_apply(keys[4], out, recipe.blur, partial(gaussian_blur, sigma=recipe.blur_sigma))
@@ -79,8 +88,20 @@ def multi_crop(key: jax.Array, image: jax.Array, global_views: Sequence[View], l
         raise ValueError(f"global views must have one size and local crops be 0 or more, got sizes {sorted(sizes)} and "
                          f"{local_crops} crops")
     keys = jax.random.split(key, len(global_views) + 1)
-    views = [jax.numpy.stack([view(k, image, recipe, extent) for k, recipe in zip(keys, global_views)])]
+    views = [jnp.stack([view(k, image, recipe, extent) for k, recipe in zip(keys, global_views)])]
     if local_crops:
         local = jax.vmap(lambda k: view(k, image, local_view, extent))
         views.append(local(jax.random.split(keys[-1], local_crops)))
+    return views
+
+
+def changed_crops(key: jax.Array, crops: Sequence[jax.Array], global_views: Sequence[View], local_view: View
+                  ) -> list[jax.Array]:
+    """The views of `multi_crop`, from boxes that are cut out already, uint8 `[(G, g, g, C), (N, l, l, C)]` or without
+    the second (`cvjax.data.crops.SeveralCrops`)."""
+    keys = jax.random.split(key, len(global_views) + 1)
+    views = [jnp.stack([changed(k, crop, recipe) for k, crop, recipe in zip(keys, crops[0], global_views)])]
+    for local in crops[1:]:
+        own = jax.random.split(keys[-1], len(local))
+        views.append(jax.vmap(lambda k, crop: changed(k, crop, local_view))(own, local))
     return views

@@ -5,10 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# For data whose statistics nobody stated: puts [0, 255] on [-1, 1], whatever the number of channels.
-HALF = (0.5,)
+from cvjax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalize(
@@ -33,8 +30,8 @@ def as_image(
     return (rounding(values) if jnp.issubdtype(dtype, jnp.integer) else values).astype(dtype)
 
 
-def blend(start: jax.Array, end: jax.Array, share: float | jax.Array) -> jax.Array:
-    """From `start` at 0 over `end` at 1 to what lies beyond, float32; where both are equal, exactly that."""
+def blend(start: jax.Array | float, end: jax.Array, share: float | jax.Array) -> jax.Array:
+    """`start` at share 0, `end` at 1, and extrapolated outside, float32; exact where both are equal."""
     start = jnp.asarray(start, jnp.float32)
     return start + share * (jnp.asarray(end, jnp.float32) - start)
 

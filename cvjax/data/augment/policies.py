@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from cvjax.data.augment import colour
 from cvjax.data.augment.chance import random_apply
+from cvjax.data.augment.erasing import inside_box
 from cvjax.data.augment.geometry import affine, check_interpolation, rotation, shear, translation
+from cvjax.data.augment.pixels import as_image, blend
 
 # An operation's argument given a magnitude and a sign, by the operation's name: the warps first.
 Table = Callable[[jax.Array, jax.Array, int, int], dict[str, float | jax.Array]]
@@ -17,6 +19,7 @@ _OPERATIONS = {
     "brightness": colour.brightness,
     "saturation": colour.saturation,
     "contrast": colour.contrast,
+    "big_vision_contrast": lambda image, factor: as_image(blend(_level(image), image, factor), image.dtype),
     "sharpness": colour.sharpness,
     "posterize": colour.posterize,
     "solarize": colour.solarize,
@@ -26,6 +29,11 @@ _OPERATIONS = {
     "invert": lambda image, _: colour.invert(image),
     "identity": lambda image, _: image,
 }
+
+
+def _level(image: jax.Array) -> int:
+    """What TensorFlow's AutoAugment takes for the mean grey level: the mean count of a histogram of 256 bins."""
+    return min(image.shape[0] * image.shape[1] // 256, 255)
 
 
 def random_augment(
@@ -42,26 +50,31 @@ def random_augment(
 ) -> jax.Array:
     """RandAugment: `num_ops` operations drawn with replacement, all of one magnitude (Cubuk 2019, arXiv 1909.13719).
 
-    Two lists of operations are known. Both turn the sign of warps and of enhancements with probability 1/2.
+    Three lists of operations are known. All turn the sign of warps with probability 1/2, the first two that of
+    enhancements, too.
 
     - "torchvision" (`torchvision.transforms.RandAugment`, the defaults here): 14 operations, magnitudes of 31 bins.
     - "timm": the 15 of its `inc1`, whose severity always increases, magnitudes up to 10. The recipe
       `rand-m9-mstd0.5-inc1` of DeiT and Swin is `random_augment(key, image, 2, 9, table="timm", magnitude_std=0.5,
       probability=0.5, interpolation="bilinear", fill=[255 * m for m in IMAGENET_MEAN])`, and A1 has magnitude 7.
+    - "big_vision": the 16 of its `randaug`, magnitudes up to 10. Enhancements have one direction, from 0.1 to 1.9; one
+      operation cuts out a square; contrast is against the level of (number of pixels) / 256, where Pillow has the mean.
+      Its `randaug(2,10)` is `random_augment(key, image, 2, 10, table="big_vision", fill=128)`.
 
     Deviations: fractions between the 31 bins are allowed. timm warps by bicubic, or a random one of two kernels; here
     it is "nearest" or "bilinear". timm's lists without `inc1` are not offered: their severity partly falls.
 
     In a batch (`vmap`) every image goes through every operation, and one result is kept. The five warps therefore
-    share one gather; the dearest of the rest is `equalize`, a histogram and a table look-up.
+    share one gather; the most expensive of the rest is `equalize`, a histogram and a table look-up.
 
     Args:
         image: uint8 or float32 `(H, W, C)` in [0, 255], 1 or 3 channels.
-        magnitude: in [0, 30], with timm's list in [0, 10].
+        magnitude: in [0, 30], with the lists of timm and big_vision in [0, 10].
         magnitude_std: deviation of a normal draw around the magnitude for each operation, clipped to its range.
         probability: of applying each of the drawn operations.
         interpolation: "nearest" or "bilinear", for warps.
-        fill: what warps bring in from outside, a number or one for each channel.
+        fill: value of the pixels that warps bring in from outside and of a square that is cut out, a number or one for
+            each channel.
     """
     if table not in _TABLES:
         raise ValueError(f"table must be one of {', '.join(_TABLES)}, got {table!r}")
@@ -103,7 +116,8 @@ def _one_operation(key, image, table, magnitude, interpolation, fill):
     arguments = table(magnitude, jax.random.rademacher(sign_key, (), jnp.float32), height, width)
     index = jax.random.randint(operation_key, (), 0, len(arguments))
     argument = jnp.stack([jnp.asarray(a, jnp.float32) for a in arguments.values()])[index]
-    return apply_operation(image, list(arguments), index, argument, interpolation, fill)
+    place = jax.random.randint(jax.random.fold_in(key, 2), (2,), 0, jnp.array([height, width]))
+    return apply_operation(image, list(arguments), index, argument, interpolation, fill, place)
 
 
 def apply_operation(
@@ -113,9 +127,11 @@ def apply_operation(
     argument: jax.Array,
     interpolation: str = "nearest",
     fill: float | Sequence[float] = 0.0,
+    place: jax.Array | None = None,
 ) -> jax.Array:
-    """The operation `names[index]` with its argument, where the names begin with those of all warps.
+    """The operation `names[index]` with its argument; `names` must begin with the names of all warps.
 
+    place: the pixel `(2,)` in the middle of a square that `cutout` paints over; its argument is half of its side.
     Positive arguments pull rows to the left further down and columns up further right (shears), move to the right and
     down (translations, in pixels) and turn counter-clockwise (degrees).
     """
@@ -129,7 +145,8 @@ def apply_operation(
     assert list(warps) == list(names[: len(warps)])
     matrix = jnp.stack(list(warps.values()))[jnp.minimum(index, len(warps) - 1)]
     branches = [partial(affine, matrix=matrix, interpolation=interpolation, fill=fill)]
-    branches += [partial(_with_argument, _OPERATIONS[name], argument) for name in names[len(warps) :]]
+    operations = {**_OPERATIONS, "cutout": partial(_cutout, place, fill)}
+    branches += [partial(_with_argument, operations[name], argument) for name in names[len(warps) :]]
     return jax.lax.switch(jnp.maximum(index - len(warps) + 1, 0), branches, image)
 
 
@@ -137,7 +154,13 @@ def _with_argument(operation, argument, image):
     return operation(image, argument)
 
 
-# Whole numbers may come out a last digit beside themselves, and are cut and compared with this much to spare.
+def _cutout(place, fill, image, half):
+    top, left = place - half
+    box = inside_box(image.shape[0], image.shape[1], top, left, 2 * half, 2 * half)
+    return jnp.where(box, jnp.asarray(fill).astype(image.dtype), image)
+
+
+# Whole numbers may be off in the last digit, so they are cut and compared with this tolerance.
 _SLACK = 1e-3
 
 
@@ -202,9 +225,32 @@ def _timm(magnitude, sign, height, width):
     }
 
 
+def _big_vision(magnitude, sign, height, width):
+    enhance = 0.1 + 1.8 * magnitude / 10
+    return {
+        "shear_x": sign * 0.3 * magnitude / 10,
+        "shear_y": sign * 0.3 * magnitude / 10,
+        "translate_x": sign * 100 * magnitude / 10,
+        "translate_y": sign * 100 * magnitude / 10,
+        "rotate": sign * 30 * magnitude / 10,
+        "brightness": enhance,
+        "saturation": enhance,
+        "big_vision_contrast": enhance,
+        "sharpness": enhance,
+        "posterize": _whole(4 * magnitude / 10),
+        "solarize": _whole(256 * magnitude / 10),
+        "autocontrast": 0,
+        "equalize": 0,
+        "invert": 0,
+        "solarize_add": _whole(110 * magnitude / 10),
+        "cutout": _whole(40 * magnitude / 10),
+    }
+
+
 def _whole(number):
     return jnp.floor(number + _SLACK)
 
 
 # Greatest magnitude, and arguments at one.
-_TABLES: dict[str, tuple[int, Table]] = {"torchvision": (30, _torchvision), "timm": (10, _timm)}
+_TABLES: dict[str, tuple[int, Table]] = {
+    "torchvision": (30, _torchvision), "timm": (10, _timm), "big_vision": (10, _big_vision)}

@@ -1,5 +1,6 @@
 """AlexNet's names: torchvision's places in a sequence, and Caffe's, which are ours, for the grouped network."""
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.naming import TORCH, Family, Naming, Rule, after_flattening
 from cvjax.models.alexnet import AlexNet
 
@@ -12,7 +13,10 @@ CAFFE = Naming((Rule(r"fc6/kernel", "fc6/weight", FLATTENED), *TORCH))
 
 
 def alexnet(model: AlexNet) -> Family:
-    """The table of a model: torchvision has the network of 2014 alone, Caffe the one of 2012."""
+    """The table of a model: torchvision publishes only the network of 2014, Caffe that of 2012."""
     head = r"(fc8|classifier\.6)\..+"
     namings = {"torchvision": TORCHVISION} if model.groups == 1 else {"caffe": CAFFE}
     return Family(namings=namings, fresh=head, ignored=head)
+
+
+register(AlexNet, alexnet)

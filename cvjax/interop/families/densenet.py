@@ -1,10 +1,12 @@
 """DenseNet's names: torchvision's, which are timm's, and those of the files that torchvision publishes."""
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.naming import KERNEL, TORCH, Family, Naming, Rule
+from cvjax.models.densenet import DenseNet
 
 _FEATURES = ((r"(?!classifier/)", "features/"),)
 
-# Written before torch forbade dots in names: `denselayer1.norm.1.weight` is what is called `denselayer1.norm1` now.
+# Written before torch forbade dots in names: `denselayer1.norm.1.weight` is now called `denselayer1.norm1.weight`.
 _DOTTED = (
     Rule(r"(.+/denselayer\d+/conv)(\d)/kernel", r"\1/\2/weight", KERNEL),
     Rule(r"(.+/denselayer\d+/norm)(\d)/scale", r"\1/\2/weight"),
@@ -22,3 +24,5 @@ DENSENET = Family(
     fresh=r"classifier\..+",
     ignored=r"classifier\..+",
 )
+
+register(DenseNet, DENSENET)

@@ -1,16 +1,16 @@
 """The names of DINO's full checkpoints: `backbone.` and the backbone's own names, `head.mlp.0.weight` and so on.
 
-A file of the authors holds two such networks; `load_weights(model, file, part="student")` takes the student's, without
-`part` it is the teacher's.
+An authors' file holds two such networks. `load_weights(model, file, part="student")` takes the student; without `part`
+it takes the teacher.
 """
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvjax.interop.families.registry import family_of, register
 from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Layout, Naming, Rule
 from cvjax.models.dino import DINO
 
@@ -18,8 +18,8 @@ _LENGTHS = Layout(lambda array, model: array.T, lambda array, model: array.T)  #
 _HEAD = (Rule("(head/last_layer/weight_v)", r"\1", KERNEL), Rule("(head/last_layer/weight_g)", r"\1", _LENGTHS), *TORCH)
 
 
-def dino(model: DINO, family_of: Callable[[nn.Module], Family]) -> Family:
-    """The table for a backbone's own, `family_of(backbone)`, of which it takes every publisher's names."""
+def dino(model: DINO) -> Family:
+    """The table of a DINO network: every publisher's names from the backbone's table, `family_of(backbone)`."""
     backbone = family_of(model.backbone)
     lengths = {"head.last_layer.weight_g": np.ones((model.head.out_dim, 1), np.float32)}
 
@@ -34,3 +34,6 @@ def dino(model: DINO, family_of: Callable[[nn.Module], Family]) -> Family:
     namings = {publisher: Composite(_HEAD, constants=constants(naming), backbone=model.backbone, inner=naming)
                for publisher, naming in backbone.namings.items()}
     return Family(namings=namings, inputs=inputs)
+
+
+register(DINO, dino)

@@ -1,19 +1,18 @@
 """Faster R-CNN's names: torchvision's, those of the files that it publishes, and those of a backbone's own files.
 
-A file of a classifier starts a network that has all of its layers but the last; what else there is starts fresh. The
-weights that torchvision publishes for COCO belong to batch norms without an epsilon; its own loader sets it to 0.
+A classifier's file fills the backbone, which has all of the classifier's layers except the last. All other layers start
+fresh. The weights that torchvision publishes for COCO belong to batch norms with an epsilon of 0, which its own loader
+sets.
 """
 
-from collections.abc import Callable
 
-import flax.linen as nn
-
+from cvjax.interop.families.registry import family_of, register
 from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Rule, after_flattening
 from cvjax.models.faster_rcnn import FasterRCNN
 
 
-def faster_rcnn(model: FasterRCNN, family_of: Callable[[nn.Module], Family]) -> Family:
-    """The table for a backbone's own, `family_of(backbone)`, of which it takes every publisher's names."""
+def faster_rcnn(model: FasterRCNN) -> Family:
+    """The table of a detector: every publisher's names from the backbone's table, `family_of(backbone)`."""
     backbone = model.make_backbone()
     family = family_of(backbone)
     first = Rule("box_head/fc6/kernel", "roi_heads/box_head/fc6/weight", after_flattening(*(model.region_size,) * 2))
@@ -34,3 +33,6 @@ def _prefix(model: FasterRCNN) -> str:
 
 def _convolutions(path: str, name: str) -> list[Rule]:
     return [Rule(f"{path}/kernel", f"{name}/weight", KERNEL), Rule(f"{path}/bias", f"{name}/bias")]
+
+
+register(FasterRCNN, faster_rcnn)

@@ -1,13 +1,13 @@
 """FCN's names: torchvision's, Caffe's for the paper's networks, and those of a backbone's own files.
 
-A file of a classifier starts a network's backbone (of VGG-16: fc6 and fc7, too); its score layers start fresh.
+A classifier's file fills the backbone, and fc6 and fc7 too if the backbone is VGG-16. The score layers start fresh.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
+import jax
 import numpy as np
 
+from cvjax.interop.families.registry import family_of, register
 from cvjax.interop.families.vgg import vgg
 from cvjax.interop.naming import TORCH, Composite, Family, Layout, Rule
 from cvjax.models.fcn import FCN, FCNVGG, bilinear_kernel
@@ -17,16 +17,16 @@ def _convolved(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
     return kernel[::-1, ::-1].transpose(2, 3, 0, 1)
 
 
-# A transposed convolution's, which torch and Caffe do not flip: (kh, kw, in, out) <-> (in, out, kh, kw)
+# Kernels of a transposed convolution, which torch and Caffe do not flip: (kh, kw, in, out) <-> (in, out, kh, kw)
 _TRANSPOSED = Layout(_convolved, lambda array, model: array.transpose(2, 3, 0, 1)[::-1, ::-1])
-# A 7x7 convolution as they hold the linear layer that it was: (7, 7, in, out) <-> (out, in * 49)
+# A 7x7 convolution, stored as the linear layer that it was in the classifier: (7, 7, in, out) <-> (out, in * 49)
 _FLATTENED = Layout(lambda kernel, model: kernel.transpose(3, 2, 0, 1).reshape(kernel.shape[3], -1),
                     lambda array, model: array.reshape(len(array), -1, 7, 7).transpose(2, 3, 1, 0))
 _FLAT = Layout(lambda kernel, model: kernel[0, 0].T, lambda array, model: array.T[None, None])
 
 
-def fcn(model: FCN, family_of: Callable[[nn.Module], Family]) -> Family:
-    """The table for a backbone's own, `family_of(backbone)`, of which it takes every publisher's names."""
+def fcn(model: FCN) -> Family:
+    """The table of an FCN: every publisher's names from the backbone's table, `family_of(backbone)`."""
     backbone = model.make_backbone()
     family = family_of(backbone)
     namings = {}
@@ -42,8 +42,9 @@ def fcn(model: FCN, family_of: Callable[[nn.Module], Family]) -> Family:
 def fcn_vgg(model: FCNVGG) -> Family:
     """The table: Caffe's names in torch's layouts, with the fixed kernel of the last upsampling, or VGG's files."""
     stride = 2 ** (len(model.depths) - model.skips)
-    last = {f"upscore{stride if model.skips else ''}.weight": _TRANSPOSED.to_theirs(
-        np.asarray(bilinear_kernel(None, (2 * stride, 2 * stride, model.num_classes, model.num_classes))), model)}
+    any_key = jax.random.key(0)  # an initialiser takes one; this one draws nothing
+    kernel = bilinear_kernel(any_key, (2 * stride, 2 * stride, model.num_classes, model.num_classes))
+    last = {f"upscore{stride if model.skips else ''}.weight": _TRANSPOSED.to_theirs(np.asarray(kernel), model)}
     up = Rule(r"(upscore.+)/kernel", r"\1/weight", _TRANSPOSED)
     backbone = model.make_backbone()
     namings = {"caffe": Composite((up, *TORCH), constants=lambda model: last, backbone=backbone, prefix="")}
@@ -56,3 +57,7 @@ def fcn_vgg(model: FCNVGG) -> Family:
         namings[publisher] = Composite((*rules, up, *TORCH), renames, backbone=backbone, inner=naming, prefix="")
     head = r"(classifier\.6|head\.fc)\..+"
     return Family(namings=namings, fresh=r"(score_|upscore).+", ignored=head)
+
+
+register(FCN, fcn)
+register(FCNVGG, fcn_vgg)

@@ -3,7 +3,9 @@
 A file may lack the auxiliary heads, which evaluation does not need, and may hold them for a model that has none.
 """
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.naming import TORCH, Family, Naming, Rule, after_flattening
+from cvjax.models.googlenet import GoogLeNet
 
 _HEADS = r"(fc|aux[12])\..+"
 
@@ -12,3 +14,5 @@ GOOGLENET = Family(
     fresh=_HEADS,
     ignored=_HEADS,
 )
+
+register(GoogLeNet, GOOGLENET)

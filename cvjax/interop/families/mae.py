@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.families.vit import TRANSFORMER, stored_positions
 from cvjax.interop.naming import Family, Naming, model_images
 from cvjax.models.mae import MaskedAutoencoder
@@ -25,3 +26,5 @@ MAE = Family(
                                               (r"decoder/", "decoder_")), _constants)},
     inputs=_inputs,
 )
+
+register(MaskedAutoencoder, MAE)

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.families.vit import PATCHES, TRANSFORMER, linear
 from cvjax.interop.naming import TORCH, Family, Naming, Rule
+from cvjax.models.images import as_pair
 from cvjax.models.swin import SwinTransformer
-from cvjax.ops.windows import relative_position_index, resize_relative_positions
+from cvjax.ops.windows import Size, relative_position_index, resize_relative_positions, shifted_window_mask
 
 TORCHVISION = (
     Rule("patch_embed/proj/kernel", "features/0/0/weight", PATCHES),
@@ -19,23 +21,46 @@ TORCHVISION = (
 
 
 def _index_tables(model: SwinTransformer) -> dict[str, np.ndarray]:
-    """What torchvision stores next to every table of biases."""
+    """The index tables that torchvision stores next to every table of biases."""
     return {f"features.{2 * i + 1}.{j}.attn.relative_position_index": relative_position_index(window).reshape(-1)
             for i, (depth, window) in enumerate(zip(model.depths, model.windows, strict=True)) for j in range(depth)}
 
 
-def _fit_table(table: np.ndarray, shape: tuple[int, ...], model: SwinTransformer) -> np.ndarray:
-    """A table of biases of a square window for the model's; one that is not square, or of other heads, stays."""
+def _buffers(model: SwinTransformer) -> dict[str, np.ndarray]:
+    """What the authors' code stores, and asks for when it loads strictly: index tables, and masks of shifted windows.
+
+    Their masks are 0 where a token may look and -100 where not. A map that one window covers is not shifted.
+    """
+    buffers = {}
+    height, width = (side // model.patch_size for side in as_pair(model.image_size))
+    for i, (depth, window) in enumerate(zip(model.depths, model.windows, strict=True)):
+        for j in range(depth):
+            name = f"layers.{i}.blocks.{j}.attn"
+            buffers[f"{name}.relative_position_index"] = relative_position_index(window)
+            if j % 2 and height > window[0] and width > window[1]:
+                padded = -(-height // window[0]) * window[0], -(-width // window[1]) * window[1]
+                seen = shifted_window_mask(padded, window, (window[0] // 2, window[1] // 2))
+                buffers[f"layers.{i}.blocks.{j}.attn_mask"] = np.where(seen, 0, -100).astype(np.float32)
+        height, width = -(-height // 2), -(-width // 2)
+    return buffers
+
+
+def _fit_table(table: np.ndarray, shape: tuple[int, ...], model: SwinTransformer, trained: Size | None) -> np.ndarray:
+    """Resize a square window's table of biases to the model's window.
+
+    A table of a window that is not square, or with another number of heads, is returned as it is.
+    """
     side = math.isqrt(len(table))
     if side * side != len(table) or side % 2 == 0 or table.shape[1:] != shape[1:]:
         return table
-    # Windows shrink from stage to stage, so the number of offsets tells which one it is.
+    # Windows shrink from stage to stage, so the number of offsets identifies the window.
     window = next(window for window in model.windows if math.prod(2 * n - 1 for n in window) == shape[0])
-    return resize_relative_positions(table, ((side + 1) // 2,) * 2, window)
+    learnt = (side + 1) // 2
+    return resize_relative_positions(table, (learnt, learnt), window)
 
 
 def swin(model: SwinTransformer) -> Family:
-    """The table; torchvision's parts and merges have one number after the other, and the authors merge at the end."""
+    """The table of a Swin: torchvision numbers stages and merges in one row, the authors merge at a stage's end."""
     stages = range(len(model.depths))
     merged_at_the_end = tuple((f"layers/{i + 1}/downsample/", f"layers/{i}/downsample/") for i in stages)
     features = (("patch_embed/norm/", "features/0/2/"),
@@ -44,8 +69,11 @@ def swin(model: SwinTransformer) -> Family:
     return Family(
         namings={"timm": Naming(TRANSFORMER, (("head/", "head/fc/"),)),
                  "torchvision": Naming(TORCHVISION, features, _index_tables),
-                 "official": Naming(TRANSFORMER, merged_at_the_end)},
+                 "official": Naming(TRANSFORMER, merged_at_the_end, _buffers)},
         fresh=r"head\..+",
         ignored=r"head\..+|.+\.(relative_position_index|attn_mask)",
         resized={r".+\.relative_position_bias_table": _fit_table},
     )
+
+
+register(SwinTransformer, swin)

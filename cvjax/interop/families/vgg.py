@@ -3,12 +3,13 @@
 import flax.linen as nn
 import numpy as np
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.naming import TORCH, Family, Layout, Naming, Rule, after_flattening
 from cvjax.models.vgg import VGG
 
 
 def _as_convolution(side: int) -> Layout:
-    """A linear layer on a flattened map as timm holds it, a convolution: (h*w*in, out) <-> (out, in, h, w)."""
+    """A linear layer on a flattened map, which timm stores as a convolution: (h*w*in, out) <-> (out, in, h, w)."""
     def to_theirs(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
         return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
 
@@ -41,3 +42,6 @@ def vgg(model: VGG) -> Family:
         fresh=head,
         ignored=head,
     )
+
+
+register(VGG, vgg)

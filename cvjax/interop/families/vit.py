@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from cvjax.interop.families.registry import register
 from cvjax.interop.naming import KERNEL, TORCH, Family, Layout, Naming, Rule
 from cvjax.models.images import as_pair
 from cvjax.models.vit import VisionTransformer
@@ -27,9 +28,9 @@ PATCHES = Layout(_patches_to_convolution, _convolution_to_patches)  # (p*p*C, D)
 TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCHES), *TORCH)
 
 
-def stored_positions(width: int, grid: tuple[int, int], prefix: int = 1) -> np.ndarray:
+def stored_positions(width: int, grid: tuple[int, int], prefix: int = 1, moco: bool = False) -> np.ndarray:
     """Fixed positions as files hold them, with zeros for the class token: `(1, prefix + L, width)`."""
-    return np.concatenate([np.zeros((prefix, width), np.float32), sincos_2d(width, grid)])[None]
+    return np.concatenate([np.zeros((prefix, width), np.float32), sincos_2d(width, grid, moco=moco)])[None]
 
 
 def _grid(model: VisionTransformer) -> tuple[int, int]:
@@ -37,23 +38,29 @@ def _grid(model: VisionTransformer) -> tuple[int, int]:
 
 
 def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
-    """Fixed positions under the `name` that a publisher has for learned ones."""
+    """Fixed positions, stored under the `name` that a publisher gives to learned positions."""
     return lambda model: {} if model.position == "learned" else {
-        name: stored_positions(model.width, _grid(model), model.prefix)}
+        name: stored_positions(model.width, _grid(model), model.prefix, model.position == "sincos2d_moco")}
 
 
-def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer) -> np.ndarray:
-    """Positions `(1, prefix + L, D)` of a square grid to the model's; a grid that is not square stays as it is."""
+def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer,
+                   trained: tuple[int, int] | None) -> np.ndarray:
+    """Resize positions `(1, prefix + L, D)` to the model's grid.
+
+    trained: height and width of the images that they were learnt from. None for squares; grids that cannot be that are
+    returned as they are.
+    """
     prefix = model.prefix
     side = math.isqrt(positions.shape[1] - prefix)
-    if side * side != positions.shape[1] - prefix:
+    grid = (side, side) if trained is None else patch_grid(*trained, model.patch_size)
+    if math.prod(grid) != positions.shape[1] - prefix:
         return positions
-    patches = resize_positions(jnp.asarray(positions[0, prefix:]), (side, side), _grid(model))
+    patches = resize_positions(jnp.asarray(positions[0, prefix:]), grid, _grid(model), model.position_resize or "timm")
     return np.concatenate([positions[:, :prefix], np.asarray(patches)[None]], axis=1)
 
 
 def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
-    """Rules of a linear layer that others call `name`, with their endings of its two parameters."""
+    """Rules of a linear layer that others call `name`. kernel, bias: what they append to it for the two parameters."""
     return Rule(rf"{path}/kernel", name + kernel, KERNEL), Rule(rf"{path}/bias", name + bias)
 
 
@@ -77,8 +84,8 @@ def _torchvision(first: str, second: str) -> Naming:
     return Naming(rules, renames, _constants("encoder.pos_embedding"))
 
 
-# The head and the norm that goes with it belong to a task, so another task starts them fresh. An MAE's decoder is of
-# no use. torchvision's published files have the names from before its 0.14.
+# The head and its norm belong to a task, so another task starts them fresh. An MAE's decoder is not used. torchvision's
+# published files have the names that it used before version 0.14.
 VIT = Family(
     namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed")), "torchvision": _torchvision("0", "3"),
              "torchvision-0.13": _torchvision("linear_1", "linear_2")},
@@ -86,3 +93,5 @@ VIT = Family(
     ignored=r"(head|fc_norm|norm|heads|encoder\.ln)\..+|decoder_.+|mask_token",
     resized={r"pos_embed|encoder\.pos_embedding": _fit_positions},
 )
+
+register(VisionTransformer, VIT)

@@ -1,0 +1,1 @@
+"""Arithmetic and time of ViT and Swin as images grow."""

@@ -1,0 +1,1 @@
+"""Images per second that are read, decoded, cropped, batched and copied to the device."""

@@ -1,0 +1,1 @@
+"""What experiments share: configuration, command line, run folder, inputs, training, restoring."""

@@ -1,0 +1,1 @@
+"""Classifiers and regressors: options, what they learn, building them, transfer, augmentation, and reports on them."""

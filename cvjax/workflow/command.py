@@ -1,0 +1,211 @@
+"""The command line: it parses options, imports the code that does the work, and reports expected errors in one line.
+
+Options and their help import quickly. The libraries that do the work take seconds to import, so they are imported only
+after the options are parsed. This file is the one place that imports late.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from cvjax.errors import ConfigError, CvjaxError, ProcessError, TrainingError
+from cvjax.text import open_text, printable
+from cvjax.train.preemption import Stopped, StopRequest
+from cvjax.workflow.allocator import keep_freed_memory
+from cvjax.workflow.config import FREE, PLACE, TrainingConfig, with_flags
+from cvjax.workflow.refusals import refusals
+
+LONGEST_NAME = 80  # bytes of a run's name: short enough for a table, and for every file system
+
+
+def main(options: str, wiring: str) -> None:
+    """Run an experiment: `[PRESET] [--field value]...` from the command line, into a run folder.
+
+    options: the module with `Config`, `PRESETS` and a docstring. wiring: the module whose `run(config, folder, stop)`
+    does the work; it is not called for a run that is complete already.
+    An expected error prints one line and exits with status 2. A run that is stopped before its end, saved or not, exits
+    with 130 after Ctrl-C and with 143 after SIGTERM.
+    """
+    _speak_utf8()
+    stop = StopRequest("; the same command goes on from the last checkpoint, if there is one").install()
+    module = importlib.import_module(options)
+    experiment = _short_name(options)
+    with _told_in_one_line():
+        config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "")
+    if config.dry_run and getattr(config, "parallel", "jit") == "pmap":
+        print("a dry run shows what --parallel jit would do")
+        config = dataclasses.replace(config, parallel="jit")
+
+    def body() -> None:
+        folder_module = importlib.import_module("cvjax.workflow.folder")
+        work = importlib.import_module(wiring)
+        importlib.import_module("cvjax.workflow.training").enable_compilation_cache()
+        with stop.closing(), folder_module.RunFolder(config, experiment, name) as folder:
+            if not folder.finished():
+                work.run(config, folder, stop)
+
+    _start(body, stop, config.run_dir or f"runs/{experiment}/{name}", config)
+
+
+def command(options: str, wiring: str, arguments: Sequence[str] | None = None, **fixed: Any) -> None:
+    """Run a command that has no presets and leaves no run folder behind; its arguments may be positional.
+
+    options: the module with `Config` and a docstring. wiring: the module whose `run(config, **fixed)` does the work.
+    arguments: those of the command line, by default all.
+    """
+    _speak_utf8()
+    stop = StopRequest().install()
+    module = importlib.import_module(options)
+    with _told_in_one_line():
+        config = tyro.cli(module.Config, description=textwrap.dedent(module.__doc__ or "").strip(), args=arguments,
+                          prog=_prog(options))
+
+    def body() -> None:
+        work = importlib.import_module(wiring)
+        with stop.closing():
+            work.run(config, **fixed)
+
+    _start(body, stop, str(getattr(config, "output", "a file")))
+
+
+def _speak_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode (PEP 540) if the locale has another encoding.
+
+    Otherwise names of files, arguments, what is printed, and what libraries write would be in the locale's, and a run
+    could not be resumed under another one. `cvjax.text` itself needs no such mode.
+    """
+    if sys.getfilesystemencoding().lower() != "utf-8" and hasattr(sys.modules["__main__"], "__file__"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], description: str,
+          arguments: Sequence[str] | None = None) -> tuple[Any, str]:
+    """The configuration that a command line asks for, and a name for its run: the preset and the changed fields.
+
+    options: the module that is run. The first preset is the default. Prints and exits as argparse does on `--help` and
+    on mistakes.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    preset = next(iter(presets))
+    if arguments and not arguments[0].startswith("-"):
+        preset = arguments.pop(0)
+        if preset not in presets:
+            raise ConfigError(f"unknown preset {preset!r}: it must be one of {', '.join(presets)}")
+    given = {argument.split("=")[0] for argument in arguments}
+    if {"--steps", "--epochs"} <= given:
+        raise ConfigError("--steps and --epochs both given: give one of them")
+    base = config(**presets[preset])
+    if "--epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
+        base = dataclasses.replace(base, steps=None)
+    text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
+    parsed = tyro.cli(config, default=base, args=arguments, description=text,
+                      prog=f"{_prog(options)} [{'|'.join(presets)}]")
+    return parsed, _run_name(preset, base, parsed)
+
+
+def _short_name(options: str) -> str:
+    return options.removesuffix(".config").split(".")[-1]
+
+
+def _prog(options: str) -> str:
+    return f"python -m {options.removesuffix('.config')}"
+
+
+def _run_name(preset: str, base: Any, parsed: Any) -> str:
+    """`digits`, or `digits-seed=1-no-flip` when fields were changed, in the words of the command line.
+
+    A long name is cut, and ends in a hash of the whole.
+    """
+    changed = [f.name for f in dataclasses.fields(base) if f.name not in PLACE and f.name not in FREE
+               and getattr(base, f.name) != getattr(parsed, f.name)]
+    whole = "-".join([preset, *(_in_words(name, getattr(parsed, name)) for name in changed)])
+    name = "".join(c if c.isalnum() or c in "-_.,=" else "_" for c in whole)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=5).hexdigest()
+    kept = name.encode()[:LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{kept.rstrip('-_.,=')}-{digest}"
+
+
+def _in_words(name: str, value: Any) -> str:
+    """A field as a person gives it: `seed=1`, `data-cache`, `no-flip`, `crop_scale=0.5,1`, `ema_decay=none`."""
+    if isinstance(value, bool):
+        return ("" if value else "no-") + name.replace("_", "-")
+
+    def word(value: Any) -> str:
+        if isinstance(value, tuple | list):
+            return ",".join(map(word, value))
+        return str(value).lower() if value is None or isinstance(value, bool) else str(value).removesuffix(".0")
+
+    return f"{name}={word(value)}"
+
+
+def _start(body: Callable[[], None], stop: StopRequest, place: str, config: Any = None) -> None:
+    """Call `body` with everything a process needs around it.
+
+    place: where it writes, for what the system refuses without saying which file it was.
+    config: that of an experiment, None for a command. A training may run in several processes, which must end together:
+    none of them may leave while the others still wait for it.
+    """
+    keep_freed_memory()  # before jax starts its threads
+    # Libraries and a traced step are a million small objects that stay. Searching them for garbage again and again
+    # takes a sixth of the start-up time.
+    gc.set_threshold(100_000, 20, 100)
+    jax = importlib.import_module("jax")
+    processes = importlib.import_module("cvjax.train.processes")
+    try:
+        with contextlib.ExitStack() as stack:
+            if isinstance(config, TrainingConfig):
+                processes.join(config.coordinator_address, config.num_processes, config.process_id,
+                               timeout=config.coordinator_timeout)
+                if not processes.is_first():  # the first one speaks for all
+                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open_text(os.devnull, "w"))))
+            elif config is not None and (launcher := processes.launcher()) in ("Slurm", "Open MPI"):
+                raise ProcessError(f"{launcher} started several processes, but this experiment runs in one process: "
+                                   "all of them would write the same folder")
+            stack.enter_context(refusals(place))
+            body()
+    except Stopped as saved:
+        print(f"{saved}; the same command resumes", file=sys.stderr)
+        processes.leave(stop.leave(), together=True)
+        sys.exit(stop.status)
+    except SystemExit as ended:
+        processes.leave(ended.code if isinstance(ended.code, int) else 1, together=False)
+        raise
+    except CvjaxError as error:
+        processes.leave(stop.leave(_complain(error)), together=False)
+        sys.exit(stop.status)
+    except BaseException as error:
+        if jax.process_count() > 1:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                processes.wait_to_be_ended()
+            traceback.print_exc()
+            processes.leave(1, together=False)
+        raise
+    processes.leave(stop.leave(0), together=True)
+
+
+@contextlib.contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(_complain(error))
+
+
+def _complain(error: Exception) -> int:
+    message = str(error)
+    if isinstance(error, ProcessError | TrainingError):  # raised where no command line is known
+        message = with_flags(message)
+    print(f"error: {printable(message, most=2000)}", file=sys.stderr)
+    return 2

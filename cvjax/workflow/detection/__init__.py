@@ -1,0 +1,1 @@
+"""Object detection: inputs, building detectors, average precision and pictures, R-CNN."""

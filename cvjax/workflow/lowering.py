@@ -1,0 +1,23 @@
+"""Lowers a whole training step for platforms that this machine need not have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cvjax.workflow.prepared import Prepared
+
+
+def lower_step(prepared: Prepared[Any], platforms: Sequence[str]) -> jax.export.Exported:
+    """The training step as StableHLO for "cpu", "tpu", "cuda" or "rocm".
+
+    The state's root key travels as its two words, because exported programs take arrays.
+    """
+    def on_arrays(state: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
+        state, metrics = prepared.step(state.replace(rng=jax.random.wrap_key_data(key)), batch)
+        return state.replace(rng=None), metrics
+
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    return jax.export.export(jax.jit(on_arrays), platforms=list(platforms))(
+        prepared.state.replace(rng=None), key, prepared.batch)

@@ -1,0 +1,1 @@
+"""Semantic segmentation: inputs, building models, what is reported of them."""

@@ -1,0 +1,47 @@
+"""The work of `python -m experiments.plan`; its options are in experiments/plan.py."""
+
+import dataclasses
+import importlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvjax.workflow.command import parse
+from cvjax.workflow.config import config_errors
+from cvjax.workflow.devices import make_layout
+from cvjax.workflow.folder import RunFolder
+from cvjax.workflow.lowering import lower_step
+from cvjax.workflow.plan import DEVICES, make_plan, plan_table
+from cvjax.workflow.prepared import Prepared
+from experiments.plan import Config
+
+BLANK: Mapping[str, str] = dict.fromkeys(("segment", "detect"), "scenes:256,1,32")  # replaces a preset's data set
+IMAGENET = "blank:1281167,256,1000"
+
+
+def prepare(experiment: str, arguments: Sequence[str]) -> Prepared[Any]:
+    """The `Prepared` of a training command."""
+    options = f"experiments.{experiment}"
+    module = importlib.import_module(options)
+    config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "", arguments)
+    given = {argument.split("=")[0] for argument in arguments}
+    if config.data.partition(":")[0] in ("tfds", "folder", "voc", "coco") and "--data" not in given:
+        config = dataclasses.replace(config, data=BLANK.get(experiment, IMAGENET), data_cache=False)
+    # A plan does not depend on the contents of the run's folder, and it describes jit even for pmap.
+    with tempfile.TemporaryDirectory() as nowhere:
+        config = dataclasses.replace(config, dry_run=True, parallel="jit", run_dir=str(Path(nowhere) / name))
+        work = importlib.import_module(f"experiments.wiring.{experiment}")
+        return work.prepare(config, RunFolder(config, experiment, name))
+
+
+def run(config: Config, training: Sequence[str]) -> None:
+    """Print the plan."""
+    prepared = prepare(training[0], training[1:])
+    with config_errors():
+        layout = make_layout(prepared.config, config.devices)
+        plan = make_plan(prepared, layout, DEVICES[config.device], config.efficiency)
+    print(plan_table(plan, config.device, config.efficiency, prepared.config.batch_size))
+    if config.lower:
+        exported = lower_step(prepared, config.lower)
+        print(f"lowered for {', '.join(config.lower)}: {len(exported.mlir_module_serialized):,} bytes of StableHLO")

@@ -1,0 +1,175 @@
+"""The work of `python -m experiments.supervised`; its options are in experiments/supervised.py."""
+
+import dataclasses
+from functools import partial
+from statistics import mean, stdev
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from cvjax.data.dataset import Dataset
+from cvjax.data.held_out import fold_out, take_share
+from cvjax.data.sources.file_list import add_labelled_files
+from cvjax.errors import ConfigError
+from cvjax.evaluate.views import averaged
+from cvjax.models.image_model import ImageModel, with_axis_name
+from cvjax.tasks.supervised import supervised_task
+from cvjax.train.preemption import StopRequest
+from cvjax.train.processes import is_first, wait_for_all
+from cvjax.workflow.classification.augmentation import augmented, mixing
+from cvjax.workflow.classification.goal import Classification, check_judged, goal_of
+from cvjax.workflow.classification.model import (
+    Classifier,
+    build_classifier,
+    check_model,
+    create_model_or_fail,
+    load_classifier,
+)
+from cvjax.workflow.classification.report import report
+from cvjax.workflow.classification.transfer import (
+    frozen_parameters,
+    is_head,
+    learning_rates,
+    norm_bias_rates,
+    with_parameters,
+)
+from cvjax.workflow.devices import ENGINES
+from cvjax.workflow.folder import RunFolder, print_metrics
+from cvjax.workflow.frozen.probing import shared_protocol
+from cvjax.workflow.image_inputs import ImageInputs, make_inputs
+from cvjax.workflow.inputs import held_out
+from cvjax.workflow.prepared import Prepared, prepare_training
+from cvjax.workflow.preprocessing import open_pretrained
+from cvjax.workflow.restore import record_of
+from cvjax.workflow.training import train
+from experiments.supervised import Config
+
+
+def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train one model, or one for each fold, and report."""
+    if config.folds and config.fold is None:
+        run_folds(config, folder, stop)
+    else:
+        run_one(config, folder, stop)
+
+
+def run_one(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train one model into `folder`."""
+    prepared = prepare(config, folder)
+    trained = train(prepared, folder, stop)
+    if trained is None:
+        return
+    inputs, model = prepared.inputs, prepared.model
+    dataset = inputs.dataset
+    metrics = dict(trained.metrics)
+    if dataset.test is not None:
+        classifier = Classifier(model, jax.device_get(trained.variables), inputs.image_size, dataset.channels,
+                                inputs.preprocessing, goal_of(dataset), config.test_views)
+        metrics |= {f"test/{name}": value for name, value in report([classifier], inputs, folder.figures).items()}
+    print_metrics(metrics)
+    # flax types the leaves as if they could be dicts
+    by_path = cast(dict[str, np.ndarray], flatten_dict(trained.variables["params"], sep="/"))
+    parameters = sum(leaf.size for path, leaf in by_path.items() if not is_head(model, path))
+    protocol = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
+                "chosen_by": "last step" if dataset.validation is None else f"validation/{prepared.best_metric}"}
+    folder.finish(metrics, shared_protocol(inputs) | protocol, trained)
+
+
+def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
+    """The training of one model (the first fold's, if there are folds), see `cvjax.workflow.prepared.Prepared`."""
+    if config.folds and config.fold is None:
+        config = dataclasses.replace(config, fold=0)
+    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
+    folder.reads(start and start.origin)
+    inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
+                         prepare=partial(select_images, config), preprocessing=start and start.preprocessing,
+                         raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
+    dataset, size = inputs.dataset, inputs.crop_size
+    inputs = augmented(config, inputs)
+    goal = goal_of(dataset)
+    if isinstance(goal, Classification) and dataset.num_classes < 2:
+        raise ConfigError(f"--data {config.data} has {dataset.num_classes or 'no'} class labels: a classifier needs "
+                          "at least two")
+    for part in ("validation", "test"):
+        check_judged(dataset, part)
+    model = build_classifier(config, image_size=size, channels=dataset.channels, num_classes=len(goal.names),
+                             drop_path=config.drop_path, dropout=config.dropout)
+    if size != inputs.image_size:  # `build_classifier` has looked at training crops
+        check_model(model, config.model, inputs.seen_shape)
+    if config.batch_norm_group and not has_batch_norm(model, inputs.seen_shape):
+        raise ConfigError(f"--batch-norm-group {config.batch_norm_group}: {config.model} has no batch norm")
+    model = model if start is None else start.resizing(model)
+    axis_name = ENGINES[config.parallel].axis_name  # the batch's axis under pmap, for models with batch statistics
+    mapped = with_axis_name(model, axis_name)
+    frozen = frozen_parameters(config.freeze, model)
+    pretrained = None if start is None else start.variables(model, config.seed)
+    adapt = None if pretrained is None else lambda fresh, pretrained: {**fresh, **pretrained}
+    if pretrained is None and model.examples:
+        examples = inputs.preprocess(inputs.examples("train", model.examples))
+        pretrained, adapt = model.from_images(examples), with_parameters
+    task = supervised_task(mapped, augment=inputs.augment, preprocess=inputs.preprocess,
+                           mix=mixing(config), frozen=frozen, batch_norm_group=config.batch_norm_group,
+                           predict=partial(averaged, views=config.test_views), **goal.learning(config))
+    meta = record_of("supervised", config, goal.kind, model,
+                     image_size=(inputs.image_size, inputs.image_size),
+                     channels=dataset.channels, preprocessing=inputs.preprocessing, class_names=goal.names,
+                     validated=dataset.validation is not None, test_views=config.test_views, **goal.facts)
+    return prepare_training(
+        config, task, inputs, best_metric=goal.best_metric, best_mode=goal.best_mode, meta=meta, model=model,
+        frozen=frozen, output_modules=model.output_modules,
+        layer_scale=learning_rates(config.layer_decay, config.backbone_rate, model),
+        gradient_scale=norm_bias_rates(config.norm_bias_rate, model), pretrained=pretrained, adapt=adapt)
+
+
+def has_batch_norm(model: ImageModel, shape: tuple[int, int, int]) -> bool:
+    """Whether the model takes statistics of the batch."""
+    return "batch_stats" in jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+def select_images(config: Config, dataset: Dataset) -> Dataset:
+    """Take a share of the training images, hold some out for validation, and add pseudo-labelled ones."""
+    if config.fraction < 1:
+        dataset = take_share(dataset, config.fraction, seed=0)
+    if config.fold is not None:
+        dataset = fold_out(dataset, config.folds, config.fold, seed=0)
+    dataset = held_out(config, dataset)
+    if config.pseudo_labels is not None and dataset.targets is not None:
+        raise ConfigError(f"--pseudo-labels {config.pseudo_labels}: they are classes, {config.data} has "
+                          f"{dataset.targets.kind}; leave them out")
+    if config.pseudo_labels is not None:  # never into the validation part: they are not true labels
+        dataset = add_labelled_files(dataset, config.pseudo_labels)
+    return dataset
+
+
+def run_folds(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train a model per fold into `fold-0`, `fold-1`, ... of `folder`, and average them on the test split."""
+    summaries = []
+    for fold in range(config.folds):
+        part = dataclasses.replace(config, fold=fold, run_dir=str(folder.path / f"fold-{fold}"))
+        print(f"fold {fold + 1} of {config.folds}")
+        each = RunFolder(part, "supervised", folder.name, within=folder)
+        if not each.finished():
+            run_one(part, each, stop)
+        if config.dry_run:
+            return
+        wait_for_all(each.path.name)
+        if is_first():  # only the first process writes and reads summaries
+            summary = each.summary
+            assert summary is not None, f"{each.path} has no summary after its training"
+            summaries.append(summary)
+    if not is_first():
+        return
+    classifiers = [load_classifier(folder.path / f"fold-{fold}") for fold in range(config.folds)]
+    metric = classifiers[0].goal.best_metric
+    values = [summary["metrics"][f"validation/{metric}"] for summary in summaries]
+    metrics = {f"folds/{metric}_mean": mean(values), f"folds/{metric}_std": stdev(values)}
+    inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
+                         preprocessing=classifiers[0].preprocessing)
+    folder.begin()
+    if inputs.dataset.test is not None:
+        metrics |= {f"test/{name}": value for name, value in report(classifiers, inputs, folder.figures).items()}
+    print_metrics(metrics)
+    folder.finish(metrics, {"folds": config.folds, "ensemble": "mean of the folds' answers"})
