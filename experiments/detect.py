@@ -3,7 +3,7 @@
 The default preset learns scenes of painted digits and needs no network access. For your own photos in folders like
 VOC's (Annotations, JPEGImages, ImageSets/Main): `python -m experiments.detect bccd_yolov1 --data voc:PATH`. To start
 from published weights: `--pretrained`, with a classifier that is the detector's backbone. A trained run finds objects
-in any photo: `cvjax.workflow.detection.model.load_detector("runs/detect/NAME").predict("photo.jpg")`.
+in any photo: `python -m experiments.predict photo.jpg --checkpoint runs/detect/NAME`.
 """
 
 import dataclasses

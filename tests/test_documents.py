@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tests.experiments.written_runs import write_run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tour.ipynb"
@@ -74,6 +78,8 @@ def test_readme_is_short() -> None:
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert blocks
+    write_run(tmp_path / "runs" / "supervised" / "digits")
+    Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(tmp_path / "photo.jpg")
     for block in blocks:
         run(block, tmp_path)
 

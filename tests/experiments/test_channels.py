@@ -65,7 +65,7 @@ def test_pages_of_tiffs_are_learnt_judged_and_classified(command: Callable[..., 
     assert "cannot be read" in refused or "--channels 7" in refused
     photo = tmp_path / "photo.png"
     photo.write_bytes(encode(np.zeros((9, 9, 3), np.uint8)))
-    answers = command("classify", tmp_path / "pages" / "test" / "b" / "01.tif", photo, "--checkpoint", tmp_path / "run")
+    answers = command("predict", tmp_path / "pages" / "test" / "b" / "01.tif", photo, "--checkpoint", tmp_path / "run")
     assert "01.tif: b " in answers.out and "stores 3 channels, not 7" in answers.out
     # A run that goes on takes what its checkpoints say and measures nothing.
     (tmp_path / "run" / "summary.json").unlink()

@@ -34,6 +34,7 @@ from cvjax.workflow.detection.model import (
     put_in,
 )
 from cvjax.workflow.detection.report import average_precision, best_scores
+from cvjax.workflow.prediction.predictor import load
 from cvjax.workflow.prepared import build_optimizer
 from cvjax.workflow.restore import load_run
 from experiments.detect import PRESETS, Config
@@ -108,6 +109,33 @@ def test_a_run_writes_numbers_pictures_and_a_detector_that_answers(train):
     again(folder, detector, data, 0.02)
 
 
+def test_the_command_writes_what_the_call_answers(train, command, tmp_path):
+    folder, data = train("whole", *BASE), open_scenes("boxes", train=40, test=9, side=32)
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for number, path in enumerate(paths):
+        path.write_bytes(encode(data.test[number]["image"].repeat(2, axis=0)))  # 64 x 32 pixels
+    done = command("predict", *paths, "--checkpoint", folder, "--output", tmp_path / "out", "--batch-size", 1,
+                   "--threshold", 0.01, "--top", 7)
+    assert done.status == 0, done.err
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    detector, count = load_detector(folder), 0
+    for path, line in zip(paths, lines, strict=True):
+        found, answer = detector.predict(path), load(folder)(path).limited(top=7, threshold=0.01)
+        assert (line["height"], line["width"]) == answer.size == (64, 32)
+        np.testing.assert_array_equal(answer.boxes, found["boxes"][:len(answer.boxes)])
+        assert [(each["name"], np.float32(each["score"])) for each in line["objects"]] == [
+            (answer.names[label], score) for label, score in zip(answer.labels, answer.scores)]
+        np.testing.assert_array_equal(np.float32([each["box"] for each in line["objects"]]).reshape(-1, 4),
+                                      answer.boxes)
+        count += len(answer.boxes)
+        assert (tmp_path / "out" / "drawn" / f"{path.name}.jpg").stat().st_size > 1000
+    assert count > 3
+    said = command("predict", paths[0], "--checkpoint", folder, "--threshold", 0.01, "--top", 1).out
+    assert said.startswith(f"{paths[0]}: 1 object: ")
+    complaint = command("predict", paths[0], "--checkpoint", folder, folder).complaint
+    assert "holds a detector; this takes a classifier" in complaint
+
+
 REGIONS = ("--data", "scenes:16,5,32", "--canvas", 32, 40, "--batch-size", 4, "--steps", 4, "--schedule", "cosine",
            "--log-every", 2, "--model", "fast_rcnn", "--max-detections", 20, "--proposals", "quality",
            "--sides", 20, 28, "--exposure-jitter", 1.5, 1.5,
@@ -156,7 +184,7 @@ def test_a_detector_of_given_regions_is_given_them_everywhere(train, monkeypatch
     expected = selective_search(half, "quality", max_proposals=12)
     np.testing.assert_array_equal(detector.predict(half)["boxes"], expected)
     assert len(expected) and asked[21:] == [((16, 20, 3), "quality")]
-    assert detector._example(half)["scale"] == np.float32(20 / 16), "the short side gets 20 pixels in a photo too"
+    assert detector.example(half)["scale"] == np.float32(20 / 16), "the short side gets 20 pixels in a photo too"
     (folder / "photo.png").write_bytes(encode(half))
     for form in (folder / "photo.png", str(folder / "photo.png"), Image.fromarray(half)):
         np.testing.assert_array_equal(detector.predict(form)["boxes"], expected)

@@ -33,7 +33,7 @@ def test_a_run_and_its_answers(command, tmp_path, experiment):
         assert not obeyed(path.read_text().replace("\t", " ")), path
     assert r"$\frac{$" in (tmp_path / "run/figures/classes.txt").read_text()  # and no formula in the pictures
     picture = photos / "test" / CLASSES[2] / "000.png"
-    done = command("classify", picture, tmp_path / "\x1b[31mnone.png", "--checkpoint", tmp_path / "run", "--top", 5)
+    done = command("predict", picture, tmp_path / "\x1b[31mnone.png", "--checkpoint", tmp_path / "run", "--top", 5)
     assert done.status == 0 and not obeyed(done.out) and not obeyed(done.err), done.out
     assert len(done.out.strip().splitlines()) == 3 and r"\x1b[2J\x1b[31mred" in done.out
     assert r"\x1b[31mnone.png: No such file or directory" in done.out

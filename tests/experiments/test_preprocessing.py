@@ -12,11 +12,12 @@ import pytest
 from cvjax.data.crops import EvaluationCrop
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import save_weights
-from cvjax.workflow.classification.model import load_classifier
+from cvjax.workflow.classification.model import Classifier, load_classifier
 from cvjax.workflow.frozen.encoder import load_encoder
+from cvjax.workflow.prediction.predictor import ClassifierNetwork
 from cvjax.workflow.restore import load_run
-from experiments.classify import Config
-from experiments.wiring.classify import published
+from experiments.predict import Config
+from experiments.wiring.predict import open_network
 from tests.data.pictures import encode
 from tests.experiments.tiny_vit import FIELDS, NAME, SIZE, tiny_vit
 
@@ -42,12 +43,18 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+def classifier_asked(photo: Path, weights: Path, **options: Any) -> Classifier:
+    network, _ = open_network(asked(photo, weights, **options))
+    assert isinstance(network, ClassifierNetwork)
+    return network.classifiers[0]
+
+
 def asked(photo: Path, weights: Path, **options: Any) -> Config:
-    return Config((photo,), model=NAME, weights=str(weights), model_fields=FIELDS, **options)
+    return Config((str(photo),), model=NAME, weights=str(weights), model_fields=FIELDS, **options)
 
 
 def test_a_published_classifier_is_fed_what_its_config_says(photo: Path, weights: Path) -> None:
-    classifier = published(asked(photo, weights))
+    classifier = classifier_asked(photo, weights)
     assert classifier.preprocessing == HALVES and classifier.goal.names == ("a", "b", "c")
     seen = EvaluationCrop(SIZE, 3, HALVES)(photo.read_bytes())
     assert EvaluationCrop(SIZE, 3, HALVES).resized.resize == 35  # 32 / 0.9, rounded down as timm does
@@ -57,7 +64,7 @@ def test_a_published_classifier_is_fed_what_its_config_says(photo: Path, weights
 
 
 def test_options_come_before_what_is_published(photo: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
-    classifier = published(asked(photo, weights, crop=1.0, mean=(0.1, 0.2, 0.3)))
+    classifier = classifier_asked(photo, weights, crop=1.0, mean=(0.1, 0.2, 0.3))
     assert classifier.preprocessing == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, 1.0)
     said = capsys.readouterr().out
     assert "images: mean 0.5 0.5 0.5, deviation 0.5 0.5 0.5, crop 0.9, bicubic; config.json of " in said
@@ -70,13 +77,13 @@ def test_options_come_before_what_is_published(photo: Path, weights: Path, capsy
     ("--image-size 0", "--image-size 0: it must be at least 1")])
 def test_a_mistake_is_one_line(command: Callable[..., Any], photo: Path, weights: Path, arguments: str,
                                message: str) -> None:
-    done = command("classify", photo, "--model", NAME, "--weights", weights, "--model-fields", *FIELDS,
+    done = command("predict", photo, "--model", NAME, "--weights", weights, "--model-fields", *FIELDS,
                    *arguments.split())
     assert message in done.complaint
 
 
 def test_no_answer_without_a_head_of_its_classes(command: Callable[..., Any], photo: Path, weights: Path) -> None:
-    arguments = ("classify", photo, "--model", NAME, "--weights", weights, "--model-fields", *FIELDS)
+    arguments = ("predict", photo, "--model", NAME, "--weights", weights, "--model-fields", *FIELDS)
     config = json.loads((weights.parent / "config.json").read_text())
     (weights.parent / "config.json").unlink()
     complaint = command(*arguments).complaint  # the model's own 1,000 classes
@@ -92,7 +99,7 @@ def test_no_answer_without_a_head_of_its_classes(command: Callable[..., Any], ph
 
 def test_a_run_goes_on_with_the_statistics_of_its_start(command: Callable[..., Any], photo: Path, weights: Path,
                                                         tmp_path: Path) -> None:
-    """supervised takes them from config.json; classify, a further training and an encoder take them from the run."""
+    """supervised takes them from config.json; predict, a further training and an encoder take them from the run."""
     images = np.random.default_rng(1).integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
     np.savez(tmp_path / "images.npz", train_images=images, train_labels=np.arange(16) % 2, test_images=images[:4],
              test_labels=np.arange(4) % 2)

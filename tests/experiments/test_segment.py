@@ -13,7 +13,7 @@ from PIL import Image
 
 from cvjax.data.bad_files import BadFiles
 from cvjax.data.dataset import ArraySource, Dataset
-from cvjax.data.decode import DecodeError
+from cvjax.data.decode import DecodeError, decode_label_map
 from cvjax.data.label_maps import open_segmentation
 from cvjax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cvjax.evaluate.mean_iou import pixel_confusion, segmentation_scores
@@ -23,6 +23,7 @@ from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.loop import evaluate
 from cvjax.train.mesh import MeshEngine
 from cvjax.workflow.folder import RunFolder
+from cvjax.workflow.prediction.predictor import load
 from cvjax.workflow.prepared import build_optimizer
 from cvjax.workflow.segmentation.inputs import SegmentationInputs
 from cvjax.workflow.segmentation.model import Segmenter, build_segmenter, load_segmenter
@@ -309,6 +310,26 @@ def camvid_like(root: Path) -> None:
                 labels = labels[1:]
             (root / part / f"{i}.png").write_bytes(encode(pixels))
             (root / f"{part}annot" / f"{i}.png").write_bytes(encode(labels))
+
+
+def test_the_command_writes_what_the_call_answers(train, command, tmp_path):
+    folder, photos = train("whole", *BASE), tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("a.png", (37, 70)), ("b.png", (70, 37)), ("c.png", (32, 64))):
+        (photos / name).write_bytes(encode(photo(*size)))
+    done = command("predict", photos, "--checkpoint", folder, "--output", tmp_path / "out", "--batch-size", 1)
+    assert done.status == 0, done.err
+    segmenter, lines = load_segmenter(folder), (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    for path, line in zip(sorted(photos.iterdir()), map(json.loads, lines), strict=True):
+        labels, answer = segmenter.predict(path), load(folder)(path)
+        np.testing.assert_array_equal(answer.labels, labels)
+        np.testing.assert_array_equal(decode_label_map((tmp_path / "out" / line["label_map"]).read_bytes()), labels)
+        assert line["file"] == str(path) and (line["height"], line["width"]) == labels.shape
+        assert {each["name"]: each["share"] for each in line["classes"]} == dict(answer.shares())
+        with Image.open(tmp_path / "out" / "drawn" / "photos" / f"{path.name}.jpg") as drawn:
+            assert drawn.height > drawn.width * labels.shape[0] / labels.shape[1], "a legend is below"
+    for option, value in (("--threshold", 0.5), ("--top", 3), ("--figure", tmp_path / "f.png"), ("--crop", 0.5)):
+        assert "it must be left out for " in command("predict", photos, "--checkpoint", folder, option, value).complaint
 
 
 @pytest.mark.slow

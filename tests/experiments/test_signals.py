@@ -40,10 +40,10 @@ def lines_of(process: subprocess.Popen) -> tuple[int, list[str]]:
     return process.returncode, [line for line in errors.splitlines() if "received" in line or "error" in line.lower()]
 
 
-@pytest.mark.parametrize("experiment", ["knn", "classify"])  # with a run folder, and without
+@pytest.mark.parametrize("experiment", ["knn", "predict"])  # with a run folder, and without
 def test_a_signal_while_importing_is_one_line(started, experiment, tmp_path):
     """From 0.1 s on, when Python itself is there; the experiment's own imports take until about 2 s."""
-    arguments = (*((tmp_path / "none.png",) * (experiment == "classify")), "--checkpoint", tmp_path / "none")
+    arguments = (*((tmp_path / "none.png",) * (experiment == "predict")), "--checkpoint", tmp_path / "none")
     for moment in (0.1, 0.2, 0.4, 0.8):
         process = started(experiment, *arguments)
         time.sleep(moment)

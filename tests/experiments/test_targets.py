@@ -107,12 +107,12 @@ def test_labels_are_learnt_judged_and_answered(multi_label, lists, command, tmp_
     picture, own = lists / "43.png", probabilities[last]
     order = np.argsort(-own)
     said = [f"{names[k]} {100 * own[k]:.1f} %" for k in order]
-    done = command("classify", picture, "--checkpoint", multi_label)
+    done = command("predict", picture, "--checkpoint", multi_label)
     assert done.out.splitlines()[-1] == f"{picture}: {', '.join(said)}"
-    assert command("classify", picture, "--checkpoint", multi_label, "--top", 1).out.endswith(f"{picture}: {said[0]}\n")
+    assert command("predict", picture, "--checkpoint", multi_label, "--top", 1).out.endswith(f"{picture}: {said[0]}\n")
     between = (own[order[0]] + own[order[1]]) / 2
     for threshold, line in ((between, said[0]), (0, ", ".join(said)), (1, "none of 100 % or more")):
-        done = command("classify", picture, "--checkpoint", multi_label, "--threshold", threshold)
+        done = command("predict", picture, "--checkpoint", multi_label, "--threshold", threshold)
         assert done.out.splitlines()[-1] == f"{picture}: {line}"
 
 
@@ -138,7 +138,7 @@ def test_numbers_are_learnt_judged_and_answered_in_their_own_units(regression, l
     assert done.status == 0 and (regression / "figures" / "numbers.txt").read_text() in done.out, done.err
     judged = metrics(tmp_path / "evaluation")
     assert judged == {f"test/{name}": pytest.approx(found[f"test/{name}"], rel=1e-5) for name in ("mae", "rmse", "r2")}
-    done = command("classify", lists / "43.png", "--checkpoint", regression)
+    done = command("predict", lists / "43.png", "--checkpoint", regression)
     words = done.out.splitlines()[-1].removeprefix(f"{lists}/43.png: ").split(", ")
     assert [word.split()[0] for word in words] == ["red", "green"]
     np.testing.assert_allclose([float(word.split()[1]) for word in words], predicted[-1], rtol=1e-5)  # six digits
@@ -238,14 +238,14 @@ def test_what_does_not_fit_the_goal_is_one_line(command, regression, lists, tmp_
     assert message in done.complaint
 
 
-def test_what_classify_cannot_answer_is_one_line(command, regression, multi_label, lists, tmp_path):
+def test_what_predict_cannot_answer_is_one_line(command, regression, multi_label, lists, tmp_path):
     for options, message in ((("--threshold", 0.5), "--threshold 0.5: it must be left out for 2 numbers (red, green)"),
                              (("--figure", tmp_path / "f.png"), "it must be left out for 2 numbers (red, green)")):
-        done = command("classify", lists / "1.png", "--checkpoint", regression, *options)
+        done = command("predict", lists / "1.png", "--checkpoint", regression, *options)
         assert message in done.complaint
-    done = command("classify", lists / "1.png", "--checkpoint", regression, multi_label)
+    done = command("predict", lists / "1.png", "--checkpoint", regression, multi_label)
     assert "the checkpoints know different things: 2 numbers (red, green) and 3 labels (green," in done.complaint
-    done = command("classify", lists / "1.png", "--checkpoint", multi_label, "--threshold", 2)
+    done = command("predict", lists / "1.png", "--checkpoint", multi_label, "--threshold", 2)
     assert "--threshold 2.0: it must be in [0, 1]" in done.complaint
     done = command("pseudo_label", "--checkpoint", multi_label, "--images", lists, "--output", tmp_path / "o.csv")
     assert "holds a multi-label classifier; this takes a classifier" in done.complaint

@@ -80,12 +80,6 @@ class Goal(abc.ABC):
     def write(self, folder: Path, answers: np.ndarray, labels: np.ndarray, title: str) -> None:
         """Write tables and pictures of answers `(N, K)` to images with these labels."""
 
-    def say(self, answer: np.ndarray, top: int, threshold: float | None) -> str:
-        """The answer `(K,)` to one image in words: the `top` likeliest names, or all of at least this probability."""
-        best = np.argsort(-answer, kind="stable")[:None if threshold is not None else top]
-        said = [f"{self.names[k]} {100 * answer[k]:.1f} %" for k in best if threshold is None or answer[k] >= threshold]
-        return ", ".join(said) or f"none of {100 * (threshold or 0):g} % or more"
-
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Goal):
@@ -199,9 +193,6 @@ class Regression(Goal):
         """Print and write `numbers.txt` (MAE, RMSE and R2 of each column); write `predictions.png`."""
         _print_and_write(folder / "numbers.txt", regression_table(answers, labels, self._shown))
         plot_predictions(folder / "predictions.png", labels, answers, self.names, title=title)
-
-    def say(self, answer: np.ndarray, top: int, threshold: float | None) -> str:
-        return ", ".join(f"{name} {value:.6g}" for name, value in zip(self.names, answer, strict=True))
 
 
 def _taught(dataset: Dataset) -> tuple[type[Goal], tuple[str, ...]]:

@@ -19,7 +19,7 @@ from cvjax.workflow.classification.goal import Goal, goal_of_run
 from cvjax.workflow.config import NetworkOptions, config_errors
 from cvjax.workflow.normalization import preprocess
 from cvjax.workflow.origin import Origin
-from cvjax.workflow.restore import SUPERVISED, Kind, load_run
+from cvjax.workflow.restore import SUPERVISED, Kind, Run, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,11 @@ def create_model_or_fail(name: str) -> ImageModel:
 
 def load_classifier(path: str | Path, step: str | int = "judged", kinds: Sequence[Kind] = SUPERVISED) -> Classifier:
     """The classifier of a run; step and errors as in `load_run`, kinds as in `Run.require`."""
-    run = load_run(path, step).require(*kinds)
+    return classifier_of(load_run(path, step).require(*kinds))
+
+
+def classifier_of(run: Run) -> Classifier:
+    """The classifier of a run that has been read."""
     return Classifier(run.model, run.variables, run.image_size[0], run.channels, run.preprocessing, goal_of_run(run),
                       run.facts.get("test_views", "one"), run.origin)
 

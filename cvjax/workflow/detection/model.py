@@ -30,7 +30,7 @@ from cvjax.workflow.detection.inputs import DetectionInputs
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.origin import Origin
 from cvjax.workflow.preprocessing import open_pretrained
-from cvjax.workflow.restore import load_run
+from cvjax.workflow.restore import Run, load_run
 
 
 class DetectorOptions(NetworkOptions, Protocol):
@@ -108,6 +108,7 @@ class TrainedDetector:
     channels: of its images, 1 or 3. preprocessing: what they become before the detector sees them. canvas: height and
     width of what it sees; None: each picture has a canvas of its own, as torchvision's published weights need (see
     `ShortSide`). search: where its regions come from, if it does not find them itself. sides: see `fitting_scale`.
+    origin: what the variables were read from; None where they were not.
     """
 
     detector: Detector
@@ -118,6 +119,7 @@ class TrainedDetector:
     canvas: tuple[int, int] | None
     search: ProposalSearch | None = None
     sides: tuple[int, int] | None = None
+    origin: Origin | None = None
 
     def predict(self, image: Picture) -> dict[str, np.ndarray]:
         """The objects found in one photo of any size: a path, or another form that `picture_of` takes.
@@ -126,17 +128,22 @@ class TrainedDetector:
         `box_label` int `(n,)`, places in `class_names`. DecodeError if the photo is no image, OSError if it
         cannot be read.
         """
-        batch = {name: values[None] for name, values in self._example(picture_of(image)).items()}
+        example = self.example(picture_of(image))
+        batch = {name: values[None] for name, values in example.items()}
         found = jax.device_get(self._compiled(self.variables, batch))
-        found["boxes"] = to_original(found["boxes"], batch["scale"])
-        return {name: found[name][0][found["valid"][0]] for name in ("boxes", "score", "box_label")}
+        return self.objects({name: values[0] for name, values in found.items()}, example)
+
+    def objects(self, found: Mapping[str, np.ndarray], example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `predict` gives, from one example's part of `found`."""
+        boxes = to_original(found["boxes"], example["scale"])
+        return {"boxes": boxes[found["valid"]]} | {name: found[name][found["valid"]] for name in ("score", "box_label")}
 
     def found(self, variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`Detector.detect` on a batch whose `image` is `(B, H, W, C)` in [0, 255] on the canvas."""
         needed = [batch[name] for name in ("extent", *self.detector.needs)]
         return self.detector.detect(variables, normalized(batch["image"], self.preprocessing), *needed)
 
-    def _example(self, image: bytes | np.ndarray) -> dict[str, np.ndarray]:
+    def example(self, image: bytes | np.ndarray) -> dict[str, np.ndarray]:
         """A photo on the canvas, with its regions if the detector is given them."""
         if self.canvas is None:
             short, long = self.sides or (ShortSide.short, ShortSide.long)
@@ -158,12 +165,16 @@ class TrainedDetector:
 
 def load_detector(path: str | Path, step: str | int = "judged") -> TrainedDetector:
     """The detector of a run; step and errors as in `load_run`."""
-    run = load_run(path, step).require("detector")
+    return detector_of(load_run(path, step).require("detector"))
+
+
+def detector_of(run: Run) -> TrainedDetector:
+    """The detector of a run that has been read."""
     detector = DETECTORS[type(run.model)](run.model, **run.facts["thresholds"])
     search = run.facts["search"] and ProposalSearch(**run.facts["search"])
     sides = run.facts.get("sides")
     return TrainedDetector(detector, run.variables, run.class_names, run.channels, run.preprocessing, run.image_size,
-                           search, sides and tuple(sides))
+                           search, sides and tuple(sides), run.origin)
 
 
 @dataclasses.dataclass(frozen=True)

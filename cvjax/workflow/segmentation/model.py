@@ -24,7 +24,8 @@ from cvjax.tasks.task import outputs_of
 from cvjax.workflow.classification.model import check_model, create_asked, create_model_or_fail
 from cvjax.workflow.config import NetworkOptions
 from cvjax.workflow.normalization import normalized
-from cvjax.workflow.restore import load_run
+from cvjax.workflow.origin import Origin
+from cvjax.workflow.restore import Run, load_run
 
 _STEP = 32  # photos are padded to multiples of this, so that few sizes are compiled
 
@@ -46,7 +47,7 @@ def build_segmenter(config: NetworkOptions, crop_size: tuple[int, int], *, chann
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
     """A trained model with its variables, and what its outputs mean. channels: of its images, 1 or 3.
-    preprocessing: of its images.
+    preprocessing: of its images. origin: what the variables were read from; None where they were not.
     """
 
     model: ImageModel
@@ -54,6 +55,7 @@ class Segmenter:
     class_names: tuple[str, ...]
     channels: int
     preprocessing: Preprocessing
+    origin: Origin | None = None
 
     def predict(self, image: Picture) -> np.ndarray:
         """Classes uint8 `(H, W)` of one photo of any size: a path, or another form that `picture_of` takes.
@@ -61,10 +63,15 @@ class Segmenter:
         The photo is padded to multiples of 32 pixels; each padded size is compiled once. DecodeError if the photo is no
         image, OSError if it cannot be read.
         """
-        pixels = decode(picture_of(image), self.channels)
-        height, width = pixels.shape[:2]
-        padded = PadLabelled((-(-height // _STEP) * _STEP, -(-width // _STEP) * _STEP), self.channels)(pixels)["image"]
+        padded, (height, width) = self.padded(picture_of(image))
         return np.asarray(self._compiled(self.variables, padded[None]))[0, :height, :width]
+
+    def padded(self, image: bytes | np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """A photo as the model sees it, uint8 `(h, w, C)`, and the height and width that it has itself."""
+        pixels = decode(image, self.channels)
+        height, width = pixels.shape[:2]
+        sides = -(-height // _STEP) * _STEP, -(-width // _STEP) * _STEP
+        return PadLabelled(sides, self.channels)(pixels)["image"], (height, width)
 
     def labels(self, variables: Any, images: jax.Array) -> jax.Array:
         """Classes uint8 `(B, H, W)` of images uint8 `(B, H, W, C)`."""
@@ -78,5 +85,9 @@ class Segmenter:
 
 def load_segmenter(path: str | Path, step: str | int = "judged") -> Segmenter:
     """The segmentation model of a run; step and errors as in `load_run`."""
-    run = load_run(path, step).require("segmenter")
-    return Segmenter(run.model, run.variables, run.class_names, run.channels, run.preprocessing)
+    return segmenter_of(load_run(path, step).require("segmenter"))
+
+
+def segmenter_of(run: Run) -> Segmenter:
+    """The segmentation model of a run that has been read."""
+    return Segmenter(run.model, run.variables, run.class_names, run.channels, run.preprocessing, run.origin)

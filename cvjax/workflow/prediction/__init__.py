@@ -1,0 +1,1 @@
+"""Asking trained networks about pictures from outside: finding the pictures, the answers, and their files."""
