@@ -1,6 +1,6 @@
 """Compare the numbers of finished runs in a table (Markdown) and a plot; all numbers of a column have one protocol.
 
-    python -m experiments.compare runs/knn/digits runs/knn/digits-seed=1 runs/dino_pretrain/digits
+    python -m experiments.compare runs/knn/run runs/knn/run-seed=1 runs/dino_pretrain/digits
     python -m experiments.compare runs/*/digits --metrics 'knn/*' test/loss --output pictures/digits
 
 Of `runs/*/*`, what is unfinished or no run is left out and named.

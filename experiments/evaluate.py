@@ -5,16 +5,19 @@
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from cvjax.workflow.command import main
-from cvjax.workflow.config import DataConfig
+from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DataConfig):
     """Evaluation of supervised runs."""
 
+    data: Annotated[str, tyro.conf.arg(help=RUN_DATA_HELP)] = RUN_DATA
     checkpoint: tuple[str, ...] = ("runs/supervised/digits",)
     """Run folders; the answers of several are averaged."""
     step: Literal["judged", "best", "latest"] = "judged"
@@ -23,7 +26,7 @@ class Config(DataConfig):
     """Which split of the data."""
 
 
-PRESETS: dict[str, dict[str, Any]] = {"digits": {}}
+PRESETS: dict[str, dict[str, Any]] = {"run": {}}
 
 
 if __name__ == "__main__":

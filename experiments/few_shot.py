@@ -31,7 +31,7 @@ class Config(FrozenConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": dict(data="digits"),
+    "run": dict(),
     "cifar10": dict(data="folder:cifar10", data_cache=True),
 }
 

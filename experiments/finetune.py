@@ -7,17 +7,20 @@ fixed ones on. `--scratch` trains the same network from random parameters, for a
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from cvjax.workflow.classification.options import AugmentationConfig
 from cvjax.workflow.command import main
-from cvjax.workflow.config import require
+from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, require
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(AugmentationConfig):
     """Fine-tuning."""
 
+    data: Annotated[str, tyro.conf.arg(help=RUN_DATA_HELP)] = RUN_DATA
     checkpoint: str = "runs/mae_pretrain/digits"
     """The run folder of a pre-training."""
     scratch: bool = False
@@ -40,8 +43,8 @@ class Config(AugmentationConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": dict(
-        data="digits", epochs=100, batch_size=128, base_learning_rate=2e-3, crop_scale=(0.7, 1.0),
+    "run": dict(
+        epochs=100, batch_size=128, base_learning_rate=2e-3, crop_scale=(0.7, 1.0),
         flip=False, mixup=0.2, ema_decay=0.99),
     "cifar10": dict(
         data="folder:cifar10", data_cache=True, checkpoint="runs/mae_pretrain/cifar10", epochs=1,

@@ -79,7 +79,7 @@ class Config(FrozenConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": dict(data="digits"),
+    "run": dict(),
     "cifar10": dict(data="folder:cifar10", data_cache=True),
     "mae": dict(data="tfds:imagenet2012", form="mae", batch_size=16384, epochs=90, learning_rates=(0.1,),
                 workers=16, checkpoint_every=1000),

@@ -15,7 +15,7 @@ from cvjax.workflow.frozen.options import NeighbourConfig
 Config = NeighbourConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": dict(data="digits"),
+    "run": dict(),
     "cifar10": dict(data="folder:cifar10", data_cache=True),
 }
 

@@ -144,8 +144,8 @@ def step_programs(folder: Path) -> dict[str, Callable[[], Entry]]:
         if preset.startswith("cifar10") and experiment not in ("finetune", "linear_probe"):  # pretended ones are larger
             arguments += ["--image-size", "32"]
         if experiment in ("finetune", "linear_probe"):  # pretended pictures have colours
-            arguments += ["--checkpoint", checkpoint("digits" if preset == "digits" else "blank:64,8,10")]
-        if experiment == "linear_probe" and preset in ("digits", "cifar10"):  # by default no gradient is needed
+            arguments += ["--checkpoint", checkpoint("digits" if preset == "run" else "blank:64,8,10")]
+        if experiment == "linear_probe" and preset in ("run", "cifar10"):  # by default no gradient is needed
             arguments += ["--form", "mae"]
         return program_entry(exported_step(experiment, arguments))
 

@@ -57,7 +57,8 @@ def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Spli
             note("linear_probe", name, {"form": "sweep", **result.protocol, "augmentation": "none"})
         if knn:
             width = knn_width or train_x.shape[1]
-            accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=KS,
+            ks = KS if len(train_x) >= min(KS) else (len(train_x),)
+            accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=ks,
                                       temperature=TEMPERATURE)
             headline = min(accuracies, key=lambda k: abs(k - HEADLINE_K))
             metrics[f"knn/{name}"] = accuracies[headline]

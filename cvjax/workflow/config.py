@@ -8,9 +8,9 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import tyro
 
@@ -232,6 +232,25 @@ class PreprocessingOptions:
     """In evaluations, the central share of a resized image that is seen; by default that of the weights, or 0.875."""
     interpolation: Literal["bicubic", "bilinear"] | None = None
     """How images are resized in evaluations; by default that of the weights, or bicubic."""
+
+
+RUN_DATA = "run"  # --data: what the run that is read learnt from
+RUN_DATA_HELP = f"By default ({RUN_DATA}) the data that the run of --checkpoint learnt from. {IMAGES.help}"
+Options = TypeVar("Options", bound=DataConfig)
+
+
+def on_data_of(config: Options, learnt: Mapping[str, Any]) -> Options:
+    """The configuration on the data that a run learnt from, if it asks for `--data run`.
+
+    learnt: the configuration of that run, {} for published weights. ConfigError if it does not say.
+    """
+    if config.data != RUN_DATA:
+        return config
+    if "data" not in learnt:
+        raise ConfigError(f"--data {RUN_DATA}: these weights do not say what they learnt from; give --data")
+    return dataclasses.replace(
+        config, data=learnt["data"], data_cache=config.data_cache or learnt.get("data_cache", False),
+        channels=learnt.get("channels") if config.channels is None else config.channels)
 
 
 class NetworkOptions(Protocol):

@@ -24,7 +24,7 @@ from cvjax.workflow.augmentation import Augmentation
 from cvjax.workflow.config import DataConfig, TrainingConfig
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.gather import Gather, resident_arrays
-from cvjax.workflow.inputs import count_bad_files
+from cvjax.workflow.inputs import count_bad_files, fitting_batch
 from cvjax.workflow.normalization import preprocess
 from cvjax.workflow.preprocessing import chosen
 
@@ -183,7 +183,7 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
     training: `augmentation`, `reader` and `repeats`.
     """
     dataset = prepare(open_dataset(config.data, seed=0, cache=config.data_cache, channels=config.channels))
-    bad = count_bad_files(config, dataset, folder)
+    batch_size, bad = fitting_batch(config, dataset), count_bad_files(config, dataset, folder)
     if image_size is None:
         height, width = dataset.image_size or (None, None)
         if height is None or height != width:
@@ -194,5 +194,5 @@ def make_inputs(config: DataConfig, *, image_size: int | None, folder: RunFolder
     resident = None
     if isinstance(config, TrainingConfig) and config.resident:
         resident = resident_arrays(dataset.train, config.data)
-    return ImageInputs(dataset, eval_size or image_size, config.batch_size, bad, how, training_size=image_size,
+    return ImageInputs(dataset, eval_size or image_size, batch_size, bad, how, training_size=image_size,
                        resident=resident, **training)

@@ -1,7 +1,8 @@
 """What training needs of a data set, whatever is labelled in it, and how a data set is opened for it."""
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -17,6 +18,8 @@ from cvjax.train.processes import is_first
 from cvjax.workflow.config import DataConfig, TrainingConfig, config_errors
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.gather import Gather
+
+AnyConfig = TypeVar("AnyConfig", bound=DataConfig)
 
 
 class Inputs(Protocol):
@@ -81,15 +84,34 @@ def check_batches(inputs: Inputs) -> None:
         check_batch_size(inputs.batch_size, accumulate=1, devices=jax.local_device_count())
 
 
+def fitting_batch(config: DataConfig, dataset: Dataset) -> int:
+    """The batch size, or the largest one below it that a smaller training set fills; then a line says so.
+
+    DataError for a training set that fills no batch over all devices.
+    """
+    count, accumulate = len(dataset.train), config.accumulate if isinstance(config, TrainingConfig) else 1
+    least = jax.device_count() * accumulate
+    if config.batch_size <= count:
+        return config.batch_size
+    if count < least:
+        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of {count} images, which "
+                        f"does not split over {jax.device_count()} devices x accumulate {accumulate}")
+    print(f"--batch-size {config.batch_size} is larger than the training set of {count} images: "
+          f"{count // least * least} are taken at a time")
+    return count // least * least
+
+
+def with_batches_of(config: AnyConfig, inputs: Inputs) -> AnyConfig:
+    """The configuration with the batch size that its inputs have."""
+    return dataclasses.replace(config, batch_size=inputs.batch_size)
+
+
 def count_bad_files(config: DataConfig, dataset: Dataset, folder: RunFolder) -> BadFiles:
     """The account of all splits' unreadable files, in the run's folder once it has begun; see `look_at_all` for what it
     has at once.
 
-    DataError where no batch can be made, and for too many unreadable files.
+    DataError for too many unreadable files.
     """
-    if config.batch_size > len(dataset.train):
-        raise DataError(f"--batch-size {config.batch_size} is larger than the training set of "
-                        f"{len(dataset.train)} images")
     listed = folder.path / ("bad_files.txt" if is_first() else f"bad_files_{jax.process_index()}.txt")
     files = sum(len(part) for part in (dataset.train, dataset.test, dataset.validation) if part is not None)
     bad = BadFiles(files + len(dataset.lost), config.data_max_bad)

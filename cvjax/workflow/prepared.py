@@ -23,7 +23,7 @@ from cvjax.train.step import Lookahead, Step, make_train_step
 from cvjax.workflow.config import TrainingConfig, config_errors
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.gather import Gather
-from cvjax.workflow.inputs import Inputs
+from cvjax.workflow.inputs import Inputs, with_batches_of
 
 Data = TypeVar("Data", bound=Inputs)
 
@@ -84,6 +84,7 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     """
     if config.patience and watched_part(inputs) == "test":
         raise ConfigError(f"--patience {config.patience} needs a validation part: give --validation SHARE")
+    config = with_batches_of(config, inputs)
     total_steps = config.total_steps(len(inputs.dataset.train))
     with config_errors():
         optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)

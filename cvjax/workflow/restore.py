@@ -39,7 +39,7 @@ class Run:
     image_size: height and width of the images that it was trained on. channels: those of its images.
     preprocessing: what its images become before the network sees them.
     class_names: what its outputs stand for: classes, labels, or numbers that are predicted; () for an encoder. facts:
-    more about networks of this kind, as JSON. origin: the checkpoint.
+    more about networks of this kind, as JSON. config: the fields of its training. origin: the checkpoint.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Run:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     facts: Mapping[str, Any]
+    config: Mapping[str, Any]
     origin: RunOrigin
 
     def require(self, *kinds: Kind) -> "Run":
@@ -103,7 +104,8 @@ def load_run(path: str | Path, step: str | int = "judged") -> Run:
             variables = {collection: tree[part] for collection, tree in variables.items() if part in tree}
         height, width = meta["image_size"]
         return Run(path, meta["experiment"], meta["kind"], model, variables, (height, width), meta["channels"],
-                   Preprocessing.from_json(meta["preprocessing"]), tuple(meta["class_names"]), meta["facts"], origin)
+                   Preprocessing.from_json(meta["preprocessing"]), tuple(meta["class_names"]), meta["facts"],
+                   meta["config"], origin)
     except KeyError as error:
         raise CheckpointError(f"{path}: another version wrote its checkpoints, which lack {error}") from None
 

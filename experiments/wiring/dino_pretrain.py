@@ -25,7 +25,7 @@ from cvjax.workflow.frozen.encoder import Encoder, backbone_encoder
 from cvjax.workflow.frozen.probing import probe_pretrained, shared_protocol
 from cvjax.workflow.frozen.retrieval import draw_neighbours
 from cvjax.workflow.image_inputs import ImageInputs, make_inputs
-from cvjax.workflow.inputs import held_out
+from cvjax.workflow.inputs import held_out, with_batches_of
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.restore import record_of
@@ -63,6 +63,7 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
     inputs = make_inputs(config, image_size=config.image_size, folder=folder,
                          prepare=partial(held_out, config))
+    config = with_batches_of(config, inputs)
     inputs = with_views(config, inputs, *recipes(config, inputs.image_size))
     size, channels, images = inputs.image_size, inputs.dataset.channels, len(inputs.dataset.train)
     steps, epoch = config.total_steps(images), images / config.batch_size

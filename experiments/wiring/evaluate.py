@@ -5,6 +5,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.classification.goal import check_judged, check_same_goal
 from cvjax.workflow.classification.model import load_classifier
 from cvjax.workflow.classification.report import report
+from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.image_inputs import make_inputs
 from cvjax.workflow.inputs import check_batches
@@ -16,6 +17,10 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     classifiers = [load_classifier(run, config.step) for run in config.checkpoint]
     for each in classifiers:
         folder.reads(each.origin)
+    own = [on_data_of(config, each.learnt) for each in classifiers]
+    if any(other != own[0] for other in own):
+        raise ConfigError(f"the checkpoints learnt from different data ({own[0].data}, ...): give --data")
+    config = own[0]
     inputs = make_inputs(config, image_size=max(each.image_size for each in classifiers), folder=folder,
                          preprocessing=classifiers[0].preprocessing)
     check_batches(inputs)

@@ -13,6 +13,7 @@ from cvjax.train.optim import vit_layer_decay
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.goal import Classification
+from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.encoder import check_channels, load_encoder
 from cvjax.workflow.frozen.probing import shared_protocol
@@ -41,6 +42,7 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
     encoder = dataclasses.replace(load_encoder(config.checkpoint), pool=config.pool)
     folder.reads(encoder.origin)
+    config = on_data_of(config, encoder.learnt)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, prepare=partial(held_out, config),
                          preprocessing=encoder.preprocessing, repeats=config.aug_repeats)
     inputs = augmented(config, inputs)

@@ -7,6 +7,7 @@ from cvjax.errors import ConfigError
 from cvjax.tasks.linear_probe import linear_probe_task
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.augmentation import Augmentation
+from cvjax.workflow.config import on_data_of
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.encoder import Encoder, check_channels, frozen_encoder
@@ -57,9 +58,10 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training of a published form, see `cvjax.workflow.prepared.Prepared`; its model is the frozen encoder."""
     if config.form == "sweep":
         raise ConfigError("linear_probe: the form sweep trains nothing step by step, so there is nothing to plan")
-    training = training_config(config)
     encoder, source = frozen_encoder(config, partial(published_features, config.form))
     folder.reads(encoder.origin)
+    config = on_data_of(config, encoder.learnt)
+    training = training_config(config)
     inputs = make_inputs(training, image_size=encoder.image_size, folder=folder, prepare=partial(held_out, training),
                          preprocessing=encoder.preprocessing,
                          augmentation=Augmentation(training.crop_scale, training.flip))

@@ -3,6 +3,7 @@
 import dataclasses
 
 from cvjax.train.preemption import StopRequest
+from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.encoder import check_channels, frozen_encoder
 from cvjax.workflow.frozen.options import DEFAULT_RUN, NeighbourConfig
@@ -15,6 +16,7 @@ def run(config: NeighbourConfig, folder: RunFolder, stop: StopRequest) -> None:
     """Extract features, rank, report."""
     encoder, source = frozen_encoder(config)
     folder.reads(encoder.origin)
+    config = on_data_of(config, encoder.learnt)
     encoder = dataclasses.replace(encoder, blocks=1)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, preprocessing=encoder.preprocessing)
     check_channels(encoder, inputs.dataset.channels)

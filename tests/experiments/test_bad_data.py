@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data.pictures import encode, write_folder
+from tests.experiments.written_runs import write_run
 
 MODEL = ("--image-size", 16, "--model", "mae_vit_tiny_patch16", "--patch-size", 4, "--width", 16, "--depth", 1,
          "--heads", 2, "--decoder-width", 16, "--decoder-depth", 1, "--decoder-heads", 2)
@@ -34,10 +35,16 @@ def test_a_test_split_without_labels(pretrain, tmp_path):
     assert "the test split has no labels" in pretrain(f"folder:{tmp_path}/pictures").complaint
 
 
-def test_a_batch_larger_than_the_data(pretrain, tmp_path):
+def test_a_batch_larger_than_the_data_is_made_smaller(pretrain, tmp_path):
     write_folder(tmp_path / "pictures", {"cat": 4, "dog": 4})
-    complaint = pretrain(f"folder:{tmp_path}/pictures").complaint
-    assert "--batch-size 8 is larger than the training set of 6 images" in complaint
+    done = pretrain(f"folder:{tmp_path}/pictures")
+    assert done.status == 0, done.err
+    assert "--batch-size 8 is larger than the training set of 6 images: 6 are taken at a time" in done.out
+    assert "steps of 6 images" in done.out
+    done = pretrain(f"folder:{tmp_path}/pictures", "--accumulate", 4, "--run-dir", tmp_path / "other")
+    assert "6 images: 4 are taken at a time" in done.out and "steps of 4 images" in done.out
+    complaint = pretrain(f"folder:{tmp_path}/pictures", "--accumulate", 7, "--run-dir", tmp_path / "none").complaint
+    assert "training set of 6 images, which does not split over 1 devices x accumulate 7" in complaint
 
 
 def test_images_of_many_sizes_need_an_image_size(command, tmp_path):
@@ -104,3 +111,23 @@ def test_a_file_named_like_a_picture_in_the_wrong_format(pretrain, tmp_path):
     for i in range(12):
         (tmp_path / "pictures" / f"{i}.png").write_bytes(encode(np.full((9, 9, 3), i, np.uint8), "JPEG"))
     assert pretrain(f"folder:{tmp_path}/pictures").status == 0
+
+
+def test_what_judges_a_run_takes_the_data_that_it_learnt_from(pretrain, command, tmp_path):
+    data = f"folder:{tmp_path}/pictures"
+    write_folder(tmp_path / "pictures", {"cat": 20, "dog": 20})
+    assert pretrain(data).status == 0
+    knn = command("knn", "--checkpoint", tmp_path / "run", "--run-dir", tmp_path / "knn")
+    assert knn.status == 0 and f"on {data}: 32 training images" in knn.out, knn.err
+    assert "--batch-size 256 is larger than the training set of 32 images: 32 are taken at a time" in knn.out
+    for experiment in ("linear_probe", "few_shot", "retrieval", "finetune"):
+        done = command(experiment, "--checkpoint", tmp_path / "run", "--run-dir", tmp_path / "none", "--dry-run")
+        assert done.status == 0 and data in done.out and "32 training" in done.out, done.out + done.err
+    runs = [write_run(tmp_path / name, channels=3, data=place)
+            for name, place in (("a", data), ("b", data), ("c", "digits"))]
+    done = command("evaluate", "--checkpoint", *runs[:2], "--run-dir", tmp_path / "none", "--dry-run")
+    assert "the checkpoint knows 2 classes (dark, light), folder:" in done.complaint
+    done = command("evaluate", "--checkpoint", *runs, "--run-dir", tmp_path / "none")
+    assert f"the checkpoints learnt from different data ({data}, ...): give --data" in done.complaint
+    done = command("knn", "--model", "resnet20", "--weights", tmp_path / "gone.pth", "--run-dir", tmp_path / "none")
+    assert "gone.pth" in done.complaint

@@ -59,7 +59,6 @@ def test_help_imports_nothing_heavy(python):
 MISTAKES = [
     ("nope", "unknown preset 'nope': it must be one of digits"),
     ("--batch-size 0", "--batch-size 0: it must be at least 1"),
-    ("--batch-size 2000", "--batch-size 2000 is larger than the training set of 1437 images"),
     ("--seed -1", "--seed -1: it must be in [0, 2**32)"),
     ("--seed 4294967296", "--seed 4294967296: it must be"),
     ("--seed 99999999999999999999", "--seed 99999999999999999999: it must be"),
@@ -165,7 +164,7 @@ def test_a_mistake_of_form_is_explained_without_traceback(dry, arguments, messag
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_preset_constructs(experiment):
     presets = importlib.import_module(f"experiments.{experiment}").PRESETS
-    assert next(iter(presets)) == "digits" or experiment not in ON_DATA, "the default needs no network"
+    assert next(iter(presets)) in ("digits", "run") or experiment not in ON_DATA, "the default needs no network"
     for preset in presets.values():
         config_of(experiment)(**preset)
 

@@ -313,7 +313,6 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--data digits", "unknown data set 'digits' for detection; allowed: scenes"),
     ("--data scenes:3", "scenes:3: it must be scenes or scenes:TRAIN,TEST,SIDE"),
     ("--data voc:/missing", "voc:/missing has no folder Annotations"),
-    ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
     ("--canvas 0 9", "--canvas (0, 9): it must be HEIGHT WIDTH of at least 1"),
     ("--sides 5 4", "--sides (5, 4): it must be SHORT LONG with 1 <= SHORT <= LONG"),
     ("--sides 20 32 --mosaic 0.5", "--mosaic 0.5: it must be 0 with --sides"),

@@ -185,7 +185,7 @@ def test_fine_tuning_starts_from_a_small_head_and_changes_images_as_supervised_t
         command, tmp_path, data, pretrained):
     """Nothing moves at a rate of 0: the head has its first deviation, 2e-5 (estimated from 32 numbers)."""
     run = tmp_path / "run"
-    done = command("finetune", "digits", "--checkpoint", pretrained, "--data", data, "--run-dir", run, "--steps", 1,
+    done = command("finetune", "run", "--checkpoint", pretrained, "--data", data, "--run-dir", run, "--steps", 1,
                    "--batch-size", 20, "--base-learning-rate", 0, "--cutmix", 1, "--policy", "rand_augment",
                    "--policy-table", "timm", "--erasing", 0.25, "--aug-repeats", 2)
     assert done.status == 0, done.err

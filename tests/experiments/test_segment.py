@@ -273,7 +273,6 @@ def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     ("--mask-values 0 255", "the labels of scenes are their classes"),
     ("--mask-values 7", "the numbers that stand for classes must be 2 to 255 different ones"),
     ("--ignore-label 3", "all pixels of scenes count"),
-    ("--batch-size 41", "--batch-size 41 is larger than the training set of 40 images"),
     ("--crop-size 0 9", "--crop-size (0, 9): it must be HEIGHT WIDTH of at least 1"),
     ("--crop-ratio 0.5", "--crop-ratio 0.5: it must be at least 1"),
     ("--crop-scale 1 17", "LOW HIGH with 0 < LOW <= HIGH <= 16"),

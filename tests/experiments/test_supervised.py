@@ -423,7 +423,6 @@ MISTAKES = [
     ("--image-size 0", "--image-size 0: it must be at least 1"),
     ("--fraction 0", "--fraction 0.0: it must be in (0, 1]"),
     ("--fraction 0.001", "a share of 0.001 of 1437 training images is none at all"),
-    ("--fraction 0.01", "--batch-size 64 is larger than the training set of"),
     ("--validation 1", "--validation 1.0: it must be in [0, 1)"),
     ("--folds 1", "--folds 1: it must be at least 2, or 0 for none"),
     ("--folds 200", "200 folds need as many images of each class"),

@@ -15,7 +15,8 @@ from cvjax.workflow.restore import Kind, record_of
 
 
 def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = ("dark", "light"), channels: int = 1,
-              size: int = 8, step: int = 1, experiment: str = "supervised", kind: Kind = "classifier") -> Path:
+              size: int = 8, step: int = 1, experiment: str = "supervised", kind: Kind = "classifier",
+              data: str = "digits") -> Path:
     """A run whose probability of class 1 is the sigmoid of `sharpness` times the mean of the normalised image.
 
     Grey images are normalised to [-1, 1]: black has the mean -1, white 1.
@@ -25,7 +26,7 @@ def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = 
     params = {"fc": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(len(names))}}
     state = TrainState(jnp.asarray(np.int32(step)), params, {}, (), None, jax.random.key(0))
     model = create_model("linear", image_size=size, in_channels=channels, num_classes=len(names))
-    meta = record_of(experiment, DataConfig(), kind, model, image_size=(size, size), channels=channels,
+    meta = record_of(experiment, DataConfig(data=data), kind, model, image_size=(size, size), channels=channels,
                      preprocessing=Preprocessing.of(channels), class_names=names, validated=False)
     with Checkpointer(folder / "checkpoints", best_metric="top1") as checkpointer:
         checkpointer.save(state, meta, {"top1": 1 / step})  # an earlier step is the better one

@@ -28,6 +28,7 @@ class Classifier:
 
     image_size: side of the square images that it is judged on. channels: 1 or 3. preprocessing: what they become before
     the model sees them. goal: what it learnt, of classes, labels or numbers. views: what an answer is averaged over.
+    learnt: the configuration of the run that it is from, {} if it is from none.
     origin: what the variables were read from; None where they were not.
     """
 
@@ -38,6 +39,7 @@ class Classifier:
     preprocessing: Preprocessing
     goal: Goal
     views: Views = "one"
+    learnt: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
@@ -139,7 +141,7 @@ def load_classifier(path: str | Path, step: str | int = "judged", kinds: Sequenc
 def classifier_of(run: Run) -> Classifier:
     """The classifier of a run that has been read."""
     return Classifier(run.model, run.variables, run.image_size[0], run.channels, run.preprocessing, goal_of_run(run),
-                      run.facts.get("test_views", "one"), run.origin)
+                      run.facts.get("test_views", "one"), run.config, run.origin)
 
 
 def _crop(classifier: Classifier) -> tuple[float, str, str]:

@@ -27,7 +27,7 @@ from cvjax.workflow.augmentation import Recoloring
 from cvjax.workflow.config import DataConfig, TrainingConfig
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.gather import Gather
-from cvjax.workflow.inputs import count_bad_files
+from cvjax.workflow.inputs import count_bad_files, fitting_batch
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.preprocessing import chosen
 
@@ -156,11 +156,11 @@ def make_detection_inputs(config: DataConfig, *, canvas: tuple[int, int], max_bo
         raise ConfigError(f"--resident with --data {config.data}: pictures with boxes are cropped on the host; "
                           "leave it out")
     check_objects(config.data, dataset)
-    bad = count_bad_files(config, dataset, folder)
+    batch_size, bad = fitting_batch(config, dataset), count_bad_files(config, dataset, folder)
     ignored = "; ".join(filter(None, [dataset.ignored, crowded(dataset, max_boxes)]))
     dataset = dataclasses.replace(dataset, ignored=ignored)
     height, width = canvas
-    return DetectionInputs(dataset, (height, width), config.batch_size, max_boxes, bad,
+    return DetectionInputs(dataset, (height, width), batch_size, max_boxes, bad,
                            chosen(config, preprocessing, dataset.channels), **augmentation)
 
 

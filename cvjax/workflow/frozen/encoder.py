@@ -39,6 +39,7 @@ class Encoder:
     preprocessing: what images become before it sees them.
     blocks: a linear probe sees the features of this many last blocks of a ViT, side by side, or of all blocks if there
         are fewer (Caron et al. 2021 use four for ViT-S, https://arxiv.org/abs/2104.14294).
+    learnt: the configuration of the run that it is from, {} if it is from none.
     origin: what its variables were read from; None where they were not.
     """
 
@@ -50,6 +51,7 @@ class Encoder:
     image_size: int
     channels: int
     preprocessing: Preprocessing
+    learnt: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -112,13 +114,13 @@ def load_encoder(path: str | Path, step: str | int = "latest") -> Encoder:
     size = run.image_size[0]
     if run.kind == "encoder":
         return Encoder(run.facts["name"], run.model, run.variables, run.facts["pool"], run.facts["blocks"], size,
-                       run.channels, run.preprocessing, run.origin)
+                       run.channels, run.preprocessing, run.config, run.origin)
     model = run.model.clone(num_classes=0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, run.channels)))
     params = {name: run.variables["params"][name] for name in shapes["params"]}
     pool = model.pool if isinstance(model, VisionTransformer) else "token"
     return Encoder(run.experiment, model, run.variables | {"params": params}, pool, 1, size, run.channels,
-                   run.preprocessing, run.origin)
+                   run.preprocessing, run.config, run.origin)
 
 
 def backbone_encoder(name: str, backbone: ImageModel, variables: Mapping[str, Any], pool: Pool, blocks: int,
@@ -156,7 +158,7 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     tokenless = isinstance(model, VisionTransformer) and not model.class_token
     pool = pool or ("avg" if tokenless else "token")
     return Encoder("published", model, variables, pool, blocks, size, model.in_channels,
-                   chosen(options, how, model.in_channels), origin_of_weights(weights, published))
+                   chosen(options, how, model.in_channels), origin=origin_of_weights(weights, published))
 
 
 def frozen_encoder(config: FrozenConfig, own: Callable[[Encoder], dict[str, Any]] = lambda encoder: {},

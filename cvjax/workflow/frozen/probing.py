@@ -10,6 +10,7 @@ from cvjax.data.crops import EvaluationCrop
 from cvjax.errors import ConfigError
 from cvjax.evaluate.probe import Extractor, probe_features, table
 from cvjax.train.mesh import MeshEngine
+from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder, check_channels, frozen_encoder
 from cvjax.workflow.frozen.options import DEFAULT_RUN, FrozenConfig
@@ -100,6 +101,7 @@ def run_frozen(config: FrozenConfig, folder: RunFolder, **options: Any) -> None:
     """Probe the encoder and write `summary.json`; options are those of `probe_features`."""
     encoder, source = frozen_encoder(config)
     folder.reads(encoder.origin)
+    config = on_data_of(config, encoder.learnt)
     inputs = make_inputs(config, image_size=encoder.image_size, folder=folder, preprocessing=encoder.preprocessing)
     check_channels(encoder, inputs.dataset.channels)
     check_probing(inputs, shots=options.get("shots", ()))

@@ -21,7 +21,7 @@ from cvjax.errors import ConfigError
 from cvjax.workflow.augmentation import Recoloring
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.gather import Gather
-from cvjax.workflow.inputs import count_bad_files, held_out
+from cvjax.workflow.inputs import count_bad_files, fitting_batch, held_out
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.preprocessing import chosen
 
@@ -145,6 +145,7 @@ def make_segmentation_inputs(config: Any, folder: RunFolder, recoloring: Recolor
         raise ConfigError(f"--validation {config.validation}: {config.data} brings a validation part of "
                           f"{len(dataset.validation)} images; leave it out")
     dataset = held_out(config, dataset)
-    return SegmentationInputs(dataset, config.crop_size, config.batch_size, count_bad_files(config, dataset, folder),
+    return SegmentationInputs(dataset, config.crop_size, fitting_batch(config, dataset),
+                              count_bad_files(config, dataset, folder),
                               chosen(config, preprocessing, dataset.channels), config.crop_scale, config.crop_ratio,
                               config.flip, recoloring)
