@@ -22,7 +22,7 @@ from cvjax.workflow.config import TrainingConfig, as_json, require
 from cvjax.workflow.far_folder import FarFolder
 from cvjax.workflow.lock import FolderLock, is_lock
 from cvjax.workflow.origin import Origin, changes_of, sources_json
-from cvjax.workflow.run_files import CONFIG, SUMMARY, check_same, read_config, read_summary
+from cvjax.workflow.run_files import CONFIG, PIECES, SUMMARY, check_same, read_config, read_summary
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow",
             "simplejpeg", "opencv-contrib-python-headless")
@@ -36,7 +36,8 @@ class RunFolder:
 
     It is a context. Within it no other process may write to the folder (`cvjax.workflow.lock`). Nothing is written, and
     nothing of an older run deleted, until `begin`. If the context ends by an error before the run has a checkpoint, a
-    line in its log, a list of bad files or a summary, what was made goes: the folder, and empty ones around it.
+    line in its log, a piece of a result, a list of bad files or a summary, what was made goes: the folder, and empty
+    ones around it.
 
     A folder at an address (see `cvjax.storage`) has a copy on this machine, in which the run works. It is carried there
     as `cvjax.workflow.far_folder` says, until the end of the context. It has no lock.
@@ -208,6 +209,7 @@ class RunFolder:
     def _is_recorded(self) -> bool:
         """Whether there is anything that a resumed run, or a person, would miss."""
         return (any(step.name.isdecimal() for step in self.path.rglob("checkpoints/*"))
+                or any(self.path.glob(f"{PIECES}/*"))
                 or any(log.stat().st_size for log in self.path.rglob("metrics.jsonl"))
                 or any(any(self.path.rglob(name)) for name in (SUMMARY, "bad_files*.txt")))
 

@@ -11,6 +11,7 @@ from cvjax.text import decode_text
 from cvjax.workflow.config import FREE
 
 CONFIG, SUMMARY = "config.json", "summary.json"
+PIECES = "pieces"  # a folder of parts of a result that is not whole yet
 
 
 def read_config(folder: Path) -> dict[str, Any]:

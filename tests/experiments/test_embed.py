@@ -1,0 +1,83 @@
+"""Features that are kept in a file: whose they are, after a stop, and as neighbours are found by them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from cvjax.workflow.frozen import embedding
+from tests.data.pictures import encode, write_folder
+
+TINY = ("--image-size", 16, "--model", "mae_vit_tiny_patch16", "--patch-size", 4, "--width", 16, "--depth", 1,
+        "--heads", 2, "--decoder-width", 16, "--decoder-depth", 1, "--decoder-heads", 2, "--batch-size", 8,
+        "--steps", 1)
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """A run of mae_pretrain on 30 training and 10 test pictures, one of which cannot be read."""
+    write_folder(tmp_path / "pictures", {"train/cat": 15, "train/dog": 15, "test/cat": 5, "test/dog": 5})
+    (tmp_path / "pictures" / "train" / "cat" / "000.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8))[:40])
+    done = command("mae_pretrain", "--data", f"folder:{tmp_path}/pictures", *TINY, "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    return tmp_path / "run"
+
+
+def metrics(folder):
+    return json.loads((folder / "summary.json").read_text())["metrics"]
+
+
+def test_kept_features_find_the_same_neighbours(run, command, tmp_path):
+    done = command("embed", "--checkpoint", run, "--run-dir", tmp_path / "kept", "--projector", "--batch-size", 4)
+    assert done.status == 0, done.err
+    features = np.load(tmp_path / "kept" / "features.npy")
+    with (tmp_path / "kept" / "rows.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert features.dtype == np.float32 and len(features) == len(rows) == 39 == metrics(tmp_path / "kept")["images"]
+    assert [int(row["row"]) for row in rows] == list(range(39))
+    assert rows[0] == {"row": "0", "part": "train", "file": f"{tmp_path}/pictures/train/cat/001.png", "label": "0",
+                       "class": "cat"}
+    assert [row["part"] for row in rows] == ["train"] * 29 + ["test"] * 10
+    assert (tmp_path / "kept" / "projector" / "projector_config.pbtxt").is_file()
+
+    direct = command("knn", "--checkpoint", run, "--run-dir", tmp_path / "direct", "--batch-size", 4)
+    done = command("knn", "--features", tmp_path / "kept", "--run-dir", tmp_path / "from_file")
+    assert direct.status == done.status == 0, direct.err + done.err
+    found = metrics(tmp_path / "from_file")
+    assert found == {name: value for name, value in metrics(tmp_path / "direct").items() if "/mae" in name} and found
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("direct", "from_file")]
+    assert summaries[0]["protocol"]["knn"] == summaries[1]["protocol"]["knn"]
+    assert summaries[0]["protocol"]["data"] == summaries[1]["protocol"]["data"]
+
+
+def test_one_that_was_stopped_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch):
+    (tmp_path / "pictures" / "train" / "cat" / "000.png").unlink()  # nothing but pieces would be lost
+    monkeypatch.setattr(embedding, "_PIECE", 8)
+    arguments = ("embed", "--checkpoint", run, "--batch-size", 4)
+    assert command(*arguments, "--run-dir", tmp_path / "whole").status == 0
+    computed, extract = [], embedding.extract_features
+
+    def failing(*given, **options):
+        computed.append(1)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        return extract(*given, **options)
+
+    monkeypatch.setattr(embedding, "extract_features", failing)
+    with pytest.raises(KeyboardInterrupt):
+        command(*arguments, "--run-dir", tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    assert command(*arguments, "--run-dir", tmp_path / "stopped").status == 0
+    assert len(computed) == 3 + 4, "of six pieces two were there"
+    for name in ("features.npy", "rows.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "stopped" / "pieces").exists()
+
+
+def test_a_mistake_is_one_line(run, command, tmp_path):
+    for arguments, message in (
+            (("--features", run), "run holds no features.npy with rows.csv"),
+            (("--features", run, "--data", "digits"), "--data digits: it must be left out with --features"),
+            (("--features", run, "--pool", "avg"), "--pool avg: it must be left out with --features")):
+        assert message in command("knn", *arguments, "--run-dir", tmp_path / "none").complaint
