@@ -33,18 +33,19 @@ ALLOWED = {
     "storage": {"errors"},
     "text": {"errors", "storage"},
     "durable": {"text"},
+    "waiting": {"durable"},
     "ops": set(),
     "layers": {"ops"},
     "models": {"ops", "layers"},
     "losses": {"ops"},
     "data": {"durable", "errors", "storage", "text"},
     "tasks": {"ops", "layers", "models", "losses", "data.augment"},
-    "train": {"durable", "errors", "storage", "text"},
-    "evaluate": {"ops", "layers"},
+    "train": {"durable", "errors", "storage", "text", "waiting"},
+    "evaluate": {"ops", "layers", "waiting"},
     "visualize": {"ops", "losses", "text"},
     "interop": {"errors", "ops", "models", "data.preprocessing", "durable", "storage", "text"},
-    "workflow": {"durable", "errors", "storage", "text", "ops", "layers", "models", "losses", "data", "tasks", "train",
-                 "evaluate", "visualize", "interop"},
+    "workflow": {"durable", "errors", "storage", "text", "waiting", "ops", "layers", "models", "losses", "data",
+                 "tasks", "train", "evaluate", "visualize", "interop"},
     "": {"models"},  # cvjax/__init__.py
 }
 

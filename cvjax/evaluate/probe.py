@@ -10,6 +10,7 @@ from cvjax.evaluate.few_shot import few_shot
 from cvjax.evaluate.knn import knn_accuracy
 from cvjax.evaluate.linear_probe import linear_probe
 from cvjax.evaluate.table import aligned
+from cvjax.waiting import waiting
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -52,21 +53,24 @@ def probe_features(extractors: Mapping[str, Extractor], train: Split, test: Spli
         train_x, train_y = extract_features(extract, train(), desc=f"{name} features, training set")
         test_x, test_y = extract_features(extract, test(), desc=f"{name} features, test set")
         if linear:
-            result = linear_probe(train_x, train_y, test_x, test_y, num_classes)
+            with waiting(f"linear probe of {name}"):
+                result = linear_probe(train_x, train_y, test_x, test_y, num_classes)
             metrics[f"linear_probe/{name}"] = result.accuracy
             note("linear_probe", name, {"form": "sweep", **result.protocol, "augmentation": "none"})
         if knn:
             width = knn_width or train_x.shape[1]
             ks = KS if len(train_x) >= min(KS) else (len(train_x),)
-            accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=ks,
-                                      temperature=TEMPERATURE)
+            with waiting(f"kNN of {name}"):
+                accuracies = knn_accuracy(train_x[:, -width:], train_y, test_x[:, -width:], test_y, num_classes, ks=ks,
+                                          temperature=TEMPERATURE)
             headline = min(accuracies, key=lambda k: abs(k - HEADLINE_K))
             metrics[f"knn/{name}"] = accuracies[headline]
             metrics |= {f"knn/{name}/k={k}": accuracy for k, accuracy in accuracies.items()}
             note("knn", name, {"k": headline, "ks": list(accuracies), "temperature": TEMPERATURE,
                                "similarity": "cosine"})
         for count in shots:
-            few = few_shot(train_x, train_y, test_x, test_y, num_classes, shots=count, draws=draws, seed=seed)
+            with waiting(f"few-shot classifiers of {name}"):
+                few = few_shot(train_x, train_y, test_x, test_y, num_classes, shots=count, draws=draws, seed=seed)
             metrics |= {f"few_shot/{name}/shots={count}": few.accuracy,
                         f"few_shot/{name}/shots={count}/deviation": few.deviation}
             note("few_shot", name, few.protocol, f"shots={count}")

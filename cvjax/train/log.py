@@ -17,7 +17,20 @@ from cvjax.text import naming, open_text
 from cvjax.train import metrics
 from cvjax.train.events import Events
 
+# All of it but the learning rate is seen at 80 columns. tqdm puts a comma before the last part.
+_BAR = "{percentage:3.0f}% |{bar:8}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 TIMING = ("images_per_second", "input_wait", "seconds")  # keys that differ from run to run; all others repeat exactly
+
+
+class _Lines:
+    """stderr for a bar that nobody watches: each of its states is a line, not a carriage return."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n "):
+            sys.stderr.write(f"{text}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class RunLog:
@@ -40,8 +53,9 @@ class RunLog:
         self._file = open_text(self._path if writes else os.devnull, "a")
         self._events = Events(folder, start_step) if writes else None
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=terminal,
-                         mininterval=0.2 if terminal else 20, smoothing=0.05, disable=not writes)
+        self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=terminal, bar_format=_BAR,
+                         mininterval=0.2 if terminal else 20, smoothing=0.05, disable=not writes,
+                         file=sys.stderr if terminal else _Lines())
         if problem:
             self.note(problem)
 
@@ -68,8 +82,8 @@ class RunLog:
         speed, wait = self._window_steps * self.batch_size / elapsed, min(self._waited / elapsed, 1.0)
         line = {f"train/{name}": value for name, value in means.items()} | {"train/learning_rate": learning_rate}
         self.write(step, line | {"images_per_second": round(speed, 1), "input_wait": round(wait, 4)})
-        self._bar.set_postfix_str(f"loss {means['loss']:.4f}, lr {learning_rate:.2e}, {speed:,.0f} images/s, "
-                                  f"input wait {wait:.0%}", refresh=False)
+        self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {speed:,.0f} images/s, input wait {wait:.0%}, lr "
+                                  f"{learning_rate:.1e}", refresh=False)
         self._window, self._window_steps, self._waited = {}, 0, 0.0
         self._window_started = time.perf_counter()
         return means
@@ -91,6 +105,20 @@ class RunLog:
     def note(self, text: str) -> None:
         """Print a line without tearing the progress bar."""
         self._bar.write(text)
+
+    def show(self, text: str) -> None:
+        """Show what the training waits for, in place of the bar."""
+        self._bar.bar_format = "{desc}"
+        self._bar.set_description_str(text)
+
+    def clear(self) -> None:
+        """Show the bar again."""
+        self._bar.bar_format = _BAR
+        self._bar.set_description_str("", refresh=False)
+
+    def restart_clock(self) -> None:
+        """Count the bar's time from here: compiling is no step, and would foretell a training of hours."""
+        self._bar.start_t = self._bar.last_print_t = time.time()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

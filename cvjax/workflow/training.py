@@ -1,7 +1,10 @@
 """One training run, from what is prepared to its final numbers: devices, resume, loop, evaluation."""
 
+import contextlib
 import dataclasses
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +32,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.train.processes import is_first
 from cvjax.train.profile import profiled
 from cvjax.train.state import TrainState
+from cvjax.waiting import Durations, Line, waiting
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import Engine, make_engine
 from cvjax.workflow.folder import RunFolder
@@ -36,6 +40,8 @@ from cvjax.workflow.memory import print_memory
 from cvjax.workflow.origin import from_json, sources_json
 from cvjax.workflow.prepared import Prepared
 from cvjax.workflow.restore import evaluated_variables
+
+Dispatch = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ def train(prepared: Prepared[Any], folder: RunFolder, stop: StopRequest) -> Trai
         try:
             dispatch = compile_dispatch(engine, prepared.step, state, steps=config.steps_per_dispatch,
                                         feed=prepared.gather, resident=prepared.resident_arrays)
+            dispatch = shown_at_first(dispatch, prepared, log)
             with profiled(dispatch, folder.path / "profile", config.profile,
                           lambda text: log.note(text.replace(str(folder.path), folder.place))
                           ) as dispatch, stop.deferred():
@@ -97,6 +104,27 @@ def train(prepared: Prepared[Any], folder: RunFolder, stop: StopRequest) -> Trai
     if not is_first():
         return None
     return Trained(variables, metrics, steps, seconds, steps * config.batch_size / seconds, sha256)
+
+
+def shown_at_first(dispatch: Dispatch, prepared: Prepared[Any], log: RunLog) -> Dispatch:
+    """A compiled step whose first call, which compiles it, is shown with its seconds and those of the last time."""
+    durations, compiled = Durations(cache_folder() / "compilations.json"), False
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), (prepared.state, prepared.batch))
+    key = f"{jax.__version__} {jax.default_backend()} {jax.device_count()} {shapes}"
+
+    def call(state: Any, batch: Any) -> tuple[Any, Any]:
+        nonlocal compiled
+        if compiled:
+            return dispatch(state, batch)
+        started = time.perf_counter()
+        with waiting("compiling the step", line=log, last=durations.last(key)):
+            done = dispatch(state, batch)
+        durations.note(key, time.perf_counter() - started)
+        log.restart_clock()
+        compiled = True
+        return done
+
+    return call
 
 
 def first_state(prepared: Prepared[Any], engine: Engine) -> TrainState:
@@ -127,8 +155,10 @@ class Judge:
         self.evaluation = evaluate(prepared.task, engine)
         self.latest: dict[str, float] = {}
 
-    def __call__(self, part: str, variables: Any) -> dict[str, float]:
-        self.latest = self.evaluation(variables, self.inputs.eval_batches(part, self.share))
+    def __call__(self, part: str, variables: Any, line: Line | None = None) -> dict[str, float]:
+        """line: where it is said that this takes time; None for stderr."""
+        with waiting(f"judging by the {part} part", line=line) if is_first() else contextlib.nullcontext():
+            self.latest = self.evaluation(variables, self.inputs.eval_batches(part, self.share))
         return self.latest
 
 
@@ -141,7 +171,7 @@ def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: R
                                  Log(log, prepared.rates.__getitem__)]
     observers += [Watch(name, rule, log) for name, rule in prepared.rules.items()]
     if getattr(prepared.inputs.dataset, part) is not None:
-        observers.append(Evaluation(lambda state: judge(part, state.variables), log, every=config.eval_every,
+        observers.append(Evaluation(lambda state: judge(part, state.variables, log), log, every=config.eval_every,
                                     part=part))
     if config.patience:
         rule = EarlyStopping(config.patience, prepared.best_mode)

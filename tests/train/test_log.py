@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard: window averages, and lines that do not show that a run was interrupted."""
 
+import io
 import json
 import math
 import os
@@ -234,3 +235,36 @@ def test_torch_is_not_loaded_for_events(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 1 and done.stderr.endswith("AssertionError: loaded\n"), "by the last import alone"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def steps_shown(folder, monkeypatch, screen):
+    """What a screen shows of two windows of a training that waits for its step first."""
+    monkeypatch.setattr(sys, "stderr", screen)
+    log = RunLog(folder, every=500, total_steps=123_456, batch_size=64, steps_per_epoch=22.45)
+    log.show("compiling the step: 12 s")
+    log.clear()
+    log.restart_clock()
+    for step in range(1, 1001):
+        log.step(step, {"loss": (0.25, 1)}, 3.3e-3, 0.0)
+    log._bar.refresh()
+    log.close()
+    return screen.getvalue()
+
+
+def test_a_terminal_of_80_columns_shows_what_counts(tmp_path, monkeypatch):
+    shown = steps_shown(tmp_path, monkeypatch, Terminal()).split("\r")
+    assert "compiling the step: 12 s" in [text.strip() for text in shown]
+    last = next(text for text in reversed(shown) if "loss" in text)
+    seen = last[:80]  # tqdm cuts what a terminal has no room for
+    assert "1000/123456" in seen and "loss 0.2500, " in seen and " images/s" in seen
+
+
+def test_elsewhere_the_bar_is_whole_lines(tmp_path, monkeypatch):
+    shown = steps_shown(tmp_path, monkeypatch, io.StringIO())
+    assert "\r" not in shown and all(shown.splitlines())
+    assert "loss 0.2500, " in shown.splitlines()[-1] and "lr 3.3e-03" in shown.splitlines()[-1]
