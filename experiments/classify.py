@@ -1,25 +1,26 @@
-"""Label your own pictures by a trained classifier, or predict numbers of them by a regressor.
+"""Label your own pictures by a trained classifier.
 
     python -m experiments.classify cat.jpg dog.png --checkpoint runs/supervised/folder
     python -m experiments.classify cat.jpg --model resnet50 --weights hf-hub:timm/resnet50.a1_in1k
+
+A regressor predicts its numbers instead.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
 from cvjax.workflow.config import PreprocessingOptions, require
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PreprocessingOptions):
     """Pictures, and the classifier to ask: --checkpoint, or --model with --weights."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], Positional]
     """Image files (JPEG, PNG, WebP, GIF, BMP, TIFF)."""
     checkpoint: tuple[str, ...] = ()
     """The folder of a supervised run; the answers of several runs are averaged."""

@@ -1,7 +1,9 @@
-"""Judge one trained classifier or regressor, or several averaged, on a data set: numbers, tables and pictures.
+"""Judge trained classifiers or regressors on a data set.
 
     python -m experiments.evaluate --checkpoint runs/supervised/digits
     python -m experiments.evaluate --checkpoint runs/supervised/a runs/supervised/b --data folder:PATH
+
+It writes numbers, tables and pictures. The answers of several runs are averaged.
 """
 
 import dataclasses

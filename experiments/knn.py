@@ -1,6 +1,8 @@
-"""Weighted kNN on frozen features (Caron et al. 2021, sec. 4.1): k of 10, 20, 100, 200, temperature 0.07.
+"""Judge features by the nearest neighbours of test images.
 
     python -m experiments.knn --checkpoint runs/mae_pretrain/digits
+
+Weighted kNN on frozen features (Caron et al. 2021, sec. 4.1): k of 10, 20, 100, 200, temperature 0.07.
 """
 
 from typing import Any
