@@ -17,7 +17,7 @@ HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 # What people change first, in this order: `--help` shows these options of a configuration that has more than FEW.
 FIRST = ("data", "checkpoint", "model", "weights", "pretrained", "freeze", "image_size", "crop_size", "canvas",
-         "mask_ratio", "epochs", "steps", "batch_size", "optimizer", "base_learning_rate", "weight_decay", "validation",
+         "form", "mask_ratio", "epochs", "steps", "batch_size", "optimizer", "base_learning_rate", "weight_decay", "validation",
          "dtype", "workers", "seed", "images", "originals", "copies", "output", "run_dir", "overwrite", "dry_run")
 FEW = 22
 ROWS = 38  # of a screen of 40, without the command itself and the prompt after it
@@ -58,8 +58,11 @@ def help_text(command: str, description: str, config: Any, words: Sequence[str],
     body = ["\n".join(_line(option, texts.get(option.name, ""), columns) for option in shown)]
     last = [f"{HELP_ALL} explains all {len(options)} options in full."]
     room = ROWS - sum(1 + _rows(part, columns) for part in (*head, *named, *body, *last))
-    told = [part for i, part in enumerate(paragraphs)
-            if i == 0 or sum(1 + _rows(each, columns) for each in paragraphs[:i + 1]) <= room]
+    told = paragraphs[:1]
+    for part in sorted(paragraphs[1:], key=lambda part: not part.startswith(" ")):  # commands before explanations
+        if sum(1 + _rows(each, columns) for each in [*told, part]) <= room:
+            told.append(part)
+    told.sort(key=paragraphs.index)
     return "\n\n".join([*head, *told, *named, *body, *last])
 
 

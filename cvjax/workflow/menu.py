@@ -32,7 +32,7 @@ def choose(package: str, kind: str, groups: Mapping[str, Mapping[str, str]], arg
     known = {name: line for group in groups.values() for name, line in group.items()}
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         width = max(map(len, known))
-        print(f"python -m {package} NAME --help explains each of these; without --help it runs.")
+        print(f"python -m {package} NAME runs one of these; NAME --help explains it.")
         for heading, group in groups.items():
             print("\n" + f"{heading}:\n" * bool(heading) + "\n".join(
                 f"  {name:{width}}  {line}" for name, line in group.items()))

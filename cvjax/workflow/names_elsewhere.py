@@ -9,7 +9,7 @@ from cvjax.spelling import nearest
 ALSO_CALLED: dict[str, tuple[str, str]] = {
     "base_learning_rate": (" (per 256 images)",
         "lr learning-rate blr base-lr lr-base max-lr peak-lr lr-max lr0 initial-lr eta rate"),
-    "learning_rate": ("", "lr learning-rate"),
+    "learning_rates": ("", "lr learning-rate lrs rates"),
     "batch_size": (" (over all devices)",
         "batch bs b batchsize train-batch-size global-batch-size mini-batch-size per-device-train-batch-size "
         "batch-size-per-gpu images-per-batch imgs-per-batch"),
