@@ -21,7 +21,7 @@ def benchmarks() -> dict[str, str]:
 
 def main(arguments: list[str]) -> None:
     """List the benchmarks, or run the one that the first argument names."""
-    choose("benchmarks", "benchmark", {"": benchmarks()}, arguments)
+    choose("python -m benchmarks", "benchmarks", "benchmark", {"": benchmarks()}, arguments)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     """List the experiments, or run the one that the first argument names; by default by this process's arguments."""
     lines = {heading: {name: first_line(Path(__file__).with_name(f"{name}.py")) for name in names}
              for heading, names in GROUPS.items()}
-    choose("experiments", "experiment", lines, sys.argv[1:] if arguments is None else arguments)
+    program = "cvjax" if Path(sys.argv[0]).stem == "cvjax" else "python -m experiments"
+    choose(program, "experiments", "experiment", lines, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

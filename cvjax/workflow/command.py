@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cvjax.errors import ConfigError, CvjaxError, ProcessError, TrainingError
 from cvjax.spelling import did_you_mean
@@ -22,6 +22,7 @@ from cvjax.train.preemption import Stopped, StopRequest
 from cvjax.workflow.allocator import keep_freed_memory
 from cvjax.workflow.config import FREE, PLACE, TrainingConfig, with_flags
 from cvjax.workflow.help import asks_for_help, help_text
+from cvjax.workflow.menu import show
 from cvjax.workflow.options import options_of, read_words
 from cvjax.workflow.refusals import refusals
 
@@ -105,7 +106,8 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
             raise ConfigError(f"unknown preset {preset!r}: {hint}")
     base = config(**presets[preset])
     if asks_for_help(arguments):
-        _say_and_leave(help_text(_prog(options), description, base, arguments, list(presets)))
+        show(help_text(_prog(options), description, base, arguments, list(presets)))
+        sys.exit()
     given, loose = read_words(options_of(config), arguments)
     if loose and loose[0] in presets:
         raise ConfigError(f"{loose[0]!r}: the preset comes before all options")
@@ -121,7 +123,8 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
 def _configure(options: str, config: type, description: str, arguments: Sequence[str]) -> Any:
     """The configuration of a command without presets; prints and exits for `--help`."""
     if asks_for_help(arguments):
-        _say_and_leave(help_text(_prog(options), description, config, arguments))
+        show(help_text(_prog(options), description, config, arguments))
+        sys.exit()
     known = options_of(config)
     given, loose = read_words(known, arguments)
     _refuse(loose)
@@ -131,14 +134,6 @@ def _configure(options: str, config: type, description: str, arguments: Sequence
                               "be given; --help explains it")
     return config(**{option.name: () for option in known if option.mark.positional and option.many
                      and option.default is dataclasses.MISSING} | given)
-
-
-def _say_and_leave(text: str) -> NoReturn:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # its reader, such as `head` or `less`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit()
 
 
 def _refuse(loose: Sequence[str]) -> None:

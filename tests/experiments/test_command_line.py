@@ -131,23 +131,30 @@ def test_an_unknown_experiment_is_one_line(capsys, name, hint):
 
 
 def test_an_experiment_by_its_name_is_that_experiment(environment, tmp_path):
-    """The same output, with arguments and presets."""
     def run(*words):
-        return subprocess.run([sys.executable, "-m", *words, "--data", "nothing"], cwd=tmp_path, env=environment(),
-                              capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=environment(), capture_output=True,
+                              text=True)
+        return done.returncode, done.stdout, done.stderr
 
-    ways = [run("experiments", "supervised", "folder"), run("experiments.supervised", "folder")]
-    assert "unknown data set 'nothing'" in ways[0].stderr
-    assert [(way.returncode, way.stdout, way.stderr) for way in ways[:1]] == [
-        (way.returncode, way.stdout, way.stderr) for way in ways[1:]]
+    for arguments, shown in ((["folder", "--help"], "[folder:photos]"), (["folder", "--seed", "-1"], "it must be in")):
+        ways = [run("experiments", "supervised", *arguments), run("experiments.supervised", *arguments)]
+        assert ways[0] == ways[1] and shown in "".join(ways[0][1:])
 
 
-def test_a_library_that_is_not_installed_is_one_line_that_names_the_extra(environment):
-    code = "import sys; sys.modules['fsspec'] = None\nfrom experiments.__main__ import main\nmain(['supervised'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == ('error: fsspec is not installed: pip install "cvjax[experiments]" adds what all experiments '
-                           'need\n')
+@pytest.mark.parametrize("words", ["-m experiments.supervised", "-m experiments supervised"])
+def test_a_library_that_is_not_installed_is_one_line_that_names_the_extra(environment, words):
+    """By a Python that has nothing but its own library."""
+    done = subprocess.run([sys.executable, "-S", *words.split()], cwd=ROOT, env=environment(), capture_output=True,
+                          text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: jax, flax, ") and done.stderr.count("\n") == 1
+    assert 'not installed: pip install ".[experiments]"' in done.stderr
+
+
+def test_the_list_needs_no_library_at_all(environment):
+    done = subprocess.run([sys.executable, "-S", "-m", "experiments"], cwd=ROOT, env=environment(), capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and "  supervised " in done.stdout, done.stderr
 
 
 def test_help_imports_nothing_heavy(python):
