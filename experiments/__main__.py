@@ -9,6 +9,7 @@ After `pip install .` the command `cvjax` does the same.
 import sys
 from pathlib import Path
 
+from cvjax.train.preemption import StopRequest
 from cvjax.workflow.menu import choose, first_line
 
 GROUPS = {
@@ -22,6 +23,8 @@ GROUPS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """List the experiments, or run the one that the first argument names; by default by this process's arguments."""
+    if arguments is None:
+        StopRequest().install()  # a signal during the imports of an experiment ends in one line
     lines = {heading: {name: first_line(Path(__file__).with_name(f"{name}.py")) for name in names}
              for heading, names in GROUPS.items()}
     program = "cvjax" if Path(sys.argv[0]).stem == "cvjax" else "python -m experiments"
