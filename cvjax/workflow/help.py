@@ -18,7 +18,7 @@ HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 # What people change first, in this order: `--help` shows these options of a configuration that has more than FEW.
 FIRST = ("data", "checkpoint", "model", "weights", "pretrained", "freeze", "image_size", "crop_size", "canvas",
          "form", "mask_ratio", "epochs", "steps", "batch_size", "optimizer", "base_learning_rate", "weight_decay",
-         "validation", "dtype", "workers", "seed", "images", "output", "run_dir", "overwrite", "dry_run")
+         "validation", "dtype", "workers", "seed", "output", "run_dir", "overwrite", "dry_run")
 FEW = 22
 ROWS = 38  # of a screen of 40, without the command itself and the prompt after it
 COLUMN = 30  # where the texts begin
@@ -41,41 +41,50 @@ def help_text(command: str, description: str, config: Any, words: Sequence[str],
     """
     columns = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
     options = options_of(config)
-    texts = _texts(config if isinstance(config, type) else type(config)) | {
-        option.name: option.mark.help for option in options if option.mark.help}
+    owner = config if isinstance(config, type) else type(config)
+    texts = _texts(owner) | {option.name: option.mark.help for option in options if option.mark.help}
+    sections = _sections(owner, options)
+    usage = _wrapped(f"usage: {command}{' [PRESET]' * bool(presets)} {_usage(options)}", columns)
+    told = [_wrapped(part, columns) for part in textwrap.dedent(description).strip().split("\n\n")]
+    names = ", ".join(f"{name} (the default)" if name == presets[0] else name for name in presets)
+    named = [_wrapped(f"Presets: {names}.", columns)] * bool(presets)
+    if HELP_ALL in words:
+        rest = [*named, *(_section(title, within, texts, columns) for title, within in sections)]
+    else:
+        shown = sections[0][1] if len(options) > FEW else [option for _, within in sections for option in within]
+        rest = [*named, "\n".join(_line(option, texts.get(option.name, ""), columns) for option in shown),
+                f"{HELP_ALL} explains all {len(options)} options in full."]
+        told = _fitting(told, ROWS - _rows([usage, *rest], columns) - 1, columns)
+    return "\n\n".join([usage, *told, *rest])
+
+
+def _usage(options: Sequence[Option]) -> str:
+    """What follows a program's name: what may or must be given without and with a name."""
     positional = [option.metavar if option.default is dataclasses.MISSING else f"[{option.metavar}]"
                   for option in options if option.mark.positional]
     needed = [f"{option.flag} {option.metavar}" for option in options if option.required and not option.mark.positional]
-    usage = " ".join([f"usage: {command}", *["[PRESET]"] * bool(presets), *positional, *needed, "[--option VALUE]..."])
-    names = f"Presets: {', '.join([f'{presets[0]} (the default)', *presets[1:]])}." if presets else ""
-    paragraphs = [_wrapped(part, columns) for part in textwrap.dedent(description).strip().split("\n\n")]
-    head, named = [_wrapped(usage, columns)], [_wrapped(names, columns)] * bool(names)
-    sections = _sections(config, options)
-    if HELP_ALL in words:
-        body = [_section(title, within, texts, columns) for title, within in sections]
-        return "\n\n".join([*head, *paragraphs, *named, *body])
-    shown = sections[0][1] if len(options) > FEW else [option for _, within in sections for option in within]
-    body = ["\n".join(_line(option, texts.get(option.name, ""), columns) for option in shown)]
-    last = [f"{HELP_ALL} explains all {len(options)} options in full."]
-    room = ROWS - sum(1 + _rows(part, columns) for part in (*head, *named, *body, *last))
-    told = paragraphs[:1]
-    for part in sorted(paragraphs[1:], key=lambda part: not part.startswith(" ")):  # commands before explanations
-        if sum(1 + _rows(each, columns) for each in [*told, part]) <= room:
-            told.append(part)
-    told.sort(key=paragraphs.index)
-    return "\n\n".join([*head, *told, *named, *body, *last])
+    return " ".join([*positional, *needed, "[--option VALUE]..."])
 
 
-def _rows(text: str, columns: int) -> int:
-    return sum(max(1, -(-len(line) // columns)) for line in text.splitlines())
+def _fitting(paragraphs: Sequence[str], rows: int, columns: int) -> list[str]:
+    """The first paragraph and those others that fit into so many rows; commands go before explanations."""
+    chosen = [paragraphs[0]]
+    for part in sorted(paragraphs[1:], key=lambda part: not part.startswith(" ")):
+        if _rows([*chosen, part], columns) <= rows:
+            chosen.append(part)
+    return sorted(chosen, key=paragraphs.index)
 
 
-def _wrapped(paragraph: str, columns: int, indent: int = 0) -> str:
+def _rows(parts: Sequence[str], columns: int) -> int:
+    """Rows that these parts take on a screen, with an empty one between them."""
+    return sum(max(1, -(-len(line) // columns)) for line in "\n\n".join(parts).splitlines())
+
+
+def _wrapped(paragraph: str, columns: int) -> str:
     """A paragraph in lines of so many columns; one that is indented, such as commands, as it is."""
     if paragraph.startswith("    "):
         return textwrap.indent(textwrap.dedent(paragraph), "  ")
-    return textwrap.fill(" ".join(paragraph.split()), columns, initial_indent=" " * indent,
-                         subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(" ".join(paragraph.split()), columns, break_on_hyphens=False, break_long_words=False)
 
 
 def _texts(config: type) -> dict[str, str]:
@@ -93,15 +102,14 @@ def _texts(config: type) -> dict[str, str]:
     return texts
 
 
-def _sections(config: Any, options: Sequence[Option]) -> list[tuple[str, list[Option]]]:
+def _sections(owner: type, options: Sequence[Option]) -> list[tuple[str, list[Option]]]:
     """The options under headings: what comes first, then those of each class, the configuration's own before others'.
 
     A heading is what the class says of itself first, and `HEADINGS` of a class has the fields at which others begin.
     """
     titles: dict[str, str] = {}
-    own = config if isinstance(config, type) else type(config)
     order = []
-    for each in reversed([each for each in own.__mro__ if dataclasses.is_dataclass(each)]):
+    for each in reversed([each for each in owner.__mro__ if dataclasses.is_dataclass(each)]):
         title = " ".join((each.__doc__ or "").split()).partition(". ")[0]
         title = title.partition(";")[0].rstrip(".")
         order.insert(0, [title])
@@ -142,11 +150,12 @@ def _named(option: Option, both: bool) -> str:
 def _line(option: Option, text: str, columns: int) -> str:
     """An option on one line: the first part of its text, and the value that it has if it is not given."""
     name = _named(option, both=False)
-    if len(name) > COLUMN - 4:  # a long list of words to choose from
+    if len(name) > COLUMN - 4 and "|" in name:  # a long list of words to choose from
         name, text = f"{option.flag} NAME", option.metavar.replace("|", " | ")
     default = _default(option)
     default = f" [{default}]" if 0 < len(default) <= 14 else ""
-    return f"  {name:{COLUMN - 2}}{_short(text, columns - COLUMN - len(default) - 1)}{default}".rstrip()
+    start = f"  {name:{COLUMN - 4}}  "
+    return f"{start}{_short(text, columns - len(start) - len(default) - 1)}{default}".rstrip()
 
 
 def _short(text: str, most: int) -> str:
