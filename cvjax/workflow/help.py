@@ -132,7 +132,7 @@ def _section(title: str, options: Sequence[Option], texts: dict[str, str], colum
 
 def _default(option: Option) -> str:
     if option.default is dataclasses.MISSING:
-        return "must be given" if option.required else ""
+        return "needed" if option.required else ""
     if option.switch:
         return "on" if option.default else ""
     values = option.default if isinstance(option.default, tuple) else (option.default,)
