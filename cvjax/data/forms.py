@@ -8,6 +8,7 @@ the function is imported when a data set is opened, so that `--help` needs neith
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ class Forms:
     def _meant(self, spec: str) -> str:
         """What may have been meant by a text that is in none of the forms, as the middle of a message; or nothing."""
         name, colon, place = spec.partition(":")
-        path = Path(spec).expanduser()
-        if path.exists():
+        path = Path(os.path.expanduser(spec))
+        if spec and os.path.exists(path):  # False for what can be no name of a file, too
             for table in (self, *(other for other in (IMAGES, BOXES, LABEL_MAPS) if other is not self)):
                 for form in table.forms:
                     if form.suits(path):

@@ -122,6 +122,12 @@ def test_a_file_without_its_form_is_told_the_one_that_fits(tmp_path, name, meant
     assert ("did you mean" in str(error.value)) == bool(meant)
 
 
+@pytest.mark.parametrize("spec", ["", "~nobody/photos", "x" * 5000, "a\0b", "/nowhere/photos"])
+def test_what_is_no_file_gets_no_hint(spec):
+    with pytest.raises(DataError, match="; allowed: digits, folder:PATH"):
+        IMAGES.find(spec)
+
+
 def test_a_form_that_is_misspelt_is_told():
     with pytest.raises(DataError, match="did you mean --data folder:photos[?] allowed: digits, folder:PATH"):
         IMAGES.find("fodler:photos")
