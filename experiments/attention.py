@@ -1,4 +1,6 @@
-"""Draw where the class token of a vision transformer looks, head by head, in your own pictures or video.
+"""Draw where each head of a vision transformer looks.
+
+It draws your own pictures, or video, once for each head of the class token in the last block.
 
     python -m experiments.attention cat.jpg dog.jpg --checkpoint runs/dino_pretrain/folder
     python -m experiments.attention PHOTOS --model vit_small_patch16_224 --weights dino_deitsmall16_pretrain.pth
@@ -15,19 +17,18 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
 from cvjax.workflow.config import require
 from cvjax.workflow.frozen.options import FrozenViTConfig
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(FrozenViTConfig):
     """Pictures, and the vision transformer: --checkpoint, or --model with --weights."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], Positional]
     """Image files, and folders of them."""
     image_size: int | None = None
     """The short side of the pictures that the network sees, in pixels; by default the size it was trained on."""

@@ -1,4 +1,4 @@
-"""Does a frozen vision transformer find the original of a distorted copy among other pictures?
+"""Judge a ViT: find the original of a distorted copy.
 
     python -m experiments.copy_detection --originals ORIGINALS --copies COPIES --checkpoint runs/dino_pretrain/folder
     python -m experiments.copy_detection --originals original --copies strong --prefix 4 --distractors PATH \\

@@ -1,27 +1,27 @@
-"""Train a detector, and measure how well it finds the objects in the test pictures.
+"""Train a detector, and judge it on the test pictures.
 
 The default preset learns scenes of painted digits and needs no network access. For your own photos in folders like
-VOC's (Annotations, JPEGImages, ImageSets/Main): `python -m experiments.detect bccd_yolov1 --data voc:PATH`. To start
-from published weights: `--pretrained`, with a classifier that is the detector's backbone. A trained run finds objects
-in any photo: `python -m experiments.predict photo.jpg --checkpoint runs/detect/NAME`.
+VOC's (Annotations, JPEGImages, ImageSets/Main): `python -m experiments.detect bccd_yolov1 --data voc:PATH`.
+
+To start from published weights: `--pretrained`, with a classifier that is the detector's backbone. A trained run finds
+objects in any photo: `python -m experiments.predict photo.jpg --checkpoint runs/detect/NAME`.
 """
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from cvjax.data.forms import BOXES
 from cvjax.workflow.classification.options import ColourConfig
 from cvjax.workflow.command import main
 from cvjax.workflow.config import PreprocessingOptions, require
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PreprocessingOptions, ColourConfig):
     """Object detection."""
 
-    data: Annotated[str, tyro.conf.arg(help=BOXES.help)] = "scenes"
+    data: Annotated[str, Mark(help=BOXES.help)] = "scenes"
     model: str = "yolo"
     """The name of a detector from list_models()."""
     model_fields: tuple[str, ...] = ()

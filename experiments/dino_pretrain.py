@@ -1,4 +1,6 @@
-"""DINO self-distillation (Caron et al. 2021, https://arxiv.org/abs/2104.14294), then a probe of the teacher's backbone.
+"""Pre-train a ViT, Swin or ResNet by DINO, without labels.
+
+Self-distillation (Caron et al. 2021, https://arxiv.org/abs/2104.14294), then a probe of the teacher's backbone.
 
 The default preset learns the 1,437 embedded digits and needs no network access. For your own photos, in one folder or
 in class folders: `python -m experiments.dino_pretrain folder --data folder:PATH`. Deviation from the authors'

@@ -1,4 +1,4 @@
-"""Compute the features of a data set once, and keep them for your own analyses.
+"""Keep the features of a data set for your own analyses.
 
     python -m experiments.embed --checkpoint runs/dino_pretrain/folder
     python -m experiments.embed --data folder:PHOTOS --model vit_small_patch16_224 --weights FILE --projector

@@ -1,23 +1,24 @@
-"""Judge one trained classifier or regressor, or several averaged, on a data set: numbers, tables and pictures.
+"""Judge trained classifiers or regressors on a data set.
 
     python -m experiments.evaluate --checkpoint runs/supervised/digits
     python -m experiments.evaluate --checkpoint runs/supervised/a runs/supervised/b --data folder:PATH
+
+It writes numbers, tables and pictures. The answers of several runs are averaged.
 """
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from cvjax.workflow.command import main
 from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, DataConfig
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DataConfig):
     """Evaluation of supervised runs."""
 
-    data: Annotated[str, tyro.conf.arg(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
     checkpoint: tuple[str, ...] = ("runs/supervised/digits",)
     """Run folders; the answers of several are averaged."""
     step: Literal["judged", "best", "latest"] = "judged"

@@ -1,6 +1,7 @@
-"""Few-shot classification: ridge regression on frozen features of a few labelled images per class.
+"""Judge features by a few labelled images per class.
 
-The accuracy is the mean over several draws of these images, with its standard deviation.
+Ridge regression on frozen features. The accuracy is the mean over several draws of these images, with its standard
+deviation.
 
 As in Big Vision's few-shot evaluation (Dosovitskiy et al. 2021, sec. 4.1); see `cvjax.evaluate.few_shot`.
 

@@ -1,7 +1,8 @@
-"""Fine-tune a pre-trained encoder as a classifier (He et al. 2022, app. A.1, Table 9).
+"""Fine-tune a pre-trained encoder as a classifier.
 
-The recipe has layer-wise learning-rate decay, mixup, label smoothing, drop path, and positions that are learnt from the
-fixed ones on. `--scratch` trains the same network from random parameters, for a comparison at the same budget.
+The recipe (He et al. 2022, app. A.1, Table 9) has layer-wise learning-rate decay, mixup, label smoothing, drop path,
+and positions that are learnt from the fixed ones on. `--scratch` trains the same network from random parameters, for a
+comparison at the same budget.
 
     python -m experiments.finetune --checkpoint runs/mae_pretrain/digits
 """
@@ -9,18 +10,17 @@ fixed ones on. `--scratch` trains the same network from random parameters, for a
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from cvjax.workflow.classification.options import AugmentationConfig
 from cvjax.workflow.command import main
 from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, require
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(AugmentationConfig):
     """Fine-tuning."""
 
-    data: Annotated[str, tyro.conf.arg(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
     checkpoint: str = "runs/mae_pretrain/digits"
     """The run folder of a pre-training."""
     scratch: bool = False

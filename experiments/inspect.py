@@ -1,24 +1,25 @@
-"""Print a model's layers as a table: output shapes, parameters, multiply-accumulates, receptive fields and strides.
+"""Print a model's layers: shapes, parameters, FLOPs.
 
     python -m experiments.inspect resnet50
     python -m experiments.inspect --all          # every model, one row each
     python -m experiments.inspect --arithmetic   # the lecture's calculations, from the models themselves
+
+The table has output shapes, parameters, multiply-accumulates, receptive fields and strides.
 """
 
 import dataclasses
 from typing import Annotated
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to show. Only shapes are computed, so any size is quick."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, Positional] = None
     """A name from list_models()."""
     all: bool = False
     """One row for each model instead."""

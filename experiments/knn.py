@@ -1,7 +1,9 @@
-"""Weighted kNN on frozen features (Caron et al. 2021, sec. 4.1): k of 10, 20, 100, 200, temperature 0.07.
+"""Judge features by the nearest neighbours of test images.
 
     python -m experiments.knn --checkpoint runs/mae_pretrain/digits
     python -m experiments.knn --features runs/embed/NAME                 # those that experiments.embed has kept
+
+Weighted kNN on frozen features (Caron et al. 2021, sec. 4.1): k of 10, 20, 100, 200, temperature 0.07.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A linear probe: how well a linear classifier reads the label from frozen features, in one of three forms.
+"""Judge features by a linear classifier.
 
 --form sweep: softmax regression on standardised features, which are extracted once. It is fitted to the optimum, which
 is unique, for each L2 penalty of a grid; the best on held-out folds of the training set is fitted again to all of it.

@@ -1,4 +1,6 @@
-"""MAE pre-training of a ViT (He et al. 2022, https://arxiv.org/abs/2111.06377), then a probe of its encoder.
+"""Pre-train a ViT as a masked autoencoder, without labels.
+
+The method is MAE (He et al. 2022, https://arxiv.org/abs/2111.06377). A probe of the encoder follows.
 
 The default preset learns the 1,437 embedded digits and needs no network access. For your own photos, in one folder or
 in class folders: `python -m experiments.mae_pretrain folder --data folder:PATH`.

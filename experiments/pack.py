@@ -1,4 +1,4 @@
-"""Pack a folder of images into a few large files, for storage that is slow with many small files.
+"""Pack a folder of images into a few large files.
 
     python -m experiments.pack folder:PATH --output DIR
     python -m experiments.supervised folder --data packed:DIR
@@ -8,19 +8,19 @@ Images, order and labels stay the same, so training sees the same batches. --ima
 
 import dataclasses
 from pathlib import Path
-
-import tyro
+from typing import Annotated
 
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
 from cvjax.workflow.config import require
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to pack, and how."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, Positional]
     """folder:PATH"""
     output: Path
     """The folder to write; it must not exist."""

@@ -1,4 +1,4 @@
-"""Estimate the memory, traffic and time of a training step on devices that are not here, from shapes and makers' rates.
+"""Estimate a training's memory and time on other devices.
 
 `python -m experiments.plan --device h100 --devices 64 supervised deit_small --shard fsdp`: the plan's own options come
 first, then an experiment with its preset and options. Nothing is computed or written. Unless --data is given, a
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cvjax.errors import ConfigError
+from cvjax.spelling import nearest
 from cvjax.workflow.command import command
 from cvjax.workflow.config import require
+from cvjax.workflow.help import asks_for_help
 
 EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "finetune", "linear_probe", "segment",
                "detect")
@@ -43,13 +45,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for position, word in enumerate(arguments):
         if word in EXPERIMENTS:
             return list(arguments[:position]), list(arguments[position:])
+    for word in arguments:
+        if not word.startswith("-") and (near := nearest(word, EXPERIMENTS, most=1)):
+            raise ConfigError(f"unknown training {word!r}: did you mean {near[0]}?")
     raise ConfigError(f"which training? Give one of {', '.join(EXPERIMENTS)}, after the plan's own options")
 
 
 if __name__ == "__main__":
     try:
-        own, training = split_arguments(
-            sys.argv[1:] if {"--help", "-h"}.isdisjoint(sys.argv) else ["--help", "supervised"])
+        wanted = [word for word in sys.argv[1:] if asks_for_help([word])]
+        own, training = split_arguments([*wanted, "supervised"] if wanted else sys.argv[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

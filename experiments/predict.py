@@ -1,30 +1,31 @@
-"""Ask a trained network about your own pictures: classes, labels, numbers, objects, or a class for each pixel.
+"""Ask a trained network about your own pictures.
 
     python -m experiments.predict cat.jpg dog.png --checkpoint runs/supervised/folder
     python -m experiments.predict PHOTOS clip.mp4 --checkpoint runs/detect/scenes --output found
     python -m experiments.predict cat.jpg --model resnet50 --weights hf-hub:timm/resnet50.a1_in1k
 
-Without --output the answers are printed. With it, they are written to OUTPUT/predictions.jsonl, predictions.csv and,
-of segmented pictures, label_maps/; OUTPUT/drawn/ has copies of the pictures with the answers on them. In Python,
-`cvjax.workflow.prediction.predictor.load(RUN)("cat.jpg")` gives the same numbers.
+The answers are classes, labels, numbers, objects, or a class for each pixel. Without --output they are printed. With
+it, they are written to OUTPUT/predictions.jsonl, predictions.csv and, of segmented pictures, label_maps/; OUTPUT/drawn/
+has copies of the pictures with the answers on them.
+
+In Python, `cvjax.workflow.prediction.predictor.load(RUN)("cat.jpg")` gives the same numbers.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
 from cvjax.workflow.config import PreprocessingOptions, require
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PreprocessingOptions):
     """Pictures, and the network to ask: --checkpoint, or --model with --weights."""
 
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    images: Annotated[tuple[str, ...], Positional]
     """Image files (JPEG, PNG, WebP, GIF, BMP, TIFF), folders of them, patterns such as "photos/*.jpg", and videos."""
     checkpoint: tuple[str, ...] = ()
     """The folder of a run: supervised, finetune, segment or detect. The answers of several classifiers are averaged."""

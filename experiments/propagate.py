@@ -1,4 +1,4 @@
-"""Carry the labels of a video's first frame through the video, by a frozen vision transformer not trained for this.
+"""Carry the labels of a video's first frame through it.
 
     python -m experiments.propagate FRAMES --mask first.png --checkpoint runs/dino_pretrain/folder
     python -m experiments.propagate FRAMES --truth MASKS --checkpoint RUN        # also J, F and their mean
@@ -15,19 +15,18 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.command import command
 from cvjax.workflow.config import require
 from cvjax.workflow.frozen.options import FrozenViTConfig
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(FrozenViTConfig):
     """A video with its first frame's labels, and the vision transformer: --checkpoint, or --model with --weights."""
 
-    frames: Annotated[Path | None, tyro.conf.Positional] = None
+    frames: Annotated[Path | None, Positional] = None
     """A folder of frames, frame2 before frame10."""
     mask: Path | None = None
     """The labels of the first frame, a palette or grey PNG: 0 background, objects from 1; by default --truth's."""

@@ -1,4 +1,4 @@
-"""Label those images of a folder of which a trained classifier is sure, so that another training can learn from them.
+"""Label images of which a trained classifier is sure.
 
     python -m experiments.pseudo_label --checkpoint runs/supervised/folder --images PATH --output labels.csv
     python -m experiments.supervised folder --data folder:PATH --pseudo-labels labels.csv

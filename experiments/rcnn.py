@@ -1,4 +1,4 @@
-"""R-CNN and SPP-net: linear SVMs and box regressions on one network's features of selective search's regions.
+"""Train R-CNN or SPP-net: SVMs on features of regions.
 
 R-CNN warps each region and runs the network on it. SPP-net computes the convolutions once and pools each region from
 their map. The default detects painted digits and needs no network access: a small network is trained on warped regions
@@ -9,18 +9,17 @@ experiments.supervised, or `--model alexnet --weights FILE`.
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from cvjax.data.forms import BOXES
 from cvjax.workflow.command import main
 from cvjax.workflow.config import DataConfig, PreprocessingOptions, require
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PreprocessingOptions, DataConfig):
     """Regions, the network that describes them, and the training on its features."""
 
-    data: Annotated[str, tyro.conf.arg(help=BOXES.help)] = "scenes"
+    data: Annotated[str, Mark(help=BOXES.help)] = "scenes"
     seed: int = 0
     """Seed of the network, its training regions and the classifiers."""
     batch_size: int = 64

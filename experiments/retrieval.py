@@ -1,4 +1,4 @@
-"""Do frozen features find images of a class? Each test image ranks the training set by cosine similarity.
+"""Judge features by finding images of the same class.
 
     python -m experiments.retrieval --checkpoint runs/mae_pretrain/digits
     python -m experiments.retrieval --data folder:PATH --model vit_small_patch16_224 --weights FILE

@@ -1,4 +1,4 @@
-"""How does the test loss of a ViT fall with its size and with its data? Train a ladder of both, and fit a power law.
+"""Measure how a ViT's loss falls with its size and data.
 
 Every rung is a run of `experiments.supervised` for the same number of steps, so a small share of the data is seen more
 often. The law is L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, eq. 2,

@@ -1,20 +1,21 @@
-"""Train a network that gives a class for each pixel, and compare it with baselines that need no network.
+"""Train a network that gives a class for each pixel.
 
 The default preset learns scenes of painted digits and needs no network access. For CamVid, or your own photos in
-folders like CamVid's (train, trainannot, val, valannot, test, testannot):
-`python -m experiments.segment camvid --data folder:PATH`. To start from published weights: `--pretrained FILE`, with
-those of the whole network or of a classifier that is its backbone.
+folders like CamVid's (train, trainannot, val, valannot, test, testannot): `python -m experiments.segment camvid --data
+folder:PATH`.
+
+To start from published weights: `--pretrained FILE`, with those of the whole network or of a classifier that is its
+backbone.
 """
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from cvjax.data.forms import LABEL_MAPS
 from cvjax.workflow.classification.options import ColourConfig
 from cvjax.workflow.command import main
 from cvjax.workflow.config import PreprocessingOptions, require
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Config(PreprocessingOptions, ColourConfig):
 
     LARGEST_CROP = 16.0
 
-    data: Annotated[str, tyro.conf.arg(help=LABEL_MAPS.help)] = "scenes"
+    data: Annotated[str, Mark(help=LABEL_MAPS.help)] = "scenes"
     ignore_label: int | None = None
     """Label of pixels that do not count, besides 255. For CamVid it is known. 255 confirms that 255 does not count."""
     mask_values: tuple[int, ...] = ()

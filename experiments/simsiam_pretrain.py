@@ -1,4 +1,6 @@
-"""SimSiam pre-training (Chen and He 2021, https://arxiv.org/abs/2011.10566), then a probe of its backbone.
+"""Pre-train a backbone by SimSiam, without labels.
+
+The method is that of Chen and He 2021 (https://arxiv.org/abs/2011.10566). A probe of the backbone follows.
 
 The default preset learns the 1,437 embedded digits and needs no network access. For your own photos, in one folder or
 in class folders: `python -m experiments.simsiam_pretrain folder --data folder:PATH`. Deviation from the authors'

@@ -1,9 +1,11 @@
-"""Train a classifier or a regressor from scratch or from published weights, and report on its test split in full.
+"""Train a classifier or a regressor.
 
 The default preset learns the 1,437 embedded digits and needs no network access. For your own photos in class folders:
-`python -m experiments.supervised folder --data folder:PATH`. With `--data labels:PATH` it learns several labels per
-image, or numbers, from labels.csv. For transfer: `--pretrained hf-hub:timm/resnet50.a1_in1k
---model resnet50 --freeze backbone`. docs/recipes.md compares the recipes of papers with their sources, field by field.
+`python -m experiments.supervised folder --data folder:PATH`.
+
+With `--data labels:PATH` it learns several labels per image, or numbers, from labels.csv. For transfer: `--pretrained
+hf-hub:timm/resnet50.a1_in1k --model resnet50 --freeze backbone`. docs/recipes.md compares the recipes of papers with
+their sources, field by field.
 """
 
 import dataclasses

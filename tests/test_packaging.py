@@ -1,5 +1,6 @@
 """The package's metadata: dependencies agree wherever they are stated, and the files beside the code parse."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -30,6 +31,12 @@ def test_extras_read_files_that_setuptools_can_read() -> None:
     for extra in extras.values():
         for name in extra["file"]:
             assert requirements(ROOT / name) and "\n-" not in (ROOT / name).read_text()
+
+
+def test_the_command_cvjax_is_the_list_of_experiments() -> None:
+    module, function = PROJECT["project"]["scripts"]["cvjax"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert "experiments*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
 
 
 def test_types_are_shipped() -> None:

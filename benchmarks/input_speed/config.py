@@ -10,18 +10,18 @@ are measured in CPU time of one thread, the rest in wall-clock time, which other
 
 import dataclasses
 from pathlib import Path
-
-import tyro
+from typing import Annotated
 
 from cvjax.errors import ConfigError
 from cvjax.workflow.config import require
+from cvjax.workflow.options import Positional
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Which images, and how many."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[str, Positional]
     """folder:PATH | tar:PATH | packed:DIR"""
     image_size: int = 224
     """Side of the crops."""

@@ -14,9 +14,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from cvjax.workflow.config import require
+from cvjax.workflow.options import Positional
 
 Variant = Literal["eager", "eager+channels-last", "compile", "compile+channels-last"]
 
@@ -25,7 +24,7 @@ Variant = Literal["eager", "eager+channels-last", "compile", "compile+channels-l
 class Config:
     """What to measure. The default takes a few minutes on two cores."""
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional] = ("resnet18", "vit_tiny_patch16_224")
+    models: Annotated[tuple[str, ...], Positional] = ("resnet18", "vit_tiny_patch16_224")
     """Names from list_models(): a classifier, or mae_... for a masked autoencoder. dino:NAME trains NAME by DINO."""
     mode: Literal["train", "inference", "both"] = "train"
     """train: whole training steps. inference: logits (MAE and DINO: features) of whole images."""

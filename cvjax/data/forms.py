@@ -8,9 +8,12 @@ the function is imported when a data set is opened, so that `--help` needs neith
 
 import dataclasses
 import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 from cvjax.errors import DataError
+from cvjax.spelling import nearest
 from cvjax.storage import is_address
 
 
@@ -27,6 +30,7 @@ class Form:
         place_optional: the name may also be given without a place; the reader then gets "".
         in_memory: the images are arrays in any case, so that caching them changes nothing.
         addresses: the place may be an address, see `cvjax.storage`.
+        signs: patterns of what tells a place of this form: of a file's name, or of files and folders right in a folder.
     """
 
     name: str
@@ -37,12 +41,19 @@ class Form:
     place_optional: bool = False
     in_memory: bool = False
     addresses: bool = False
+    signs: tuple[str, ...] = ()
 
     @property
     def spellings(self) -> tuple[str, ...]:
         """How to write it: `digits`, or `folder:PATH`."""
         whole = f"{self.name}:{self.place}" if self.place else self.name
         return (self.name, whole) if self.place_optional else (whole,)
+
+    def suits(self, path: Path) -> bool:
+        """Whether a file or a folder on this machine looks like what this form names."""
+        if path.is_dir():
+            return any(next(path.glob(sign), None) is not None for sign in self.signs)
+        return any(path.match(sign) for sign in self.signs)
 
     def takes(self, spec: str) -> bool:
         """Whether `spec` is written in this form."""
@@ -78,13 +89,29 @@ class Forms:
         """The form that `spec` is written in.
 
         Raises:
-            DataError: if it is in none of them; the message lists all.
+            DataError: if it is in none of them; the message lists all, and names the one that was meant, if that is
+                clear.
         """
         for form in self.forms:
             if form.takes(spec):
                 return form
         kind = f" {self.kind}" if self.kind else ""
-        raise DataError(f"unknown data set {spec!r}{kind}; allowed: {', '.join(self.spellings)}")
+        raise DataError(f"unknown data set {spec!r}{kind}; {self._meant(spec)}allowed: {', '.join(self.spellings)}")
+
+    def _meant(self, spec: str) -> str:
+        """What may have been meant by a text that is in none of the forms, as the middle of a message; or nothing."""
+        name, colon, place = spec.partition(":")
+        path = Path(os.path.expanduser(spec))
+        if spec and os.path.exists(path):  # False for what can be no name of a file, too
+            for table in (self, *(other for other in (IMAGES, BOXES, LABEL_MAPS) if other is not self)):
+                for form in table.forms:
+                    if form.suits(path):
+                        others = f", a data set {table.kind or 'of whole images'}" if table is not self else ""
+                        return f"did you mean --data {form.name}:{spec}{others}? "
+            folder = next((form for form in self.forms if form.name in ("folder", "voc")), None)
+            return f"did you mean --data {folder.name}:{spec}? " if folder and path.is_dir() else ""
+        near = nearest(name, [form.name for form in self.forms if form.name != name])
+        return f"did you mean --data {near[0]}{colon}{place}? " if near else ""
 
     def taking(self, option: str) -> str:
         """The spellings of the forms whose readers take this option, for a message."""
@@ -122,17 +149,18 @@ IMAGES = Forms("", (
          "cvjax.data.sources.folder:open_folder", ("seed", "cache"), addresses=True),
     Form("tar", "PATH", "tar files of images, as WebDataset has them, here or at s3://, gs://, https://; "
          "PATH/train-{000..099}.tar names several; with PATH#label=FIELD by FIELD of .json files",
-         "cvjax.data.sources.tar:open_tar", ("seed", "cache"), addresses=True),
+         "cvjax.data.sources.tar:open_tar", ("seed", "cache"), addresses=True, signs=("*.tar",)),
     Form("packed", "DIR", "a folder of images in few large files, as experiments.pack writes it",
-         "cvjax.data.sources.packed:open_packed", ("seed", "cache")),
+         "cvjax.data.sources.packed:open_packed", ("seed", "cache"), signs=("*.array_record",)),
     Form("labels", "PATH", "images that labels.csv lists, with any number of labels each or with numbers to predict",
-         "cvjax.data.sources.labels:open_labels", ("seed", "cache")),
+         "cvjax.data.sources.labels:open_labels", ("seed", "cache"),
+         signs=("labels.csv", "labels-*.csv", "*/labels.csv")),
     Form("tfds", "NAME", "a data set of TensorFlow Datasets, prepared as ArrayRecord",
          "cvjax.data.sources.tfds:open_tfds"),
     Form("hf", "OWNER/NAME[:SPLIT]", "a data set of the Hugging Face Hub, or hf:PATH, a folder that save_to_disk wrote",
-         "cvjax.data.sources.hf:open_hf", ("seed", "cache")),
+         "cvjax.data.sources.hf:open_hf", ("seed", "cache"), signs=("dataset_dict.json", "state.json")),
     Form("npz", "FILE", "arrays train_images, train_labels, test_images, test_labels; floats with FILE#range=LOW,HIGH",
-         "cvjax.data.sources.npz:open_npz", ("seed",), in_memory=True),
+         "cvjax.data.sources.npz:open_npz", ("seed",), in_memory=True, signs=("*.npz",)),
     Form("blank", "RECORDS,SIDE,CLASSES", "grey pictures, for timing",
          "cvjax.data.sources.blank:open_blank"),
 ))
@@ -140,9 +168,9 @@ IMAGES = Forms("", (
 BOXES = Forms("for detection", (
     Form("scenes", "TRAIN,TEST,SIDE", _SCENES, "cvjax.data.boxes.scenes:open_boxed_scenes", place_optional=True),
     Form("voc", "PATH", "PASCAL VOC's folders Annotations, JPEGImages and ImageSets/Main; PATH+PATH joins several",
-         "cvjax.data.boxes.voc:open_voc", ("seed", "validation", "max_bad")),
+         "cvjax.data.boxes.voc:open_voc", ("seed", "validation", "max_bad"), signs=("Annotations",)),
     Form("coco", "PATH", "COCO's files instances_*.json and folders of images",
-         "cvjax.data.boxes.coco:open_coco", ("seed",)),
+         "cvjax.data.boxes.coco:open_coco", ("seed",), signs=("annotations/instances_*.json", "instances_*.json")),
     Form("tfds", "NAME", "a data set of TensorFlow Datasets with objects, prepared as ArrayRecord",
          "cvjax.data.boxes.tfds:open_tfds_boxes"),
 ))
@@ -151,9 +179,11 @@ LABEL_MAPS = Forms("with label maps", (
     Form("scenes", "TRAIN,TEST,SIDE", _SCENES, "cvjax.data.label_maps.scenes:open_label_map_scenes",
          ("seed", "ignore_label", "mask_values"), place_optional=True),
     Form("folder", "PATH", "CamVid's folders train, trainannot, ..., or images and labels",
-         "cvjax.data.label_maps.folder:open_label_map_folder", ("seed", "ignore_label", "mask_values")),
+         "cvjax.data.label_maps.folder:open_label_map_folder", ("seed", "ignore_label", "mask_values"),
+         signs=("*annot", "labels/*.png")),
     Form("voc", "PATH", "PASCAL VOC's folders JPEGImages, SegmentationClass and ImageSets/Segmentation",
-         "cvjax.data.label_maps.voc:open_voc_label_maps", ("seed", "ignore_label", "mask_values")),
+         "cvjax.data.label_maps.voc:open_voc_label_maps", ("seed", "ignore_label", "mask_values"),
+         signs=("SegmentationClass",)),
     Form("tfds", "NAME", "a data set of TensorFlow Datasets with label maps, prepared as ArrayRecord",
          "cvjax.data.label_maps.tfds:open_tfds_label_maps", ("ignore_label", "mask_values")),
 ))

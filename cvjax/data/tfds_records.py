@@ -1,7 +1,6 @@
 """TensorFlow Datasets, read from ArrayRecord files without TensorFlow."""
 
 import dataclasses
-import difflib
 import importlib.util
 import logging
 import re
@@ -16,6 +15,7 @@ from cvjax.data.dataset import fingerprint
 from cvjax.data.decode import DecodeError
 from cvjax.data.parts import TEST, TRAIN, VALIDATION, names_of_parts
 from cvjax.errors import DataError
+from cvjax.spelling import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +97,8 @@ def _builder(name: str) -> Any:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=3)
-        hint = (
-            f"; did you mean {', '.join(near)}?"
-            if near
-            else f"; TFDS knows {len(known)}, none of a similar name"
-        )
-        raise DataError(f"unknown TFDS data set {name!r}{hint}") from error
+        hint = did_you_mean(re.split("[/:]", name)[0], known, f"TFDS knows {len(known)}, none of a similar name")
+        raise DataError(f"unknown TFDS data set {name!r}; {hint}") from error
     except (AssertionError, ValueError, OSError, TypeError) as error:
         raise DataError(f"tfds:{name}: {' '.join(str(error).split())[:300]}") from error
 

@@ -1,12 +1,12 @@
 """Models by name: `create_model("vit_small_patch16_224", num_classes=10)`, `list_models("mae_*")`."""
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from cvjax.models.image_model import ImageModel
+from cvjax.spelling import did_you_mean
 
 _MODELS: dict[str, tuple[type[ImageModel], Mapping[str, Any]]] = {}
 
@@ -34,9 +34,7 @@ def create_model(name: str, /, **overrides: Any) -> ImageModel:
     unknown field (and lists the known ones), or a word that a field does not allow.
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "list_models() names all"
-        raise ValueError(f"unknown model {name!r}: {hint}")
+        raise ValueError(f"unknown model {name!r}: {did_you_mean(name, _MODELS, 'list_models() names all')}")
     module, fields = _MODELS[name]
     known = {f.name: f.type for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
     if unknown := sorted(overrides.keys() - known.keys()):

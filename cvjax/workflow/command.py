@@ -11,18 +11,19 @@ import hashlib
 import importlib
 import os
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import tyro
-
 from cvjax.errors import ConfigError, CvjaxError, ProcessError, TrainingError
+from cvjax.spelling import did_you_mean
 from cvjax.text import open_text, printable
 from cvjax.train.preemption import Stopped, StopRequest
 from cvjax.workflow.allocator import keep_freed_memory
 from cvjax.workflow.config import FREE, PLACE, TrainingConfig, with_flags
+from cvjax.workflow.help import asks_for_help, help_text
+from cvjax.workflow.menu import show
+from cvjax.workflow.options import options_of, read_words
 from cvjax.workflow.refusals import refusals
 
 LONGEST_NAME = 80  # bytes of a run's name: short enough for a table, and for every file system
@@ -66,9 +67,9 @@ def command(options: str, wiring: str, arguments: Sequence[str] | None = None, *
     _speak_utf8()
     stop = StopRequest().install()
     module = importlib.import_module(options)
+    words = sys.argv[1:] if arguments is None else arguments
     with _told_in_one_line():
-        config = tyro.cli(module.Config, description=textwrap.dedent(module.__doc__ or "").strip(), args=arguments,
-                          prog=_prog(options))
+        config = _configure(options, module.Config, module.__doc__ or "", words)
 
     def body() -> None:
         work = importlib.import_module(wiring)
@@ -92,25 +93,52 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
           arguments: Sequence[str] | None = None) -> tuple[Any, str]:
     """The configuration that a command line asks for, and a name for its run: the preset and the changed fields.
 
-    options: the module that is run. The first preset is the default. Prints and exits as argparse does on `--help` and
-    on mistakes.
+    options: the module that is run. The first preset is the default. Prints and exits for `--help`; ConfigError for
+    mistakes.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     preset = next(iter(presets))
     if arguments and not arguments[0].startswith("-"):
         preset = arguments.pop(0)
         if preset not in presets:
-            raise ConfigError(f"unknown preset {preset!r}: it must be one of {', '.join(presets)}")
-    given = {argument.split("=")[0] for argument in arguments}
-    if {"--steps", "--epochs"} <= given:
-        raise ConfigError("--steps and --epochs both given: give one of them")
+            otherwise = f"it must be one of {', '.join(presets)}"
+            hint = f"did you mean --data {preset}?" if ":" in preset else did_you_mean(preset, presets, otherwise)
+            raise ConfigError(f"unknown preset {preset!r}: {hint}")
     base = config(**presets[preset])
-    if "--epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
+    if asks_for_help(arguments):
+        show(help_text(_prog(options), description, base, arguments, list(presets)))
+        sys.exit()
+    given, loose = read_words(options_of(config), arguments)
+    if loose and loose[0] in presets:
+        raise ConfigError(f"{loose[0]!r}: the preset comes before all options")
+    _refuse(loose)
+    if {"steps", "epochs"} <= given.keys():
+        raise ConfigError("--steps and --epochs both given: give one of them")
+    if "epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
         base = dataclasses.replace(base, steps=None)
-    text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
-    parsed = tyro.cli(config, default=base, args=arguments, description=text,
-                      prog=f"{_prog(options)} [{'|'.join(presets)}]")
+    parsed = dataclasses.replace(base, **given)
     return parsed, _run_name(preset, base, parsed)
+
+
+def _configure(options: str, config: type, description: str, arguments: Sequence[str]) -> Any:
+    """The configuration of a command without presets; prints and exits for `--help`."""
+    if asks_for_help(arguments):
+        show(help_text(_prog(options), description, config, arguments))
+        sys.exit()
+    known = options_of(config)
+    given, loose = read_words(known, arguments)
+    _refuse(loose)
+    for option in known:
+        if option.required and option.name not in given:
+            raise ConfigError(f"{option.metavar if option.mark.positional else f'{option.flag} {option.metavar}'} must "
+                              "be given; --help explains it")
+    return config(**{option.name: () for option in known if option.mark.positional and option.many
+                     and option.default is dataclasses.MISSING} | given)
+
+
+def _refuse(loose: Sequence[str]) -> None:
+    if loose:
+        raise ConfigError(f"{loose[0]!r} is one word too many: it belongs to no option")
 
 
 def _short_name(options: str) -> str:

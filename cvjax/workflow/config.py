@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-import tyro
-
 from cvjax.data.forms import IMAGES
 from cvjax.errors import ConfigError
+from cvjax.workflow.options import Mark
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The options of every experiment."""
 
-    data: Annotated[str, tyro.conf.arg(help=IMAGES.help)] = "digits"
+    data: Annotated[str, Mark(help=IMAGES.help)] = "digits"
     data_cache: bool = False
     """Decode all images once and keep them in memory; they must have one size."""
     channels: int | None = None
@@ -31,13 +30,13 @@ class DataConfig:
     data_max_bad: float = 0.01
     """The run stops if more than this share of the files is unreadable, and more than 5 (or half of fewer than 10); 0
     allows none. bad_files.txt names them."""
-    run_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    run_dir: Annotated[str | None, Mark(metavar="PATH")] = None
     """The folder of the run, also at s3:// or gs://; by default runs/EXPERIMENT/PRESET, with the changed fields in its
     name."""
     overwrite: bool = False
-    """Delete the run that is already in the folder and start anew, instead of resuming it."""
+    """Delete the run in the folder and start anew; by default it is resumed."""
     dry_run: bool = False
-    """Build everything, say what would run, and stop before the first step."""
+    """Say what would run and stop: everything is built, but no step is done."""
     batch_size: int = 256
     """Images per step, over all devices."""
 
@@ -56,9 +55,14 @@ class TrainingConfig(DataConfig):
 
     LARGEST_CROP: ClassVar[float] = 1.0
     """The greatest --crop-scale that an experiment allows; a constant, not an option."""
+    HEADINGS: ClassVar[dict[str, str]] = {
+        "seed": "Length, order and cropping of the training data", "accumulate": "Devices, memory and speed",
+        "optimizer": "Optimizer and learning rate", "ema_decay": "Average of the parameters",
+        "log_every": "Log, evaluations and checkpoints"}
+    """The headings of --help-all, each with the option at which it begins; a constant, not an option."""
 
     seed: int = 0
-    """Seed of parameters, order of the data, augmentation and probes."""
+    """Seed of all that is random: parameters, order of the data, augmentation and probes."""
     workers: int = 0
     """Processes that decode images; with 0, threads of the main process decode them."""
     epochs: float = 100.0
@@ -109,7 +113,7 @@ class TrainingConfig(DataConfig):
     base_learning_rate: float = 1.5e-4
     """Peak learning rate at batch size 256; the real one is base * batch size / 256."""
     weight_decay: float = 0.05
-    """Weight decay of the parameters that --decay selects."""
+    """Weight decay of what --decay selects."""
     decay: Literal["matrices", "no_bias_or_norm", "all"] = "matrices"
     """matrices: norms, biases, positions and tokens do not decay. no_bias_or_norm: positions and tokens decay, as in
     DINO's code. all: every parameter decays, as in older recipes."""
@@ -154,7 +158,7 @@ class TrainingConfig(DataConfig):
     """Steps between evaluations, each with a checkpoint; 0: only at the end. They use the validation part, or the test
     split if there is none."""
     validation: float = 0.0
-    """Share of the training images held out to choose the best checkpoint, which is then judged on the test split."""
+    """Share of the training images held out; they choose the best checkpoint, which the test split then judges."""
     patience: int = 0
     """Stop after this many evaluations in a row without a better result on the validation part; 0 for never."""
     checkpoint_every: int = 500

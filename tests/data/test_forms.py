@@ -73,8 +73,61 @@ def test_the_guide_lists_the_forms(table):
     ("experiments.supervised", IMAGES), ("experiments.mae_pretrain", IMAGES), ("experiments.detect", BOXES),
     ("experiments.rcnn", BOXES), ("experiments.segment", LABEL_MAPS)])
 def test_help_lists_the_forms(experiment, table):
-    done = subprocess.run([sys.executable, "-m", experiment, "--help"], capture_output=True, text=True, check=True,
+    done = subprocess.run([sys.executable, "-m", experiment, "--help-all"], capture_output=True, text=True, check=True,
                           cwd=ROOT, env={"COLUMNS": "1000", "PATH": ""})
     shown = " ".join(done.stdout.split())
     assert all(spelling in shown for spelling in table.spellings)
     assert all(form.description in shown for form in table.forms)
+
+
+def folders(root: Path, *names: str) -> str:
+    """A folder with these files; names that end in a slash are folders."""
+    for name in names:
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    return str(root)
+
+
+@pytest.mark.parametrize(("table", "names", "meant"), [
+    (IMAGES, ["cats/a.jpg", "dogs/b.jpg"], "folder:PATH"),
+    (IMAGES, ["train/cats/a.jpg"], "folder:PATH"),
+    (IMAGES, ["train-000.tar", "train-001.tar"], "tar:PATH"),
+    (IMAGES, ["train-00000.array_record", "manifest.json"], "packed:PATH"),
+    (IMAGES, ["labels.csv", "a.jpg"], "labels:PATH"),
+    (IMAGES, ["dataset_dict.json", "train/"], "hf:PATH"),
+    (IMAGES, ["Annotations/", "JPEGImages/"], "voc:PATH, a data set for detection"),
+    (IMAGES, ["annotations/instances_train.json", "train/"], "coco:PATH, a data set for detection"),
+    (BOXES, ["Annotations/", "JPEGImages/"], "voc:PATH"),
+    (BOXES, ["annotations/instances_train.json"], "coco:PATH"),
+    (LABEL_MAPS, ["train/", "trainannot/"], "folder:PATH"),
+    (LABEL_MAPS, ["JPEGImages/", "SegmentationClass/"], "voc:PATH"),
+])
+def test_a_folder_without_its_form_is_told_the_one_that_fits(tmp_path, table, names, meant):
+    path = folders(tmp_path / "photos", *names)
+    with pytest.raises(DataError) as error:
+        table.find(path)
+    kind = f" {table.kind}" if table.kind else ""
+    assert str(error.value).startswith(f"unknown data set {path!r}{kind}; did you mean --data "
+                                       f"{meant.replace('PATH', path)}? allowed: ")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("a.tar", "tar:"), ("a.npz", "npz:"), ("a.txt", "")])
+def test_a_file_without_its_form_is_told_the_one_that_fits(tmp_path, name, meant):
+    path = folders(tmp_path, name) + f"/{name}"
+    with pytest.raises(DataError) as error:
+        IMAGES.find(path)
+    assert (f"did you mean --data {meant}{path}?" in str(error.value)) == bool(meant)
+    assert ("did you mean" in str(error.value)) == bool(meant)
+
+
+@pytest.mark.parametrize("spec", ["", "~nobody/photos", "x" * 5000, "a\0b", "/nowhere/photos"])
+def test_what_is_no_file_gets_no_hint(spec):
+    with pytest.raises(DataError, match="; allowed: digits, folder:PATH"):
+        IMAGES.find(spec)
+
+
+def test_a_form_that_is_misspelt_is_told():
+    with pytest.raises(DataError, match="did you mean --data folder:photos[?] allowed: digits, folder:PATH"):
+        IMAGES.find("fodler:photos")

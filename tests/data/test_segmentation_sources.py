@@ -141,7 +141,9 @@ def test_a_record_that_cannot_be_used_says_why(folder):
 
 @pytest.mark.parametrize("spec", ["", "scene", "digits", "folder:", "voc", "npz:x"])
 def test_an_unknown_spec_names_the_allowed_forms(spec):
-    assert f"unknown data set {spec!r} with label maps; allowed: scenes, scenes:TRAIN" in error_line(spec)
+    line = error_line(spec)
+    assert f"unknown data set {spec!r} with label maps; " in line and "allowed: scenes, scenes:TRAIN" in line
+    assert ("did you mean --data scenes?" in line) == ("did you mean" in line) == (spec == "scene")
 
 
 def test_folders_that_cannot_be_used(tmp_path):

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Annotated, Literal
 
-import tyro
-
 from cvjax.errors import ConfigError
 from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, DataConfig, PreprocessingOptions, require
+from cvjax.workflow.options import Mark
 
 DEFAULT_RUN = "runs/mae_pretrain/digits"
 Pool = Literal["token", "avg", "token+avg", "patches"]  # features of a ViT, see `cvjax.workflow.frozen.encoder`
@@ -16,7 +15,7 @@ Pool = Literal["token", "avg", "token+avg", "patches"]  # features of a ViT, see
 class FrozenConfig(PreprocessingOptions, DataConfig):
     """Frozen features of a pre-trained encoder: a run's (--checkpoint), or a published one's (--model, --weights)."""
 
-    data: Annotated[str, tyro.conf.arg(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
     seed: int = 0
     """Seed of random parameters and of probes."""
     checkpoint: str | None = None
