@@ -30,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 MISTAKES = [
     "mae_pretrain --data folder:/missing", "mae_pretrain --model nope", "mae_pretrain --patch-size 3",
-    "mae_pretrain --batch-size 100000", "supervised --model resnet20 --model-fields depths=(1)",
+    "mae_pretrain --accumulate 3 --batch-size 4", "supervised --model resnet20 --model-fields depths=(1)",
     "supervised --pretrained missing.pth", "supervised --folds 3 --data npz:/missing", "scaling --model nope",
     "finetune --checkpoint /missing", "knn --checkpoint /missing", "knn --model resnet20 --weights missing.pth",
     "evaluate --checkpoint /missing", "segment --data voc:/missing", "detect --data voc:/missing",
