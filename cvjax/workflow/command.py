@@ -22,7 +22,7 @@ from cvjax.errors import ConfigError, CvjaxError, ProcessError, TrainingError
 from cvjax.text import open_text, printable
 from cvjax.train.preemption import Stopped, StopRequest
 from cvjax.workflow.allocator import keep_freed_memory
-from cvjax.workflow.config import FREE, PLACE, TrainingConfig, with_flags
+from cvjax.workflow.config import FREE, PLACE, TrainingConfig, as_json, with_flags
 from cvjax.workflow.refusals import refusals
 
 LONGEST_NAME = 80  # bytes of a run's name: short enough for a table, and for every file system
@@ -42,6 +42,7 @@ def main(options: str, wiring: str) -> None:
     experiment = _short_name(options)
     with _told_in_one_line():
         config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "")
+        started = how_started(options, config, module.PRESETS)
     if config.dry_run and getattr(config, "parallel", "jit") == "pmap":
         print("a dry run shows what --parallel jit would do")
         config = dataclasses.replace(config, parallel="jit")
@@ -50,7 +51,7 @@ def main(options: str, wiring: str) -> None:
         folder_module = importlib.import_module("cvjax.workflow.folder")
         work = importlib.import_module(wiring)
         importlib.import_module("cvjax.workflow.training").enable_compilation_cache()
-        with stop.closing(), folder_module.RunFolder(config, experiment, name) as folder:
+        with stop.closing(), folder_module.RunFolder(config, experiment, name, started=started) as folder:
             if not folder.finished():
                 work.run(config, folder, stop)
 
@@ -95,6 +96,30 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
     options: the module that is run. The first preset is the default. Prints and exits as argparse does on `--help` and
     on mistakes.
     """
+    preset, base, arguments = _preset(config, presets, arguments)
+    text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
+    parsed = tyro.cli(config, default=base, args=arguments, description=text,
+                      prog=f"{_prog(options)} [{'|'.join(presets)}]")
+    return parsed, _run_name(preset, base, parsed)
+
+
+def how_started(options: str, parsed: Any, presets: Mapping[str, Mapping[str, Any]],
+                arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """How a run is started, as JSON: what follows `python -m` to resume it, the preset, and what differs from it.
+
+    Returns `{"arguments": [...], "preset": NAME, "changed": {field: [value of the preset, value of the run]}}`. Fields
+    that say where a run is written are left out of the latter.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    preset, base, _ = _preset(type(parsed), presets, given)
+    before, now = as_json(base), as_json(parsed)
+    return {"arguments": [options, *(word for word in given if word != "--overwrite")], "preset": preset,
+            "changed": {name: [before[name], now[name]] for name in now if before[name] != now[name]}}
+
+
+def _preset(config: type, presets: Mapping[str, Mapping[str, Any]], arguments: Sequence[str] | None
+            ) -> tuple[str, Any, list[str]]:
+    """The preset's name, its configuration, and the arguments that are left to parse."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     preset = next(iter(presets))
     if arguments and not arguments[0].startswith("-"):
@@ -107,10 +132,7 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
     base = config(**presets[preset])
     if "--epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
         base = dataclasses.replace(base, steps=None)
-    text = f"{textwrap.dedent(description).strip()}\n\nPresets: {', '.join(presets)} (default: {next(iter(presets))})."
-    parsed = tyro.cli(config, default=base, args=arguments, description=text,
-                      prog=f"{_prog(options)} [{'|'.join(presets)}]")
-    return parsed, _run_name(preset, base, parsed)
+    return preset, base, arguments
 
 
 def _short_name(options: str) -> str:
