@@ -41,7 +41,7 @@ ALLOWED = {
     "tasks": {"ops", "layers", "models", "losses", "data.augment"},
     "train": {"durable", "errors", "storage", "text"},
     "evaluate": {"ops", "layers"},
-    "visualize": {"ops", "losses", "text"},
+    "visualize": {"ops", "losses", "text", "evaluate.shares"},
     "interop": {"errors", "ops", "models", "data.preprocessing", "durable", "storage", "text"},
     "workflow": {"durable", "errors", "storage", "text", "ops", "layers", "models", "losses", "data", "tasks", "train",
                  "evaluate", "visualize", "interop"},

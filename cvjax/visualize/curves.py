@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cvjax.evaluate.shares import is_share
 from cvjax.text import read_text
-from cvjax.visualize.sheet import legend, save_figure
+from cvjax.visualize.sheet import in_percent, legend, save_figure
 
 Series = dict[int, float]  # step -> value
 
@@ -104,6 +105,8 @@ def _panel(axes: Axes, group: str, curves: dict[str, Series], skipped: int) -> N
         axes.plot(steps, [series[step] for step in steps], marker=marker, linewidth=1.2, label=name or group)
     if on_log_scale(group, curves):
         axes.set_yscale("log")
+    if is_share(group):
+        in_percent(axes.yaxis)
     name = group.replace("_", " ")
     if skipped:
         axes.set_title(f"{skipped} non-finite value{'s' if skipped > 1 else ''} left out", fontsize=9)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from cvjax.text import printable
+
 ENCODERS = ("mae_pretrain", "dino_pretrain", "simsiam_pretrain")
 CLASSIFIERS = ("supervised", "finetune")
 
@@ -55,4 +57,9 @@ def _data_options(config: Mapping[str, Any]) -> str:
 
 
 def _quoted(word: Any) -> str:
-    return shlex.quote(str(word))
+    """A word for a shell; characters that would steer a terminal or a page are written as bash reads them in $''."""
+    word = str(word)
+    if printable(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(escaped)}'"

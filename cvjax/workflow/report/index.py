@@ -1,5 +1,6 @@
 """One page that compares the runs below a folder, `index.html`: a table for each protocol, best first, to be sorted."""
 
+import dataclasses
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def index_of(folder: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str]]:
-    """The page of the runs at these paths below a folder, and which of them stand in no table: path -> why.
+    """The page of the runs at these paths below a folder, and which of them stand in no table: path in it -> why.
 
     A finished run without a page gets one.
     """
@@ -59,7 +60,7 @@ def index_of(folder: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str]]:
         try:
             reason = why_left_out(path)
             if reason is None:
-                run = read_run(path)
+                run = dataclasses.replace(read_run(path), path=os.path.relpath(path, folder))
                 if comparisons([run], PATTERNS):
                     runs.append(run)
                 else:
@@ -69,15 +70,15 @@ def index_of(folder: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str]]:
         except ConfigError as error:
             reason = str(error).removeprefix(f"{path} ")
         if reason:
-            left_out[str(path)] = reason
-    tables = comparisons(runs, PATTERNS)
+            left_out[os.path.relpath(path, folder)] = reason
+    tables = sorted(comparisons(runs, PATTERNS), key=lambda table: -len(table.rows))
     known = {run.path: run for run in runs}
     sections = [(f"table-{i}", f"{_data_of(each, known)}: {', '.join(each.columns)}", _table(folder, each, known))
                 for i, each in enumerate(tables)]
     header = (f'<p class="over">cvjax runs</p><h1>{text(folder)}</h1><p>{len(paths)} runs, {len(runs)} of them in '
               f"{len(tables)} {'table' if len(tables) == 1 else 'tables'}. Numbers stand in one column only if they "
-              "were measured by one protocol: the same images, the same way to judge. Runs that differ only in the seed "
-              "share a row: mean ± standard deviation.</p>")
+              "were measured by one protocol: the same images, the same way to judge. Runs that differ only in the "
+              "seed share a row: mean ± standard deviation.</p>")
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     page = document(f"{folder}: runs", header, [*sections, ("rest", "In no table", _rest(folder, left_out))],
                     f"Written {now} by cvjax; the same command writes it anew. This page loads nothing from a network.",
@@ -94,7 +95,7 @@ def _table(folder: Path, comparison: Comparison, runs: Mapping[str, Run]) -> str
     """A comparison's table, its best run by the first column first, and what its columns rest on."""
     head = ["run", *(f"{text(column)}{_images(comparison.protocols[column])}" for column in comparison.columns),
             "steps", "minutes"]
-    rows, keys = [], []
+    rows, keys = [], []  # markup of the cells, and what they are sorted by
     for label in sorted(comparison.rows, key=lambda label: _first(comparison.rows[label]), reverse=True):
         paths, cells = comparison.members[label], comparison.rows[label]
         steps, seconds = (_mean([runs[path].summary.get(key) for path in paths]) for key in ("steps", "wall_seconds"))
@@ -103,6 +104,8 @@ def _table(folder: Path, comparison: Comparison, runs: Mapping[str, Run]) -> str
                      "" if steps is None else f"{steps:,.0f}", "" if seconds is None else f"{seconds / 60:,.1f}"])
         keys.append([label, *("" if cell is None else str(cell.mean) for cell in cells),
                      *("" if value is None else str(value) for value in (steps, seconds))])
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    head, rows, keys = [head[i] for i in used], *([[row[i] for i in used] for row in each] for each in (rows, keys))
     protocols = "".join(f"<p><b>{text(column)}</b>: " + (", ".join(
         f"{text(key)} {text(value)}" for key, value in protocol.items()) or "nothing recorded") + "</p>"
         for column, protocol in comparison.protocols.items())
@@ -138,24 +141,28 @@ def _mean(values: Sequence[Any]) -> float | None:
 def _links(folder: Path, label: str, paths: Sequence[str]) -> str:
     """A row's name, which leads to the page of its run, or is followed by those of its seeds."""
     if len(paths) == 1:
-        return _link(folder, paths[0], os.path.relpath(paths[0], folder))
-    return f"{text(label)}<br><small>" + " ".join(
-        _link(folder, path, str(number)) for number, path in enumerate(paths, start=1)) + "</small>"
+        return _link(folder, paths[0], paths[0])
+    return f"{_breakable(label)}<br><small>" + " ".join(
+        _link(folder, path, f"seed {number}") for number, path in enumerate(paths, start=1)) + "</small>"
 
 
 def _link(folder: Path, path: str, words: str) -> str:
-    """A link to a run's page, without one where there is none."""
-    if not Path(path, REPORT).exists():
-        return text(words)
-    address = urllib.parse.quote(os.fsencode(os.path.relpath(Path(path, REPORT), folder)))
-    return f'<a href="{address}">{text(words)}</a>'
+    """A link to the page of the run at a path in the folder; words alone where there is none."""
+    if not (folder / path / REPORT).exists():
+        return _breakable(words)
+    return f'<a href="./{urllib.parse.quote(os.fsencode(f"{path}/{REPORT}"))}">{_breakable(words)}</a>'
+
+
+def _breakable(path: str) -> str:
+    """A path that a narrow page breaks after a slash."""
+    return text(path).replace("/", "/<wbr>")
 
 
 def _rest(folder: Path, left_out: Mapping[str, str]) -> str:
     """The runs that stand in no table, with the reason."""
     rows = []
     for path, reason in left_out.items():
-        logged = read_metrics(Path(path, "metrics.jsonl"))
+        logged = read_metrics(folder / path / "metrics.jsonl")
         last = f"; its log ends at step {logged[-1]['step']:,}" if logged and "unfinished" in reason else ""
-        rows.append([_link(folder, path, os.path.relpath(path, folder)), f"{text(reason)}{last}"])
+        rows.append([_link(folder, path, path), f"{text(reason)}{last}"])
     return table(("run", "why"), rows, caption="Runs in no table") if rows else ""

@@ -7,14 +7,13 @@ All of it comes from the files in the run's folder, so that it can be written ag
 import base64
 import dataclasses
 import fnmatch
-import html
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cvjax.durable import write_whole
-from cvjax.evaluate.protocol import PROBES, column_of, flat
+from cvjax.evaluate.protocol import BASELINES, PROBES, column_of, flat
 from cvjax.evaluate.shares import in_words
 from cvjax.text import read_text
 from cvjax.train.log import read_metrics
@@ -64,6 +63,7 @@ const look = () => {
   const old = seconds > LIMIT;
   ago.textContent = seconds < 120 ? ` (${seconds} seconds ago)` : ` (${Math.round(seconds / 60)} minutes ago)`;
   alarm.hidden = !old;
+  if (old) document.getElementById("state").textContent = "probably interrupted";
 };
 look();
 setInterval(look, 1000);
@@ -111,8 +111,10 @@ def page_of(folder: Path, place: str, config: Mapping[str, Any], summary: Mappin
     commands = next_commands(experiment, config, place) if summary else []
     written = now or datetime.now(UTC)
     header = (f'<p class="over">cvjax run</p><h1>{text(name)}</h1>'
-              f'<p><span class="state {state}">{_STATES[state]}</span></p><p>{_lead(config, summary, progress)}</p>'
-              + (_progress(progress, logged, resume_command(config), written) if progress else "")
+              f'<p><span class="state {state}" id="state">{_STATES[state]}'
+              f"{f' at {_time(written)}' if state == 'training' else ''}</span></p><p>"
+              f"{_lead(config, summary, progress)}</p>"
+              + (_progress(progress, logged, resume_command(config)) if progress else "")
               + (_unfinished(logged, config) if state == "unfinished" else ""))
     return document(name, header, [
         ("results", "Results", _results(config, summary)),
@@ -162,16 +164,15 @@ def _lead(config: Mapping[str, Any], summary: Mapping[str, Any] | None, progress
               if isinstance(facts.get(key), int) and facts[key]]
     said = f"{what} on <b>{text(config.get('data', 'data that are not recorded'))}</b>"
     said += f": {', '.join(counts)}." if counts else "."
-    trained = summary and summary.get("steps")
-    if trained:
+    if summary and summary.get("steps"):
         seconds = summary.get("wall_seconds", 0)
-        said += (f" {trained:,} steps of {config.get('batch_size', '?')} images in {_duration(seconds)}, "
+        said += (f" {summary['steps']:,} steps of {config.get('batch_size', '?')} images in {_duration(seconds)}, "
                  f"{summary.get('images_per_second', 0):,.0f} images per second.")
     return said
 
 
-def _progress(progress: Progress, logged: Sequence[Mapping[str, Any]], resume: str | None, written: datetime) -> str:
-    """How far a training is, when that was written, and how it goes on if it has stopped."""
+def _progress(progress: Progress, logged: Sequence[Mapping[str, Any]], resume: str | None) -> str:
+    """How far a training is, and how it goes on if it has stopped."""
     done, total = progress.step, progress.total_steps
     bar = (f'<p><label for="progress">Step {done:,} of {total:,} ({100 * done / max(total, 1):.0f} %)</label>'
            f'<progress id="progress" max="{total}" value="{done}"></progress></p>')
@@ -182,8 +183,8 @@ def _progress(progress: Progress, logged: Sequence[Mapping[str, Any]], resume: s
     if logged and not after and logged[-1]["step"]:
         left = logged[-1].get("seconds", 0) * (total - done) / logged[-1]["step"]
         after = f" At this pace the steps take {_duration(left)} more."
-    return (f'{bar}<p class="note">Written {_time(written)}<span id="ago"></span>, and anew every few seconds while '
-            f'the training runs.{after} If that was minutes ago, it does not run any more. '
+    return (f'{bar}<p class="note">This page was written then<span id="ago"></span>, and is written anew every '
+            f'few seconds while the training runs.{after} If that was minutes ago, it does not run any more. '
             f'<label hidden><input type="checkbox" id="refresh" checked> load anew every {REFRESH} seconds</label></p>'
             f'<div class="alarm" id="alarm" hidden><p><b>This page is old.</b> The training has probably been '
             f"interrupted.</p>{again}</div>")
@@ -205,7 +206,8 @@ def _results(config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> st
     metrics, protocol = summary["metrics"], summary["protocol"]
     chosen = [name for name in metrics if any(fnmatch.fnmatchcase(column_of(name), pattern) for pattern in HEADLINES)]
     tiles = "".join(f"<div><dt>{text(name)}</dt><dd>{text(in_words(name, metrics[name]))}"
-                    f"<small>{_of_images(name, protocol)}</small></dd></div>" for name in (chosen or list(metrics))[:4])
+                    f"<small>{_of_images(name, protocol)}</small>{_baselines(name, metrics)}</dd></div>"
+                    for name in (chosen or list(metrics))[:4])
     rows = [(text(name), text(in_words(name, value)), _count(name, protocol)) for name, value in metrics.items()]
     head = ("metric", "value", "n (images)")
 
@@ -231,6 +233,17 @@ def _count(metric: str, protocol: Mapping[str, Any]) -> str:
 def _of_images(metric: str, protocol: Mapping[str, Any]) -> str:
     count = _count(metric, protocol)
     return f"n = {count} images" if count else ""
+
+
+def _baselines(metric: str, metrics: Mapping[str, float]) -> str:
+    """What networks that have learnt nothing, or no network at all, reach in a metric's place."""
+    kind, name, *rest = [*metric.split("/"), ""]
+    if kind in PROBES and not rest[1:]:
+        found = {baseline: metrics.get(f"{kind}/{baseline}") for baseline in BASELINES if baseline != name}
+    else:
+        found = {baseline: metrics.get(f"{baseline}/{name}") for baseline in ("majority", "colour")}
+    return "".join(f"<small>{text(baseline)}: {text(in_words(metric, value))}</small>"
+                   for baseline, value in found.items() if value is not None)
 
 
 def _pictures(folder: Path) -> str:
@@ -312,7 +325,7 @@ def _plain(value: Any) -> str:
 
 
 def _command(command: str) -> str:
-    return f'<pre class="command" tabindex="0">{html.escape(command)}</pre>'
+    return f'<pre class="command" tabindex="0">{text(command)}</pre>'
 
 
 def _time(moment: datetime) -> str:

@@ -20,7 +20,7 @@ _SPEED = ("images_per_second", "input_wait")
 def plots(lines: Iterable[Mapping[str, Any]]) -> str:
     """All curves of a log's lines (see `cvjax.visualize.curves`): one picture for each group, "" where there is none.
 
-    Those of single classes and of the speed are folded away.
+    Those of the learning rate and the like, of single classes and of the speed are folded away.
     """
     groups, skipped = group_curves(lines)
     drawn = {group: plot(f"curve-{i}", group, curves, skipped.get(group, 0))
@@ -31,9 +31,18 @@ def plots(lines: Iterable[Mapping[str, Any]]) -> str:
 
     each = [group for group in groups if group.endswith(" of each class")]
     speed = [group for group in groups if group in _SPEED]
-    return (grid([group for group in groups if group not in (*each, *speed)])
+    main = [group for group, curves in groups.items() if group not in (*each, *speed)
+            and (group == "loss" or is_share(group) or curves.keys() & {"test", "validation"})]
+    rest = [group for group in groups if group not in (*main, *each, *speed)]
+    return (grid(main) + (details("other-curves", _listed(rest), grid(rest)) if rest else "")
             + (details("each-class", "Curves of single classes", grid(each)) if each else "")
             + (details("speed", "Speed", grid(speed)) if speed else ""))
+
+
+def _listed(groups: Sequence[str]) -> str:
+    """Names of groups as a title."""
+    named = ", ".join(group.replace("_", " ") for group in groups[:4]) + (", ..." if groups[4:] else "")
+    return named[:1].upper() + named[1:]
 
 
 def plot(name: str, group: str, curves: Mapping[str, Series], skipped: int) -> str:
