@@ -6,7 +6,7 @@ import re
 from cvjax.evaluate.protocol import PROBES
 
 # Names that a metric of a share has in its first two parts, such as `test/top1`, `iou/sky` and `colour/miou`.
-_SHARES = re.compile(r"(top\d+|ece|miou|iou|pixel_accuracy|mean_accuracy|accuracy|boundary_f|ap|ap50|ap75|map|f1"
+_SHARES = re.compile(r"(top\d+|ece|miou|iou|pixel_accuracy|mean_accuracy|accuracy|boundary_f|ap(\d+)?(_11point)?|map|f1"
                      r"|precision|recall|input_wait|skipped)(_mean|_std)?( of each class)?")
 
 

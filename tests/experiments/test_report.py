@@ -218,8 +218,8 @@ def test_the_index_has_a_table_for_each_protocol_and_a_row_for_each_configuratio
     found = read(runs / "index.html")
     assert "7 runs, 5 of them in 3 tables" in found.text
     # The mean of 20 and 40 %; their deviation by the divisor 1.
-    assert "knn/ a… (2 seeds)" in found.text and "30.00 % ± 14.14 % 2 seeds" in found.text
-    keys = [attributes["data-value"] for tag, attributes in found.elements if tag == "th" and "data-value" in attributes]
+    assert "knn/ a… (2 seeds) seed 0 seed 1" in found.text and "30.00 % ± 14.14 % 2 seeds" in found.text
+    keys = [each["data-value"] for tag, each in found.elements if tag == "th" and "data-value" in each]
     assert keys == ["knn/b", "knn/a… (2 seeds)", "knn/other protocol", "supervised/done"], "the best first"
     links = [attributes["href"] for tag, attributes in found.elements if tag == "a" and attributes["href"][0] == "."]
     assert "./knn/other%20protocol/report.html" in links and all((runs / "knn/a0/report.html").exists() for _ in links)
@@ -265,7 +265,7 @@ def test_a_command_is_what_a_shell_gives_back_and_steers_nothing():
 
 def test_a_plot_shows_one_point_thins_many_and_says_what_is_left_out():
     one = plot("p", "top1", {"test": {10: 0.5}}, 0)
-    assert "<circle" in one and "50.00 % at step 10" in one and "40 %" in one
+    assert "<circle" in one and "50.00 % at step 10" in one and ">50 %<" in one
     many = plot("p", "loss", {"train": {step: 1 + (step == 777) for step in range(10_000)}}, 3)
     points = re.search(r'points="([^"]*)"', many)[1].split()
     heights = [float(point.split(",")[1]) for point in points]

@@ -51,7 +51,8 @@ figcaption b{color:var(--ink);font-weight:600}.key{display:inline-flex;align-ite
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.925rem}
 th,td{padding:.32rem .9rem .32rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 thead th{color:var(--soft);font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
-tbody th{font-weight:400}td.v,tbody th{overflow-wrap:anywhere;min-width:min(13rem,42vw)}
+tbody tr:last-child>*{border-bottom:0}tbody th{font-weight:400}
+td.v,tbody th{overflow-wrap:anywhere;min-width:min(13rem,42vw)}
 th small{font-weight:400;color:var(--soft)}
 th button{all:unset;cursor:pointer;color:var(--accent);padding:.1rem 0}
 th button:focus-visible{outline:3px solid var(--accent)}

@@ -99,7 +99,7 @@ def _table(folder: Path, comparison: Comparison, runs: Mapping[str, Run]) -> str
     for label in sorted(comparison.rows, key=lambda label: _first(comparison.rows[label]), reverse=True):
         paths, cells = comparison.members[label], comparison.rows[label]
         steps, seconds = (_mean([runs[path].summary.get(key) for path in paths]) for key in ("steps", "wall_seconds"))
-        rows.append([_links(folder, label, paths),
+        rows.append([_links(folder, label, [runs[path] for path in paths]),
                      *(_words(column, cell) for column, cell in zip(comparison.columns, cells, strict=True)),
                      "" if steps is None else f"{steps:,.0f}", "" if seconds is None else f"{seconds / 60:,.1f}"])
         keys.append([label, *("" if cell is None else str(cell.mean) for cell in cells),
@@ -138,12 +138,12 @@ def _mean(values: Sequence[Any]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _links(folder: Path, label: str, paths: Sequence[str]) -> str:
+def _links(folder: Path, label: str, runs: Sequence[Run]) -> str:
     """A row's name, which leads to the page of its run, or is followed by those of its seeds."""
-    if len(paths) == 1:
-        return _link(folder, paths[0], paths[0])
+    if len(runs) == 1:
+        return _link(folder, runs[0].path, runs[0].path)
     return f"{_breakable(label)}<br><small>" + " ".join(
-        _link(folder, path, f"seed {number}") for number, path in enumerate(paths, start=1)) + "</small>"
+        _link(folder, run.path, f"seed {run.config.get('seed')}") for run in runs) + "</small>"
 
 
 def _link(folder: Path, path: str, words: str) -> str:

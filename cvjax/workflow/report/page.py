@@ -183,8 +183,8 @@ def _progress(progress: Progress, logged: Sequence[Mapping[str, Any]], resume: s
     if logged and not after and logged[-1]["step"]:
         left = logged[-1].get("seconds", 0) * (total - done) / logged[-1]["step"]
         after = f" At this pace the steps take {_duration(left)} more."
-    return (f'{bar}<p class="note">This page was written then<span id="ago"></span>, and is written anew every '
-            f'few seconds while the training runs.{after} If that was minutes ago, it does not run any more. '
+    return (f'{bar}<p class="note">Written at the time above<span id="ago"></span>, and anew every few seconds '
+            f'while the training runs.{after} If that was minutes ago, it does not run any more. '
             f'<label hidden><input type="checkbox" id="refresh" checked> load anew every {REFRESH} seconds</label></p>'
             f'<div class="alarm" id="alarm" hidden><p><b>This page is old.</b> The training has probably been '
             f"interrupted.</p>{again}</div>")

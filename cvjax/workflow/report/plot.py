@@ -10,7 +10,7 @@ from cvjax.visualize.curves import FEW_POINTS, MOST_NAMED, Series, group_curves,
 from cvjax.workflow.report.html import details, text
 
 _WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 26  # margins, with room for the numbers at the axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 10, 10, 26  # margins, with room for the numbers at the axes
 _MOST_POINTS = 400  # of a curve; a longer one is drawn by the least and the greatest value of each stretch
 _DASHES = ("", "7 3", "2 3")  # so that curves differ without their colours, too
 _PARTS = ("train", "test", "validation")
@@ -55,7 +55,7 @@ def plot(name: str, group: str, curves: Mapping[str, Series], skipped: int) -> s
     log = on_log_scale(group, curves)
     values = [value for series in curves.values() for value in series.values()]
     steps = [step for series in curves.values() for step in series]
-    rows, ticks = _axis(min(values), max(values), log)
+    rows, ticks = _axis(min(values), max(values), log, least=0.01 if is_share(group) else 0.0)
     columns = 0, max(max(steps), 1)
 
     def x(step: float) -> float:
@@ -85,9 +85,9 @@ def plot(name: str, group: str, curves: Mapping[str, Series], skipped: int) -> s
         f'stroke-width="2.4" stroke="{inks[curve][0]}"{inks[curve][1]}/></svg>'
         f"{text(curve)} {text(in_words(group, list(series.values())[-1]))}</span>"
         for curve, series in curves.items() if len(curves) <= MOST_NAMED)
-    many = f" {len(curves)} curves, {', '.join(map(text, curves))}." if len(curves) > MOST_NAMED else ""
+    many = f": {len(curves)} curves, {', '.join(map(text, curves))}" if len(curves) > MOST_NAMED else ""
     scale = ", log scale" if log else ""
-    return (f'<figure><figcaption><b>{text(title)}</b> by step{scale}{left_out}.{many}</figcaption>'
+    return (f'<figure><figcaption><b>{text(title)}</b> by step{scale}{left_out}{many}</figcaption>'
             f'<svg class="plot" role="img" aria-labelledby="{name} {name}-d" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
             f'<title id="{name}">{text(title)}</title><desc id="{name}-d">{text(said[:2000])}</desc>'
             f"{''.join(parts)}</svg><figcaption>{keys}</figcaption></figure>")
@@ -115,8 +115,11 @@ def _mark(group: str, tick: float) -> str:
     return f"{100 * tick:.4g} %" if is_share(group) else f"{tick:.4g}"
 
 
-def _axis(low: float, high: float, log: bool) -> tuple[tuple[float, float], list[float]]:
-    """Ends of an axis that shows all of low to high, and the numbers beside it."""
+def _axis(low: float, high: float, log: bool, least: float) -> tuple[tuple[float, float], list[float]]:
+    """Ends of an axis that shows all of low to high, and the numbers beside it. least: its length, at least."""
+    if high - low < least:  # noise would look like a course
+        middle = max((low + high) / 2, least / 2)
+        low, high = middle - least / 2, middle + least / 2
     if low == high:  # one value: it lies in the middle
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (-1.0, 1.0)
     if not log:
