@@ -9,7 +9,8 @@ from cvjax.evaluate.shares import in_words, is_share
 
 @pytest.mark.parametrize("metric", [
     "test/top1", "validation/top5", "top1/width=8", "top1", "test/miou", "test/iou/sky", "iou of each class",
-    "ap50",    "test/ap50/dog", "test/ap50_11point", "colour/miou", "knn/dino", "knn/dino/k=20", "few_shot/mae/shots=5/deviation", "retrieval/x/p@10",
+    "ap50", "test/ap50/dog", "test/ap50_11point", "colour/miou", "knn/dino", "knn/dino/k=20",
+    "few_shot/mae/shots=5/deviation", "retrieval/x/p@10",
     "folds/top1_mean", "proposals/recall", "test/map", "test/ece", "linear_probe/mae/top5"])
 def test_shares(metric):
     assert is_share(metric) and in_words(metric, 0.81111) == "81.11 %"
