@@ -214,7 +214,7 @@ def test_a_live_page_loads_itself_anew_until_the_run_is_complete_and_says_when_i
     old = content.replace(content.split('datetime="')[1][:20], "2020-01-01T00:00:00Z")
     (run / "report.html").write_text(old, encoding="utf-8")
     browser.wait_for("document.getElementById('alarm')?.hidden === false")
-    browser.wait_for("document.getElementById('state')?.textContent === 'probably interrupted'")
+    browser.wait_for("document.getElementById('state')?.textContent === 'no sign of life'")
     browser.wait_for("document.getElementById('fields')?.open")  # what a reader has opened stays open
     write_finished(run)
     browser.wait_for("document.getElementById('state')?.textContent === 'complete'")

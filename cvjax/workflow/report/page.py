@@ -25,7 +25,6 @@ from cvjax.workflow.report.plot import plots
 from cvjax.workflow.run_files import SUMMARY, read_config, read_summary
 
 REPORT = "report.html"
-REFRESH = 5  # seconds after which a live page loads itself anew
 _LARGEST = 8_000_000  # bytes of a picture that goes into the page; a larger one is named
 _NAMED = 200  # unreadable files
 _FEW = 12  # a longer table of numbers is folded
@@ -63,24 +62,24 @@ const look = () => {
   const old = seconds > LIMIT;
   ago.textContent = seconds < 120 ? ` (${seconds} seconds ago)` : ` (${Math.round(seconds / 60)} minutes ago)`;
   alarm.hidden = !old;
-  if (old) document.getElementById("state").textContent = "probably interrupted";
+  if (old) document.getElementById("state").textContent = "no sign of life";
 };
 look();
 setInterval(look, 1000);
-setInterval(() => { if (box.checked) location.reload() }, REFRESH * 1000);
+setInterval(() => { if (box.checked) location.reload() }, EVERY * 1000);
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far a training is. step: steps done. facts: more about it, name -> value. stopped: why it has ended early;
-    None while it trains. every: seconds after which the page is written anew, at most."""
+    None while it trains. every: seconds after which the page is written anew."""
 
     step: int
     total_steps: int
     facts: Mapping[str, Any]
     stopped: str | None = None
-    every: float = REFRESH
+    every: float = 5.0
 
 
 def write_report(folder: Path, place: str, config: Mapping[str, Any], summary: Mapping[str, Any] | None,
@@ -127,7 +126,8 @@ def page_of(folder: Path, place: str, config: Mapping[str, Any], summary: Mappin
     ], f"{'Last written' if state == 'training' else 'Written'} {_time(written)} by cvjax. This page is one file and "
        "loads nothing from a network.",
         script=_live(progress) if progress and state == "training" else "",
-        head=f'<noscript><meta http-equiv="refresh" content="{REFRESH}"></noscript>' if state == "training" else "")
+        head=f'<noscript><meta http-equiv="refresh" content="{progress.every:.0f}"></noscript>'
+        if progress and state == "training" else "")
 
 
 State = Literal["complete", "training", "stopped", "unfinished"]
@@ -143,7 +143,7 @@ def _state_of(summary: Mapping[str, Any] | None, progress: Progress | None) -> S
 
 def _live(progress: Progress) -> str:
     """The script of a page that loads itself anew, and says so when nobody has written it for long."""
-    return _LIVE.replace("LIMIT", str(int(max(60, 4 * progress.every)))).replace("REFRESH", str(REFRESH))
+    return _LIVE.replace("LIMIT", str(int(max(120, 4 * progress.every)))).replace("EVERY", f"{progress.every:.0f}")
 
 
 def _run_name(place: str) -> str:
@@ -183,11 +183,12 @@ def _progress(progress: Progress, logged: Sequence[Mapping[str, Any]], resume: s
     if logged and not after and logged[-1]["step"]:
         left = logged[-1].get("seconds", 0) * (total - done) / logged[-1]["step"]
         after = f" At this pace the steps take {_duration(left)} more."
-    return (f'{bar}<p class="note">Written at the time above<span id="ago"></span>, and anew every few seconds '
-            f'while the training runs.{after} If that was minutes ago, it does not run any more. '
-            f'<label hidden><input type="checkbox" id="refresh" checked> load anew every {REFRESH} seconds</label></p>'
-            f'<div class="alarm" id="alarm" hidden><p><b>This page is old.</b> The training has probably been '
-            f"interrupted.</p>{again}</div>")
+    every = f"every {progress.every:.0f} seconds"
+    return (f'{bar}<p class="note">Written at the time above<span id="ago"></span>, and anew {every} while the '
+            f"training runs.{after} If that was minutes ago, it has probably been interrupted. "
+            f'<label hidden><input type="checkbox" id="refresh" checked> load anew {every}</label></p>'
+            '<div class="alarm" id="alarm" hidden><p><b>This page is old.</b> The training has probably been '
+            f"interrupted, unless one step or evaluation takes that long.</p>{again}</div>")
 
 
 def _unfinished(logged: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
