@@ -40,7 +40,7 @@ min-width:0}
 .tiles dt{color:var(--soft);font-size:.875rem}.tiles dd{margin:0;font-size:1.75rem;font-weight:650;line-height:1.2;
 font-variant-numeric:tabular-nums}.tiles small{font-size:.875rem;font-weight:400;color:var(--soft);display:block}
 progress{width:100%;height:.8rem;accent-color:var(--accent)}
-.pictures{grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr))!important}
+.pictures{columns:2 27rem;column-gap:1.2rem}.pictures>*{break-inside:avoid;margin-bottom:1.2rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1.2rem}
 figure{margin:0;min-width:0}svg.plot{display:block;width:100%;height:auto;max-width:34rem}
 svg text{fill:var(--soft);font:11px system-ui,sans-serif}svg .line{stroke:var(--line)}
@@ -52,7 +52,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.925r
 th,td{padding:.32rem .9rem .32rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 thead th{color:var(--soft);font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
 tbody tr:last-child>*{border-bottom:0}tbody th{font-weight:400}
-td.v,tbody th{overflow-wrap:anywhere;min-width:min(13rem,42vw)}
+td.v,tbody th{overflow-wrap:anywhere;min-width:5rem}tbody th{min-width:min(13rem,30vw)}
 th small{font-weight:400;color:var(--soft)}
 th button{all:unset;cursor:pointer;color:var(--accent);padding:.1rem 0}
 th button:focus-visible{outline:3px solid var(--accent)}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvjax.errors import CvjaxError
+from cvjax.text import printable
 from cvjax.train.log import RunLog
 from cvjax.train.observers import Observer, StepRead
 from cvjax.train.preemption import Stopped
@@ -40,7 +41,8 @@ class LivePage(Observer):
     def stop(self, error: BaseException) -> None:
         """Say on the page why the training has ended early, instead of that it goes on."""
         expected = isinstance(error, Stopped | CvjaxError)
-        self._write(str(error) if expected else f"{type(error).__name__} {error}".strip())
+        said = str(error) if expected else f"{type(error).__name__} {error}".strip()
+        self._write(printable(said, most=600))  # XLA's errors are pages long
 
     def _write(self, stopped: str | None = None) -> None:
         if not self.writes:

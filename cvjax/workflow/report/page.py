@@ -264,7 +264,7 @@ def _pictures(folder: Path) -> str:
         shown.append(f'<figure class="picture"><img alt="{text(title)}" '
                      f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
                      f"<figcaption><b>{text(title)}</b> (figures/{text(path.name)})</figcaption></figure>")
-    return f'<div class="grid pictures">{"".join(shown)}</div>' if shown else ""
+    return f'<div class="pictures">{"".join(shown)}</div>' if shown else ""
 
 
 def _tables(folder: Path) -> str:

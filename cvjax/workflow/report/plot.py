@@ -69,7 +69,8 @@ def plot(name: str, group: str, curves: Mapping[str, Series], skipped: int) -> s
              f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{_mark(group, tick)}</text>' for tick in ticks]
     for tick in _ticks(0, columns[1], 4):
         if tick == int(tick):
-            parts.append(f'<text x="{x(tick)}" y="{_HEIGHT - 8}" text-anchor="middle">{int(tick):,}</text>')
+            anchor = "end" if x(tick) > _WIDTH - 3 * _RIGHT else "middle"
+            parts.append(f'<text x="{x(tick)}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{int(tick):,}</text>')
     inks = _inks(list(curves))
     for curve, series in curves.items():
         points = _thinned(list(series.items()))
