@@ -15,7 +15,8 @@ from cvjax.workflow.menu import choose, first_line
 GROUPS = {
     "Train": ("supervised", "finetune", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment", "detect",
               "rcnn"),
-    "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare"),
+    "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
+              "report"),
     "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack"),
     "Measure": ("inspect", "plan", "scaling"),
 }

@@ -43,7 +43,7 @@ ALLOWED = {
     "tasks": {"ops", "layers", "models", "losses", "data.augment"},
     "train": {"durable", "errors", "storage", "text", "waiting"},
     "evaluate": {"ops", "layers", "waiting"},
-    "visualize": {"ops", "losses", "text"},
+    "visualize": {"ops", "losses", "text", "evaluate.shares"},
     "interop": {"errors", "ops", "models", "data.preprocessing", "durable", "storage", "text"},
     "workflow": {"durable", "errors", "spelling", "storage", "text", "waiting", "ops", "layers", "models", "losses",
                  "data", "tasks", "train", "evaluate", "visualize", "interop"},

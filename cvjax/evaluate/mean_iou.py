@@ -81,7 +81,7 @@ def iou_table(confusion: np.ndarray, names: Sequence[str]) -> str:
     truth = confusion.sum(axis=1)
     recall = confusion.diagonal() / np.maximum(truth, 1)
     width = max(5, *map(len, names))
-    lines = [f"{'class':<{width}}     IoU  recall  pixels"]
+    lines = [f"{'class':<{width}}       IoU    recall    pixels"]
     for name, own, share, there in zip(names, recall, truth / max(truth.sum(), 1), truth > 0):
         iou = scores.get(f"iou/{name}")
         lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(own if there else None)}  {_percent(share)}")
@@ -90,7 +90,7 @@ def iou_table(confusion: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "     -" if share is None else f"{100 * share:6.2f}"
+    return "       -" if share is None else f"{100 * share:6.2f} %"
 
 
 def _check(confusion: ArrayLike) -> np.ndarray:

@@ -58,7 +58,7 @@ def protocol_of(summary: Mapping[str, Any], metric: str, config: Mapping[str, An
     found |= {part: protocol[part] for part in SHARED if part in protocol}
     if "data" not in protocol and "data" in config:
         found["data"] = {"name": config["data"]}
-    return _flat(found)
+    return flat(found)
 
 
 def column_of(metric: str) -> str:
@@ -102,8 +102,9 @@ def _seen_by(kind: str, features: Mapping[str, Any]) -> dict[str, Any]:
     return own if blocks is None else own | {"blocks": blocks}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree without levels: `{"data": {"classes": 10}}` is `{"data/classes": 10}`."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from cvjax.visualize.sheet import class_labels, save_figure, shortened
+from cvjax.visualize.sheet import class_labels, in_percent, save_figure, shortened
 
 _NUMBERED = 20  # classes up to which the cells show their counts
 
@@ -50,5 +50,6 @@ def plot_confusion(path: str | PathLike, matrix: ArrayLike, names: Sequence[str]
             if number:
                 axes.text(column, row, str(number), ha="center", va="center", fontsize=8,
                           color="white" if share[row, column] > 0.5 else "black")
-    figure.colorbar(picture, ax=axes, shrink=0.6, aspect=25, fraction=0.05, label="share of the true class")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6, aspect=25, fraction=0.05, label="share of the true class")
+    in_percent(bar.ax.yaxis)
     save_figure(figure, path)

@@ -2,42 +2,54 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cvjax.evaluate.shares import is_share
 from cvjax.text import read_text
-from cvjax.visualize.sheet import legend, save_figure
+from cvjax.visualize.sheet import in_percent, legend, save_figure
 
 Series = dict[int, float]  # step -> value
 
 _FIRST = ("loss", "learning_rate")
 _CLOCKS = ("step", "epoch", "seconds")  # times at which a line was written; they are not metrics
-_LOG_RATIO = 10  # a loss that spans more than this factor is drawn on a log scale
-_FEW_POINTS = 30  # series of at most this length show their points
-_MOST_NAMED = 10  # a panel with more curves has no legend, since colours repeat
+LOG_RATIO = 10  # a loss that spans more than this factor is drawn on a log scale
+FEW_POINTS = 30  # series of at most this length show their points
+MOST_NAMED = 10  # a panel with more curves has no legend, since colours repeat
 
 
 def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Series]], dict[str, int]]:
-    """Group the numbers of a metrics file by what they measure.
+    """Group the numbers of a metrics file by what they measure, see `group_curves`.
 
     Args:
       metrics_jsonl: path of JSON lines, each `{"step": int, "train/loss": float, "test/loss": float, ...}`. Every key
         but `step` is optional. A last line that is incomplete, because the run was killed, is left out.
 
+    Raises:
+      ValueError: a line before the last is not JSON, a line has no step, or the file has no metric.
+    """
+    groups, skipped = group_curves(_read_lines(Path(metrics_jsonl)))
+    if not groups:
+        raise ValueError(f"{metrics_jsonl} has no metric: its lines need a step and another number")
+    return groups, skipped
+
+
+def group_curves(lines: Iterable[Mapping[str, Any]]) -> tuple[dict[str, dict[str, Series]], dict[str, int]]:
+    """Group the numbers of a metrics file's lines by what they measure.
+
     Returns:
       `{group: {curve: {step: value}}}`, and `{group: number of non-finite values that are left out}`. The key
       "train/loss" is curve "train" of group "loss", "test/iou/sky" is curve "sky" of group "iou of each class", and a
       key without a slash is a group of its own. Loss and learning rate come first.
-
-    Raises:
-      ValueError: a line before the last is not JSON, a line has no step, or the file has no metric.
     """
     groups: dict[str, dict[str, Series]] = {}
     skipped: dict[str, int] = {}
-    for line in _read_lines(Path(metrics_jsonl)):
+    for line in lines:
         for key, value in line.items():
             if key in _CLOCKS:
                 continue
@@ -51,8 +63,6 @@ def read_curves(metrics_jsonl: str | PathLike) -> tuple[dict[str, dict[str, Seri
                 series[line["step"]] = value
             else:
                 skipped[group] = skipped.get(group, 0) + 1
-    if not groups:
-        raise ValueError(f"{metrics_jsonl} has no metric: its lines need a step and another number")
     first = [group for group in _FIRST if group in groups]
     return {group: groups[group] for group in (*first, *groups)}, skipped
 
@@ -91,10 +101,12 @@ def _read_lines(path: Path) -> list[dict]:
 def _panel(axes: Axes, group: str, curves: dict[str, Series], skipped: int) -> None:
     for name, series in curves.items():
         steps = sorted(series)
-        marker = "." if len(steps) <= _FEW_POINTS else None
+        marker = "." if len(steps) <= FEW_POINTS else None
         axes.plot(steps, [series[step] for step in steps], marker=marker, linewidth=1.2, label=name or group)
-    if "loss" in group and _spans_decades(curves):
+    if on_log_scale(group, curves):
         axes.set_yscale("log")
+    if is_share(group):
+        in_percent(axes.yaxis)
     name = group.replace("_", " ")
     if skipped:
         axes.set_title(f"{skipped} non-finite value{'s' if skipped > 1 else ''} left out", fontsize=9)
@@ -103,11 +115,12 @@ def _panel(axes: Axes, group: str, curves: dict[str, Series], skipped: int) -> N
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if 1 < len(curves) <= _MOST_NAMED:
+    if 1 < len(curves) <= MOST_NAMED:
         legend(axes, axes.get_lines(), [name or group for name in curves], fontsize=8, frameon=False,
                ncols=1 + (len(curves) > 5))
 
 
-def _spans_decades(curves: dict[str, Series]) -> bool:
+def on_log_scale(group: str, curves: Mapping[str, Series]) -> bool:
+    """Whether a group is drawn on a log scale: a positive loss that spans more than a factor of 10."""
     values = [value for series in curves.values() for value in series.values()]
-    return bool(values) and min(values) > 0 and max(values) > _LOG_RATIO * min(values)
+    return "loss" in group and bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cvjax.visualize.colours import class_colours
-from cvjax.visualize.sheet import class_labels, legend, save_figure
+from cvjax.visualize.sheet import class_labels, in_percent, legend, save_figure
 
 
 def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.ndarray] | None],
@@ -36,6 +36,7 @@ def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.nda
         axes.plot(x, y, color=colours[label], linewidth=1.6, label=f"{words[label]}  {area:.3f}",
                   drawstyle="steps-pre")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
+    in_percent(axes.xaxis, axes.yaxis)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     drawn = axes.get_lines()

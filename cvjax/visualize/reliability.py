@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from cvjax.visualize.sheet import save_figure
+from cvjax.visualize.sheet import in_percent, save_figure
 
 
 def plot_reliability(path: str | PathLike, confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLike, *,
@@ -45,12 +45,13 @@ def plot_reliability(path: str | PathLike, confidence: ArrayLike, accuracy: Arra
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.legend(loc="upper left", fontsize=8)
     upper.set_title("\n".join(filter(None, [title, f"expected calibration error {100 * error:.2f} %"])), fontsize=10,
-                    wrap=True, parse_math=False)
+                    wrap=True, parse_math=False, pad=10)  # above the highest number at the axis
     lower.bar(edges, count / count.sum(), width, align="edge", color="lightgrey", edgecolor="black", linewidth=0.6)
     for (name, place), style in zip(mean.items(), ("--", "-")):
         lower.axvline(place, color="black", linestyle=style, linewidth=1.2, label=f"mean {name} {100 * place:.1f} %")
     lower.set(ylim=(0, 1), xlabel="confidence", ylabel="share of examples")
     lower.legend(loc="upper left", fontsize=8)
+    in_percent(upper.yaxis, lower.xaxis, lower.yaxis)
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

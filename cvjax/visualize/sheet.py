@@ -15,9 +15,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from cvjax.text import printable
@@ -147,6 +149,12 @@ def class_labels(names: Sequence[str]) -> list[str]:
 def shortened(word: str) -> str:
     """A name beside an axis, with "…" where it has more letters than fit there."""
     return word if len(word) <= _NAME else word[: _NAME - 1].rstrip() + "…"
+
+
+def in_percent(*axes: Axis) -> None:
+    """Have shares of 1 at these axes read as percent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
 
 
 def zoom_to(side: int, height: int, width: int) -> int:

@@ -20,7 +20,7 @@ from cvjax.spelling import did_you_mean
 from cvjax.text import open_text, printable
 from cvjax.train.preemption import Stopped, StopRequest
 from cvjax.workflow.allocator import keep_freed_memory
-from cvjax.workflow.config import FREE, PLACE, TrainingConfig, with_flags
+from cvjax.workflow.config import FREE, PLACE, TrainingConfig, as_json, with_flags
 from cvjax.workflow.help import asks_for_help, help_text
 from cvjax.workflow.menu import show
 from cvjax.workflow.options import options_of, read_words
@@ -43,6 +43,7 @@ def main(options: str, wiring: str) -> None:
     experiment = _short_name(options)
     with _told_in_one_line():
         config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "")
+        started = how_started(options, config, module.PRESETS)
     if config.dry_run and getattr(config, "parallel", "jit") == "pmap":
         print("a dry run shows what --parallel jit would do")
         config = dataclasses.replace(config, parallel="jit")
@@ -51,7 +52,7 @@ def main(options: str, wiring: str) -> None:
         folder_module = importlib.import_module("cvjax.workflow.folder")
         work = importlib.import_module(wiring)
         importlib.import_module("cvjax.workflow.training").enable_compilation_cache()
-        with stop.closing(), folder_module.RunFolder(config, experiment, name) as folder:
+        with stop.closing(), folder_module.RunFolder(config, experiment, name, started=started) as folder:
             if not folder.finished():
                 work.run(config, folder, stop)
 
@@ -96,19 +97,48 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
     options: the module that is run. The first preset is the default. Prints and exits for `--help`; ConfigError for
     mistakes.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    preset = next(iter(presets))
-    if arguments and not arguments[0].startswith("-"):
-        preset = arguments.pop(0)
-        if preset not in presets:
-            otherwise = f"it must be one of {', '.join(presets)}"
-            hint = f"did you mean --data {preset}?" if ":" in preset else did_you_mean(preset, presets, otherwise)
-            raise ConfigError(f"unknown preset {preset!r}: {hint}")
-    base = config(**presets[preset])
-    if asks_for_help(arguments):
-        show(help_text(_prog(options), description, base, arguments, list(presets)))
+    preset, words = _preset_of(presets, arguments)
+    if asks_for_help(words):
+        show(help_text(_prog(options), description, config(**presets[preset]), words, list(presets)))
         sys.exit()
-    given, loose = read_words(options_of(config), arguments)
+    base, given = _given(config, presets, preset, words)
+    parsed = dataclasses.replace(base, **given)
+    return parsed, _run_name(preset, base, parsed)
+
+
+def how_started(options: str, parsed: Any, presets: Mapping[str, Mapping[str, Any]],
+                arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """How a run is started, as JSON: what follows `python -m` to resume it, the preset, and what differs from it.
+
+    Returns `{"arguments": [...], "preset": NAME, "changed": {field: [value of the preset, value of the run]}}`. Fields
+    that say where a run is written are left out of the latter.
+    """
+    preset, words = _preset_of(presets, arguments)
+    base, _ = _given(type(parsed), presets, preset, words)
+    before, now = as_json(base), as_json(parsed)
+    given = sys.argv[1:] if arguments is None else arguments
+    return {"arguments": [options, *(word for word in given if word != "--overwrite")], "preset": preset,
+            "changed": {name: [before[name], now[name]] for name in now if before[name] != now[name]}}
+
+
+def _preset_of(presets: Mapping[str, Mapping[str, Any]], arguments: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The name of the preset that a command line asks for, and its other words."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0].startswith("-"):
+        return next(iter(presets)), words
+    preset, *words = words
+    if preset not in presets:
+        otherwise = f"it must be one of {', '.join(presets)}"
+        hint = f"did you mean --data {preset}?" if ":" in preset else did_you_mean(preset, presets, otherwise)
+        raise ConfigError(f"unknown preset {preset!r}: {hint}")
+    return preset, words
+
+
+def _given(config: type, presets: Mapping[str, Mapping[str, Any]], preset: str, words: Sequence[str]
+           ) -> tuple[Any, dict[str, Any]]:
+    """The configuration of a preset, and the fields that a command line changes."""
+    base = config(**presets[preset])
+    given, loose = read_words(options_of(config), words)
     if loose and loose[0] in presets:
         raise ConfigError(f"{loose[0]!r}: the preset comes before all options")
     _refuse(loose)
@@ -116,8 +146,7 @@ def parse(options: str, config: type, presets: Mapping[str, Mapping[str, Any]], 
         raise ConfigError("--steps and --epochs both given: give one of them")
     if "epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
         base = dataclasses.replace(base, steps=None)
-    parsed = dataclasses.replace(base, **given)
-    return parsed, _run_name(preset, base, parsed)
+    return base, given
 
 
 def _configure(options: str, config: type, description: str, arguments: Sequence[str]) -> Any:

@@ -45,12 +45,14 @@ class Comparison:
     """Rows of cells, None where no run of a row has the metric.
 
     columns: names, as `cvjax.evaluate.protocol.column_of` gives them. rows: label -> a cell for each column.
+    members: label -> the paths of its runs.
     protocols: column -> the part of the protocol that all its numbers share.
     mixed: column -> how its protocols differ, for columns that mix some; see `cvjax.evaluate.protocol.differences`.
     """
 
     columns: tuple[str, ...]
     rows: dict[str, tuple[Cell | None, ...]]
+    members: dict[str, tuple[str, ...]]
     protocols: dict[str, dict[str, Any]]
     mixed: dict[str, dict[str, dict[str, list[str]]]]
 
@@ -137,9 +139,32 @@ def compare(runs: Sequence[Run], patterns: Sequence[str], *, mix_protocols: bool
         return Cell(mean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
 
     groups = _groups(runs)
-    rows = {label: tuple(cell(group, column) for column in columns)
-            for label, group in zip(_labels(groups), groups, strict=True)}
-    return Comparison(columns, rows, shared, mixed)
+    labelled = dict(zip(_labels(groups), groups, strict=True))
+    rows = {label: tuple(cell(group, column) for column in columns) for label, group in labelled.items()}
+    members = {label: tuple(run.path for run in group) for label, group in labelled.items()}
+    return Comparison(columns, rows, members, shared, mixed)
+
+
+def comparisons(runs: Sequence[Run], patterns: Sequence[str]) -> list[Comparison]:
+    """As many tables as it takes for each column to hold numbers of one protocol, see `compare`.
+
+    A run stands in the first table that shares a column with it, and whose shared columns have its protocol. Runs
+    without a metric that a pattern matches stand in none. ConfigError as in `compare`.
+    """
+    tables: list[tuple[list[Run], dict[str, dict[str, Any]]]] = []  # runs, and column -> protocol
+    for run in runs:
+        own = {column: protocol_of(run.summary, metric, run.config)
+               for column, metric in _chosen(run, patterns).items()}
+        for members, known in tables:
+            shared = own.keys() & known.keys()
+            if shared and not any(differences({"": known[column], run.path: own[column]}) for column in shared):
+                members.append(run)
+                known |= own
+                break
+        else:
+            if own:
+                tables.append(([run], own))
+    return [compare(members, patterns) for members, _ in tables]
 
 
 def _in_words(key: str, values: Mapping[str, Sequence[str]]) -> str:

@@ -306,9 +306,11 @@ def with_flags(message: str) -> str:
 # Where and whether a run is written, not what it computes.
 PLACE = ("run_dir", "overwrite", "dry_run", "coordinator_address", "num_processes", "process_id", "coordinator_timeout")
 
+STARTED = "started"  # in config.json, beside the fields: how the run was started last, see `RunFolder`
+
 # What may change when a run is resumed.
-FREE = ("workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every", "resident",
-        "steps_per_dispatch", "profile", "debug_nans")
+FREE = (STARTED, "workers", "log_every", "data_max_bad", "parallel", "mesh", "shard", "checkpoint_every",
+        "resident", "steps_per_dispatch", "profile", "debug_nans")
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import platform
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from cvjax.text import printable
 from cvjax.train.log import read_metrics
 from cvjax.train.processes import is_first, wait_for_all
 from cvjax.visualize.curves import plot_curves
-from cvjax.workflow.config import TrainingConfig, as_json, require
+from cvjax.workflow.config import STARTED, TrainingConfig, as_json, require
 from cvjax.workflow.far_folder import FarFolder
 from cvjax.workflow.lock import FolderLock, is_lock
+from cvjax.workflow.next_commands import next_commands
 from cvjax.workflow.origin import Origin, changes_of, sources_json
+from cvjax.workflow.report.page import REPORT, write_report
 from cvjax.workflow.run_files import CONFIG, PIECES, SUMMARY, check_same, read_config, read_summary
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn", "pillow",
@@ -43,6 +45,8 @@ class RunFolder:
     as `cvjax.workflow.far_folder` says, until the end of the context. It has no lock.
 
     within: the run of which this one is a part, in a folder of that one's; that one's lock guards both.
+    started: how the command line started it, see `cvjax.workflow.command.how_started`. With the devices and versions it
+    goes into `config.json`, for a person and for the run's page; nothing depends on it.
 
     Attributes:
         place: where the run is, for messages; a path or an address.
@@ -50,8 +54,10 @@ class RunFolder:
         origins: what the weights that it judges or starts from were read from.
     """
 
-    def __init__(self, config: Any, experiment: str, name: str, *, within: "RunFolder | None" = None) -> None:
+    def __init__(self, config: Any, experiment: str, name: str, *, within: "RunFolder | None" = None,
+                 started: Mapping[str, Any] | None = None) -> None:
         self.experiment, self.name, self._config, self._within = experiment, name, config, within
+        self._started: Mapping[str, Any] = started or (within._started if within else {})
         self.place = str(config.run_dir or Path("runs") / experiment / name)
         self._far = FarFolder(self.place) if is_address(self.place) else None
         if self._far and jax.process_count() > 1:
@@ -128,6 +134,11 @@ class RunFolder:
             _refuse_foreign(self.path)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The content of `config.json`: the experiment, all fields that define the run, and how it was started."""
+        return self._described | {STARTED: dict(self._started)}
+
+    @property
     def _described(self) -> dict[str, Any]:
         return {"experiment": self.experiment, **as_json(self._config)}
 
@@ -173,7 +184,8 @@ class RunFolder:
             make_folder(self.path)
             for left in self.path.glob("*.partial"):  # by a process that was killed while it wrote
                 left.unlink()
-            write_json(self.path / CONFIG, self._described)  # first, because it marks the folder as a run's
+            self._started = {**self._started, "devices": devices(), "versions": versions()}
+            write_json(self.path / CONFIG, self.config)  # first, because it marks the folder as a run's
             self._set_aside_damaged_summary()
             self.figures.mkdir(exist_ok=True)
             if self._far:
@@ -264,9 +276,10 @@ class RunFolder:
         return True
 
     def finish(self, metrics: dict[str, float], protocol: dict[str, Any], trained: Any = None) -> None:
-        """Write `summary.json`, whose presence marks the run as complete, and draw a training's curves.
+        """Write `summary.json`, whose presence marks the run as complete, draw a training's curves, and write the page
+        `report.html`.
 
-        All other files of the run are on the disk before.
+        All other files of the run are on the disk before. A page that cannot be written is no reason to lose the run.
 
         metrics: flat names to numbers. protocol: how they were measured (k, temperature, crop, layer, seed).
         trained: the `Trained` of an experiment that trains.
@@ -282,10 +295,23 @@ class RunFolder:
             facts = {"params_sha256": trained.params_sha256, "steps": trained.steps,
                      "wall_seconds": round(trained.seconds, 2),
                      "images_per_second": round(trained.images_per_second, 1)}
+        summary = {"metrics": metrics, **facts, "sources": sources_json(self.origins), "protocol": protocol,
+                   "versions": versions()}
+        problem = write_report(self.path, self.place, self.config, summary)
         sync_tree(self.path)
-        write_json(self.path / SUMMARY, {"metrics": metrics, **facts, "sources": sources_json(self.origins),
-                                         "protocol": protocol, "versions": versions()})
+        write_json(self.path / SUMMARY, summary)
         print(f"written to {self.place}/summary.json")
+        print(problem or f"a page to look at: {self.place}/{REPORT}")
+        if trained is not None and not self._within:
+            for command, purpose in next_commands(self.experiment, self.config, self.place):
+                print(printable(f"next: {command}    # {purpose}"))
+
+
+def devices() -> str:
+    """The devices of all processes of this run, in words."""
+    kinds = [device.device_kind for device in jax.devices()]
+    counts = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    return counts if jax.process_count() == 1 else f"{counts} in {jax.process_count()} processes"
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ PIECES = "pieces"  # a folder of parts of a result that is not whole yet
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run: its experiment and all fields; ConfigError names the file and what is wrong."""
+    """The configuration of a run: its experiment, all fields and `started`, how it was started (see `RunFolder`);
+    ConfigError names the file and what is wrong."""
     content = _read_object(folder / CONFIG)
     if not isinstance(content.get("experiment"), str):
         raise ConfigError(f"{folder / CONFIG} is not the configuration of a run: it names no experiment")
@@ -53,7 +54,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: str) ->
     before: as in the run's folder. now: as asked for. place: the folder, for the message.
     """
     way_out = "give another --run-dir, or --overwrite to delete it"
-    unknown = sorted(before.keys() - now.keys())
+    unknown = sorted(before.keys() - now.keys() - set(FREE))
     if unknown and before["experiment"] == now["experiment"]:
         raise ConfigError(f"{place}/{CONFIG} has fields that this version does not know ({', '.join(unknown)}): a "
                           f"newer one wrote them, or somebody did by hand; resume with that version, {way_out}")

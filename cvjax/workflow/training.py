@@ -39,6 +39,8 @@ from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.memory import print_memory
 from cvjax.workflow.origin import from_json, sources_json
 from cvjax.workflow.prepared import Prepared
+from cvjax.workflow.report.live import LivePage
+from cvjax.workflow.report.page import REPORT
 from cvjax.workflow.restore import evaluated_variables
 
 Dispatch = Callable[[Any, Any], tuple[Any, Any]]
@@ -80,10 +82,13 @@ def train(prepared: Prepared[Any], folder: RunFolder, stop: StopRequest) -> Trai
             batches.restore(saved["data"])
         prepared = dataclasses.replace(prepared, meta=prepared.meta | {
             "total_steps": prepared.total_steps, "sources": sources_json(folder.origins)})
+        print(f"a page that follows the run: {folder.place}/{REPORT}")
         log = RunLog(folder.path, every=config.log_every, total_steps=prepared.total_steps,
                      batch_size=config.batch_size, steps_per_epoch=len(inputs.dataset.train) / config.batch_size,
                      start_step=int(engine.single(state).step), writes=is_first())
-        observers = make_observers(prepared, engine, judge, log, checkpointer, stop)
+        page = LivePage(folder, log, total_steps=prepared.total_steps, facts=facts_of(inputs.dataset),
+                        start_step=int(engine.single(state).step), writes=is_first())
+        observers = make_observers(prepared, engine, judge, log, page, checkpointer, stop)
         restore(observers, saved)
         try:
             dispatch = compile_dispatch(engine, prepared.step, state, steps=config.steps_per_dispatch,
@@ -94,6 +99,9 @@ def train(prepared: Prepared[Any], folder: RunFolder, stop: StopRequest) -> Trai
                           ) as dispatch, stop.deferred():
                 state = fit(state, dispatch, batches, observers=observers, engine=engine,
                             total_steps=prepared.total_steps, steps_per_dispatch=config.steps_per_dispatch)
+        except BaseException as error:
+            page.stop(error)
+            raise
         finally:
             batches.close()
             log.close()
@@ -162,8 +170,8 @@ class Judge:
         return self.latest
 
 
-def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: RunLog, checkpointer: Checkpointer,
-                   stop: StopRequest) -> list[Observer]:
+def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: RunLog, page: LivePage,
+                   checkpointer: Checkpointer, stop: StopRequest) -> list[Observer]:
     """What watches the training, in the order that `cvjax.train.observers` asks for."""
     config, part = prepared.config, prepared.watched
     layer = prepared.first_nonfinite.found if prepared.first_nonfinite else None
@@ -178,7 +186,13 @@ def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: R
         observers.append(EarlyStop(prepared.best_metric, rule, log, part=part))
     observers.append(Checkpoints(checkpointer, log, every=config.checkpoint_every, meta=prepared.meta,
                                  single=engine.single))
-    return [*observers, Preemption(stop)]
+    return [*observers, page, Preemption(stop)]
+
+
+def facts_of(dataset: Any) -> dict[str, int]:
+    """How much data there is, in the words of a protocol (see `cvjax.evaluate.protocol`)."""
+    return {"training_images": len(dataset.train), "test_images": len(dataset.test or ()),
+            "classes": dataset.num_classes or 0}
 
 
 def final_numbers(prepared: Prepared[Any], engine: Engine, state: TrainState, judge: Judge, folder: RunFolder

@@ -7,6 +7,7 @@ from cvjax.workflow.classification.model import load_classifier
 from cvjax.workflow.classification.report import report
 from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
+from cvjax.workflow.frozen.probing import shared_protocol
 from cvjax.workflow.image_inputs import make_inputs
 from cvjax.workflow.inputs import check_batches
 from experiments.evaluate import Config
@@ -40,5 +41,5 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     metrics = {f"{config.part}/{name}": value
                for name, value in report(classifiers, inputs, folder.figures, config.part).items()}
     print_metrics(metrics)
-    folder.finish(metrics, {"checkpoints": [str(run) for run in config.checkpoint], "step": config.step,
-                            "image_size": inputs.image_size})
+    folder.finish(metrics, shared_protocol(inputs) | {
+        "checkpoints": [str(run) for run in config.checkpoint], "step": config.step, "part": config.part})

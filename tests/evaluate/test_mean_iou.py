@@ -79,6 +79,6 @@ def test_a_class_that_fills_one_map_and_is_not_in_the_other_is_wrong():
 
 def test_the_table_says_what_the_scores_say():
     lines = iou_table(MATRIX, NAMES).splitlines()
-    assert lines[1].split() == ["road", "62.50", "83.33", "60.00"]
-    assert lines[3].split() == ["boat", "-", "-", "0.00"]
-    assert lines[4].split() == ["mean", "51.25", "66.67"] and lines[5] == "pixel accuracy 70.00 %"
+    assert lines[1].split() == ["road", "62.50", "%", "83.33", "%", "60.00", "%"]
+    assert lines[3].split() == ["boat", "-", "-", "0.00", "%"]
+    assert lines[4].split() == ["mean", "51.25", "%", "66.67", "%"] and lines[5] == "pixel accuracy 70.00 %"

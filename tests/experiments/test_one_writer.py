@@ -64,7 +64,7 @@ def test_a_dry_run_locks_nothing_and_a_complete_run_is_told_beside_a_lock(tmp_pa
         first.finish({"knn": 0.5}, {})
         with RunFolder(config(tmp_path / "run"), "knn", "x") as again:
             assert again.finished()
-        assert names(tmp_path / "run") == {"config.json", "figures", "summary.json", "lock.1"}
+        assert names(tmp_path / "run") == {"config.json", "figures", "report.html", "summary.json", "lock.1"}
     other = tmp_path / "other"
     with RunFolder(config(other, dry_run=True), "knn", "x"):
         pass
