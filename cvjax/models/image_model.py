@@ -5,6 +5,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import flax.linen as nn
 import jax
+from flax.errors import InvalidRngError, ModifyScopeVariableError
+
+from cvjax.models.images import as_pair
+from cvjax.models.summary import summarize, table
 
 LayerOrder = Literal["blocks", "modules"] | None
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,6 +34,25 @@ class ImageModel(nn.Module):
     auxiliary_heads: ClassVar[bool] = False
     """Whether it sows further logits in training, as `auxiliary` in the collection `intermediates`. The training loss
     adds theirs, times the model's field `auxiliary_weight`."""
+
+    @nn.nowrap
+    def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
+        """Flax's own; its errors about a call in training mode also say what to write."""
+        try:
+            return super().apply(variables, *args, **options)
+        except (ModifyScopeVariableError, InvalidRngError) as error:
+            state = sorted(variables.keys() - {"params"})
+            mutable = f", mutable={state}" if state else ""
+            error.add_note(
+                f'In training mode: model.apply(variables, images, train=True{mutable}, rngs={{"dropout": key}}); it '
+                f"returns {'the outputs and the new state' if state else 'the outputs'}. To use a model: train=False.")
+            raise
+
+    @nn.nowrap
+    def summary(self) -> str:
+        """A table of the layers for one image of the model's own size, see `cvjax.models.summary`."""
+        model: Any = self
+        return table(summarize(self, (*as_pair(model.image_size), model.in_channels)))
 
     @property
     def map_names(self) -> tuple[str, ...]:

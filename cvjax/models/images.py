@@ -20,7 +20,9 @@ def check_images(images: jax.Array, in_channels: int, *, at_least: int = 1) -> N
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}: they must be (B, H, W, C)")
     if images.shape[-1] != in_channels:
-        raise ValueError(f"images have {images.shape[-1]} channels, the model takes {in_channels}")
+        hint = (f"; {images.shape} looks like PyTorch's order (B, C, H, W), images.transpose(0, 2, 3, 1) gives "
+                "(B, H, W, C)") if images.shape[1] == in_channels else ""
+        raise ValueError(f"images have {images.shape[-1]} channels, the model takes {in_channels}{hint}")
     if min(images.shape[1:3]) < at_least:
         raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: "
                          f"both sides must be at least {at_least}")

@@ -19,6 +19,9 @@ from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from experiments.linear_probe import FORMS, Config, training_config
 
+IMAGENET = 1_281_167  # training images of the data set that both published forms are made for
+SMALL = IMAGENET // 10
+
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Extract features, fit and report; or train heads on augmented images."""
@@ -79,6 +82,10 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
                      validated=inputs.dataset.validation is not None, root=("frozen",),
                      name=encoder.name, pool=encoder.pool, blocks=encoder.blocks)
     print(f"linear_probe of {encoder.name}, form {config.form}, learning rates {', '.join(map(str, rates))}")
+    if (images := len(inputs.dataset.train)) < SMALL:
+        print(f"--form {config.form} is published for the {IMAGENET:,} images of ImageNet; on {images:,} its few steps "
+              "leave the head far from its optimum, and numbers say little of the features: --form sweep is for data "
+              "of any size")
     return prepare_training(
         training, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=encoder,
         protocol={encoder.name: source}, adapt=lambda fresh, frozen: {**fresh, "frozen": frozen},

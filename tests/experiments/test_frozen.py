@@ -107,6 +107,7 @@ def test_dinos_form_sees_four_blocks_and_reports_its_one_rate(command, tmp_path,
     done = command("linear_probe", "--form", "dino", "--checkpoint", pretrained, "--data", data, "--run-dir",
                    tmp_path / "run", "--batch-size", 20, "--epochs", 1, "--crop-scale", 1, 1, "--no-flip")
     found = finished(done, tmp_path / "run")
+    assert "--form dino is published for the 1,281,167 images of ImageNet; on 60 its few steps" in done.out
     said = protocol_of(found, "linear_probe/supervised")
     assert (said["features/pool"], said["features/blocks"]) == ("token", 2)  # as many as there are
     assert said["linear_probe/learning_rates"] == [0.001] and said["linear_probe/warmup"] == 0

@@ -56,6 +56,8 @@ def plot(name: str, group: str, curves: Mapping[str, Series], skipped: int) -> s
     values = [value for series in curves.values() for value in series.values()]
     steps = [step for series in curves.values() for step in series]
     rows, ticks = _axis(min(values), max(values), log, least=0.01 if is_share(group) else 0.0)
+    if is_share(group):
+        ticks = [tick for tick in ticks if 0 <= tick <= 1]
     columns = 0, max(max(steps), 1)
 
     def x(step: float) -> float:
