@@ -16,7 +16,7 @@ GROUPS = {
     "Train": ("supervised", "finetune", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment", "detect",
               "rcnn"),
     "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
-              "report"),
+              "report", "reproduce"),
     "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack"),
     "Measure": ("inspect", "plan", "scaling"),
 }

@@ -35,6 +35,7 @@ class Config(SupervisedConfig):
                 f"more shares with {len(widths)} widths: the law has five unknowns, and these shares make fewer rungs")
         require(self.fraction == 1, "fraction", self.fraction, "left out: --fractions gives the shares")
         require(not self.folds, "folds", self.folds, "left out: every rung is one run")
+        require(self.minutes is None, "minutes", self.minutes, "left out: all rungs make the same number of steps")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

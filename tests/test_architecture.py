@@ -44,7 +44,7 @@ ALLOWED = {
     "train": {"durable", "errors", "storage", "text", "waiting"},
     "evaluate": {"ops", "layers", "waiting"},
     "visualize": {"ops", "losses", "text", "evaluate.shares"},
-    "interop": {"errors", "ops", "models", "data.preprocessing", "durable", "storage", "text"},
+    "interop": {"errors", "ops", "models", "data.preprocessing", "durable", "spelling", "storage", "text"},
     "workflow": {"durable", "errors", "spelling", "storage", "text", "waiting", "ops", "layers", "models", "losses",
                  "data", "tasks", "train", "evaluate", "visualize", "interop"},
     "": {"models"},  # cvjax/__init__.py

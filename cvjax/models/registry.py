@@ -35,6 +35,9 @@ def create_model(name: str, /, **overrides: Any) -> ImageModel:
     """
     if name not in _MODELS:
         raise ValueError(f"unknown model {name!r}: {did_you_mean(name, _MODELS, 'list_models() names all')}")
+    if "pretrained" in overrides:
+        raise ValueError(f"create_model makes a module without parameters; cvjax.interop.create_pretrained({name!r}) "
+                         "gives the module and published weights")
     module, fields = _MODELS[name]
     known = {f.name: f.type for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
     if unknown := sorted(overrides.keys() - known.keys()):

@@ -142,9 +142,10 @@ def _given(config: type, presets: Mapping[str, Mapping[str, Any]], preset: str, 
     if loose and loose[0] in presets:
         raise ConfigError(f"{loose[0]!r}: the preset comes before all options")
     _refuse(loose)
-    if {"steps", "epochs"} <= given.keys():
-        raise ConfigError("--steps and --epochs both given: give one of them")
-    if "epochs" in given and getattr(base, "steps", None):  # epochs replace a preset's steps
+    lengths = [name for name in ("steps", "epochs", "minutes") if name in given]
+    if len(lengths) > 1:
+        raise ConfigError(f"--{lengths[0]} and --{lengths[1]} both given: give one of them")
+    if lengths and lengths != ["steps"] and getattr(base, "steps", None):  # they replace a preset's steps
         base = dataclasses.replace(base, steps=None)
     return base, given
 

@@ -69,6 +69,8 @@ class TrainingConfig(DataConfig):
     """Passes over the training data."""
     steps: int | None = None
     """Optimizer steps; replaces --epochs."""
+    minutes: float | None = None
+    """Make as many steps as fit into these minutes on this machine, which is measured first; replaces --epochs."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and greatest share of an image's area that a random training crop keeps; 1 1 for no cropping."""
     flip: bool = True
@@ -180,6 +182,7 @@ class TrainingConfig(DataConfig):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "more than 0")
+        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "more than 0")
         for name in ("momentum", "b1", "b2"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, name, value, "in [0, 1)")

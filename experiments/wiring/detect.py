@@ -11,6 +11,7 @@ from cvjax.tasks.detection import detection_task
 from cvjax.train.optim import head_scale
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.augmentation import Recoloring
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import colour_operations
 from cvjax.workflow.classification.transfer import frozen_parameters
 from cvjax.workflow.detection.inputs import DetectionInputs, make_detection_inputs
@@ -36,7 +37,7 @@ from experiments.detect import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Train one detector and report."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

@@ -16,6 +16,7 @@ from cvjax.models.image_model import with_axis_name
 from cvjax.tasks.dino import dino_task
 from cvjax.train.preemption import StopRequest
 from cvjax.train.schedules import cosine_between, stairs
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.model import build_classifier
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import ENGINES
@@ -36,7 +37,7 @@ from experiments.dino_pretrain import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Pre-train, probe the teacher, draw."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

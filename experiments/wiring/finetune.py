@@ -11,6 +11,7 @@ from cvjax.ops.position import sincos_2d
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train.optim import vit_layer_decay
 from cvjax.train.preemption import StopRequest
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.goal import Classification
 from cvjax.workflow.config import on_data_of
@@ -29,7 +30,7 @@ HEAD = 1e-3  # the head starts at a deviation of 2e-5, a thousandth of the ViT's
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Build the classifier from the checkpoint, train it, report test accuracy."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

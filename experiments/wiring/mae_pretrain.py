@@ -13,6 +13,7 @@ from cvjax.tasks.mae import draw_noise, mae_task
 from cvjax.train.preemption import StopRequest
 from cvjax.visualize.reconstruction import reconstruction_panel
 from cvjax.workflow.augmentation import Augmentation
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder
 from cvjax.workflow.frozen.probing import probe_pretrained, shared_protocol
@@ -27,7 +28,7 @@ from experiments.mae_pretrain import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Pre-train, probe, draw."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

@@ -15,6 +15,7 @@ from cvjax.tasks.segmentation import segmentation_task
 from cvjax.train.optim import head_scale, product
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.augmentation import Recoloring
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import colour_operations
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import ENGINES
@@ -31,7 +32,7 @@ from experiments.segment import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Train one model and report."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

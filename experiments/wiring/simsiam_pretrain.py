@@ -14,6 +14,7 @@ from cvjax.models.simsiam import SimSiam
 from cvjax.tasks.simsiam import Views, simsiam_task
 from cvjax.train.preemption import StopRequest
 from cvjax.train.schedules import scaled_learning_rate
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.model import build_classifier
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder
@@ -32,7 +33,7 @@ from experiments.simsiam_pretrain import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Pre-train, probe the backbone, draw."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

@@ -19,6 +19,7 @@ from cvjax.models.image_model import ImageModel, with_axis_name
 from cvjax.tasks.supervised import supervised_task
 from cvjax.train.preemption import StopRequest
 from cvjax.train.processes import is_first, wait_for_all
+from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.goal import Classification, check_judged, goal_of
 from cvjax.workflow.classification.model import (
@@ -58,7 +59,7 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def run_one(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Train one model into `folder`."""
-    prepared = prepare(config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return

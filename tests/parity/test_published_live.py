@@ -16,6 +16,7 @@ from PIL import Image
 from cvjax.data.crops import EvaluationCrop
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import Published, load_weights
+from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.weights import adapted_to_channels
 from cvjax.models import create_model, list_models
 from cvjax.workflow.normalization import normalized
@@ -176,3 +177,11 @@ def test_weights_for_colours_are_adapted_as_timm_adapts_them(theirs: ModuleType,
     kernel = fill({"conv.weight": (5, 3, 4, 2)})["conv.weight"]
     expected = adapt_input_conv(channels, torch.from_numpy(kernel)).numpy()
     np.testing.assert_allclose(adapted_to_channels(kernel, channels), expected, rtol=1e-6)
+
+
+def test_default_weights_are_those_that_timm_takes_for_a_bare_name() -> None:
+    timm = pytest.importorskip("timm")
+    theirs = {name: timm.get_pretrained_cfg(name) for name in list_models() if timm.is_model(name)}
+    there = {name: cfg.tag for name, cfg in theirs.items() if cfg is not None and cfg.has_weights
+             and cfg.hf_hub_id == "timm/"}
+    assert there == DEFAULT_TAGS

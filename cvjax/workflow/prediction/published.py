@@ -8,8 +8,7 @@ import jax
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError, DataError
-from cvjax.interop import load_weights
-from cvjax.interop.published import resizing_as
+from cvjax.interop.pretrained import fitted
 from cvjax.models import create_model
 from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
@@ -37,15 +36,11 @@ def published_network(name: str, weights: str, *, fields: Sequence[str] = (), im
     """
     create_model_or_fail(name)
     published, how = open_weights("weights", weights, name)
-    size, given = image_size or published.image_size, {}
-    if size is not None:
-        given["image_size"] = size
-    if published.num_classes:
-        given["num_classes"] = published.num_classes
+    given = {} if image_size is None else {"image_size": image_size}
     with config_errors():
-        model = resizing_as(create_model(name, **given | parse_fields(fields)), published.position_resize)
+        create_model(name, **given | parse_fields(fields))  # says what is wrong with the options alone
     try:
-        variables = load_weights(model, published.arrays, trained=published.trained, whole=True)
+        model, variables = fitted(name, published, given | parse_fields(fields), whole=True)
     except ValueError as error:
         raise ConfigError(f"--weights {weights}: {error}; a head of N classes needs --model-fields num_classes=N, "
                           "weights without a head are for experiments.knn, experiments.linear_probe and "

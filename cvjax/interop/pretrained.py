@@ -1,0 +1,66 @@
+"""A registered model with published weights, as timm's `create_model(name, pretrained=True)` gives it.
+
+Flax keeps parameters apart from modules, so `cvjax.models.create_model` makes a module only. Here both come together,
+with what the images must become.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.interop.default_tags import DEFAULT_TAGS
+from cvjax.interop.hub import HUB
+from cvjax.interop.published import Published, open_published, resizing_as
+from cvjax.interop.weights import load_weights
+from cvjax.models import create_model
+from cvjax.models.image_model import ImageModel
+from cvjax.spelling import did_you_mean
+
+
+class Pretrained(NamedTuple):
+    """variables: for `model.apply`. preprocessing: what images become before the model sees them. class_names: of its
+    outputs, () where nobody states them or the head is another."""
+
+    model: ImageModel
+    variables: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+
+def create_pretrained(name: str, weights: str | Path | None = None, **fields: Any) -> Pretrained:
+    """The model called `name` with published weights.
+
+    weights: a .safetensors or .pth file, or `hf-hub:OWNER/NAME`; None for those that timm takes by default, from the
+    hub. fields: of the model; with another `num_classes` than the weights have, the head starts fresh, and the log says
+    so. By default the model has the size and the classes of the weights.
+
+    Raises:
+        ValueError: for an unknown name, for weights that do not fit, and for None where timm has no weights.
+        OSError: for a file that cannot be read.
+    """
+    create_model(name, **fields)  # an unknown name or field comes before what is wrong with a file
+    if weights is None:
+        weights = default_weights(name)
+    published = open_published(weights)
+    published.check_architecture(name)
+    model, variables = fitted(name, published, fields)
+    own = published.num_classes in (None, getattr(model, "num_classes", None))
+    return Pretrained(model, variables, published.preprocessing(name)[0], published.class_names if own else ())
+
+
+def default_weights(name: str) -> str:
+    """The place on the hub of the weights that timm takes for a model's name by default; ValueError if it has none."""
+    if name not in DEFAULT_TAGS:
+        hint = did_you_mean(name, DEFAULT_TAGS, "cvjax.interop.default_tags lists those that it has")
+        raise ValueError(f"timm publishes no weights of {name}: give a file or hf-hub:OWNER/NAME; {hint}")
+    return f"{HUB}timm/{name}.{DEFAULT_TAGS[name]}"
+
+
+def fitted(name: str, published: Published, fields: dict[str, Any], *, whole: bool = False
+           ) -> tuple[ImageModel, dict[str, Any]]:
+    """The model of a name at the size and with the classes of published weights, unless `fields` say other ones, and
+    its variables; whole and ValueError as in `load_weights`."""
+    stated = {"image_size": published.image_size, "num_classes": published.num_classes}
+    given = {field: value for field, value in stated.items() if value}
+    model = resizing_as(create_model(name, **given | fields), published.position_resize)
+    return model, load_weights(model, published.arrays, trained=published.trained, whole=whole)
