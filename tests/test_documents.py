@@ -102,8 +102,10 @@ def test_the_site_lists_every_page_and_no_other() -> None:
 
 
 def test_the_error_lines_that_a_page_explains_are_those_of_the_code() -> None:
-    """A code span on a line of its own is one; `...` stands for what differs. Its other words stand in one line of code,
-    in this order, once strings that go on in the next line are put together. `with_flags` makes --clip-norm of clip_norm.
+    """A code span on a line of its own is one; `...` stands for what differs.
+
+    Its other words stand in this order in one line of code, once strings that go on in the next line are put together.
+    `with_flags` makes --clip-norm of clip_norm.
     """
     def plain(text: str) -> str:
         return text.replace("--", "").replace("-", "_")
