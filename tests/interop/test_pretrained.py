@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from cvjax.interop.default_tags import DEFAULT_TAGS
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import create_pretrained, load_weights, pretrained, save_weights
+from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.models import create_model, list_models
 
 HALVES = Preprocessing((0.5,) * 3, (0.5,) * 3, 0.9)
