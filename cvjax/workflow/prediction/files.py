@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cvjax.errors import DataError
 from cvjax.text import name_as_text, naming, open_text
 from cvjax.workflow.frozen.pictures import write_label_map
 from cvjax.workflow.prediction.answers import Answer, LabelMap
@@ -82,6 +83,8 @@ class AnswerFiles:
             self._video = path, cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.rate / every,
                                                 (width, height))
             self._size = width, height
+            if not self._video[1].isOpened():
+                raise DataError(f"{path}: OpenCV cannot write it here; --no-draw leaves drawn copies out")
         resized = drawn[:height, :width] if (width, height) == self._size else cv2.resize(drawn, self._size)
         self._video[1].write(np.ascontiguousarray(resized[:, :, ::-1]))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cvjax.data.decode import DecodeError
+from cvjax.data.decode import MAX_PIXELS, DecodeError
 from cvjax.data.sources.image_files import PICTURES, no_images
 from cvjax.errors import ConfigError, DataError
 from cvjax.storage import open_file
@@ -82,8 +82,11 @@ def frames(path: Path, every: int) -> Iterator[Frame]:
     with _quiet():
         video = cv2.VideoCapture(os.fspath(path))
     try:
-        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        number = 0
+        width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if width * height > MAX_PIXELS:
+            raise DecodeError(f"frames of {width:.0f} x {height:.0f} pixels, the limit is {MAX_PIXELS} in all")
+        stated = video.get(cv2.CAP_PROP_FPS)
+        rate, number = stated if 0 < stated < 1000 else 25.0, 0
         while video.grab():
             if number % every == 0:
                 whole, pixels = video.retrieve()
@@ -120,7 +123,8 @@ def _check_places(found: Sequence[Found]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this context OpenCV does not write its own lines; what it cannot read is told by an error."""
+    """Within this context OpenCV and FFmpeg write no lines of their own; what cannot be read is told by an error."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # as FFmpeg's AV_LOG_QUIET
     before = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
