@@ -47,8 +47,8 @@ class Config(PreprocessingOptions):
     """How many names of a picture are reported, by default the 5 likeliest; or how many objects, by default all. Of
     numbers all are."""
     threshold: float | None = None
-    """Report all classes or labels of at least this probability instead; of objects, those of at least this score, by
-    default 0.3."""
+    """Report all classes or labels of at least this probability instead. Of objects, report those of at least this
+    score; by default the one at which their class had its best F1 in the run's test, or 0.3."""
     every: int = 1
     """Of a video, take each frame whose number this divides."""
     batch_size: int | None = None

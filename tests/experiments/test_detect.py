@@ -203,7 +203,7 @@ def test_fast_rcnn_runs(train):
 def again(folder: Path, detector: TrainedDetector, data: Dataset, tolerance: float) -> None:
     """The pictures are there, and the numbers are those of the test pictures one at a time."""
     assert {path.name for path in (folder / "figures").iterdir()} == {
-        "detections.png", "precision_recall.png", "curves.png"}
+        "detections.png", "precision_recall.png", "curves.png", "best_scores.json"}
     truth, truths, detections = data.test.ground_truth(), [], []
     for i in range(len(data.test)):
         found = detector.predict(encode(data.test[i]["image"]))

@@ -1,6 +1,7 @@
 """Answers about pictures, by networks whose answers can be worked out."""
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -177,6 +178,9 @@ def test_objects_in_words_numbers_and_boxes():
     boxes = np.float32([[10, 20, 50, 60], [0, 0, 5, 5], [1, 2, 3, 4]])
     answer = Objects(NAMES, boxes, np.float32([0.9, 0.5, 0.2]), np.array([2, 1, 1]), (100, 200))
     reported = answer.limited(None, None)
+    known = dataclasses.replace(answer, least=(1.0, 0.5, 0.95))
+    assert known.limited().words() == "1 object: cat 0.50"
+    assert known.limited(threshold=0.9).words() == "1 object: dog 0.90"
     assert reported.words() == "2 objects: dog 0.90, cat 0.50" and answer.limited(None, 0.1).words()[0] == "3"
     assert answer.limited(1, None).words() == "1 object: dog 0.90" and answer.limited(None, 1).words() == "0 objects"
     assert reported.as_json() == {"height": 100, "width": 200, "objects": [

@@ -1,7 +1,9 @@
 """Detectors: built from options or read from a run, the search for their regions, and their predictions."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,11 +21,12 @@ from cvjax.data.boxes.short_side import ShortSide
 from cvjax.data.decode import decode
 from cvjax.data.picture import Picture, picture_of
 from cvjax.data.preprocessing import Preprocessing
-from cvjax.errors import ConfigError
+from cvjax.errors import ConfigError, DataError
 from cvjax.models.fast_rcnn import FastRCNN
 from cvjax.models.image_model import ImageModel
 from cvjax.models.registry import name_of
 from cvjax.tasks.detection import DETECTORS, Detector
+from cvjax.text import read_text
 from cvjax.workflow.classification.model import check_model, create_asked, create_model_or_fail
 from cvjax.workflow.config import NetworkOptions
 from cvjax.workflow.detection.inputs import DetectionInputs
@@ -31,6 +34,8 @@ from cvjax.workflow.normalization import normalized
 from cvjax.workflow.origin import Origin
 from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import Run, load_run
+
+BEST_SCORES = "best_scores.json"  # among a run's figures: the score at which each class has its best F1
 
 
 class DetectorOptions(NetworkOptions, Protocol):
@@ -108,6 +113,7 @@ class TrainedDetector:
     channels: of its images, 1 or 3. preprocessing: what they become before the detector sees them. canvas: height and
     width of what it sees; None: each picture has a canvas of its own, as torchvision's published weights need (see
     `ShortSide`). search: where its regions come from, if it does not find them itself. sides: see `fitting_scale`.
+    least_scores: for each class, the score from which on an object is worth telling; () where that is not known.
     origin: what the variables were read from; None where they were not.
     """
 
@@ -119,6 +125,7 @@ class TrainedDetector:
     canvas: tuple[int, int] | None
     search: ProposalSearch | None = None
     sides: tuple[int, int] | None = None
+    least_scores: tuple[float, ...] = ()
     origin: Origin | None = None
 
     def predict(self, image: Picture) -> dict[str, np.ndarray]:
@@ -169,12 +176,19 @@ def load_detector(path: str | Path, step: str | int = "judged") -> TrainedDetect
 
 
 def detector_of(run: Run) -> TrainedDetector:
-    """The detector of a run that has been read."""
+    """The detector of a run that has been read; its least scores are those of the best F1 on the test part."""
     detector = DETECTORS[type(run.model)](run.model, **run.facts["thresholds"])
     search = run.facts["search"] and ProposalSearch(**run.facts["search"])
     sides = run.facts.get("sides")
     return TrainedDetector(detector, run.variables, run.class_names, run.channels, run.preprocessing, run.image_size,
-                           search, sides and tuple(sides), run.origin)
+                           search, sides and tuple(sides), _least_scores(run), run.origin)
+
+
+def _least_scores(run: Run) -> tuple[float, ...]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DataError):  # it is no part of what was trained
+        scores = json.loads(read_text(run.path / "figures" / BEST_SCORES))
+        return tuple(float(scores[name]) for name in run.class_names)
+    return ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,14 @@ from cvjax.train.metrics import examples_of
 from cvjax.visualize.boxes import detection_panel
 from cvjax.visualize.precision_recall import plot_precision_recall
 from cvjax.workflow.detection.inputs import PARTS, DetectionInputs
-from cvjax.workflow.detection.model import DetectorOptions, ProposalSearch, TrainedDetector, thresholds
+from cvjax.workflow.detection.model import (
+    BEST_SCORES,
+    DetectorOptions,
+    ProposalSearch,
+    TrainedDetector,
+    thresholds,
+)
+from cvjax.workflow.folder import write_json
 
 _SHOWN = 6  # test pictures in the figure
 
@@ -70,7 +77,7 @@ def summarize(inputs: DetectionInputs) -> Callable[[Iterable[Mapping[str, np.nda
 def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part: str = "test") -> None:
     """Write pictures of a part into `folder`: `detections.png` and `precision_recall.png`.
 
-    A box is drawn if its score is at least the one at which its class has its best F1.
+    A box is drawn if its score is at least the one at which its class has its best F1. `best_scores.json` keeps these.
     """
     engine, names = MeshEngine(jax.local_devices()), trained.class_names
     find = engine.compile_evaluation(lambda variables, batch: trained.found(variables, batch)
@@ -81,10 +88,12 @@ def report(trained: TrainedDetector, inputs: DetectionInputs, folder: Path, part
     curves = [precision_recall(truths, detections, label) for label in range(len(names))]
     plot_precision_recall(folder / "precision_recall.png", curves, names,
                           title=f"{part} split, {len(truths):,} images, IoU of at least 0.5")
+    least = best_scores(curves)
+    write_json(folder / BEST_SCORES, dict(zip(names, least, strict=True)))
     shown = inputs.examples(part, _SHOWN)
     found = jax.device_get(jax.jit(trained.found)(trained.variables, shown))
     detection_panel(folder / "detections.png", shown["image"] / np.float32(255), names, truth=shown, found=found,
-                    extent=shown["extent"], least_score=best_scores(curves),
+                    extent=shown["extent"], least_score=least,
                     title=f"{part} split, {len(truths):,} images; found: down to the score of each class's best F1")
 
 

@@ -10,7 +10,7 @@ from cvjax.visualize.colours import class_colours
 from cvjax.visualize.segmentation import paint_labels
 
 TOP = 5  # names in an answer, where nothing else is asked for
-LEAST_SCORE = 0.3  # of an object that is reported, where nothing else is asked for
+LEAST_SCORE = 0.3  # of an object that is reported, where nothing else is asked for or known
 _WORDS = 5  # objects or classes that one line names
 
 
@@ -90,19 +90,22 @@ class Named:
 @dataclasses.dataclass(frozen=True)
 class Objects:
     """N objects. names: of all classes. boxes: float32 `(N, 4)`, corners x1 y1 x2 y2 in the picture's pixels. scores:
-    float32 `(N,)`, descending. labels: int `(N,)`, places in `names`. size: height and width of the picture."""
+    float32 `(N,)`, descending. labels: int `(N,)`, places in `names`. size: height and width of the picture. least: for
+    each class, the score from which on it is reported; () for `LEAST_SCORE`."""
 
     names: tuple[str, ...]
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     size: tuple[int, int]
+    least: tuple[float, ...] = ()
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("name", "score", "x1", "y1", "x2", "y2")
 
     def limited(self, top: int | None = None, threshold: float | None = None) -> "Objects":
-        """Those of at least the score `threshold` (0.3), and at most `top` of them (all)."""
-        kept = np.flatnonzero(self.scores >= (LEAST_SCORE if threshold is None else threshold))[:top]
+        """Those of at least the score `threshold` (by default `least` of their class), and at most `top` of them."""
+        least = np.array(self.least or [LEAST_SCORE] * len(self.names), np.float32)[self.labels]
+        kept = np.flatnonzero(self.scores >= (least if threshold is None else threshold))[:top]
         return dataclasses.replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
 
     def words(self) -> str:

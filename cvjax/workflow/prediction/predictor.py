@@ -161,7 +161,8 @@ class DetectorNetwork:
 
     def answer(self, outputs: Example, example: Example) -> Answer:
         found, (height, width) = self.detector.objects(outputs, example), example["size"].tolist()
-        return Objects(self.detector.class_names, found["boxes"], found["score"], found["box_label"], (height, width))
+        return Objects(self.detector.class_names, found["boxes"], found["score"], found["box_label"], (height, width),
+                       self.detector.least_scores)
 
 
 class Predictor:
