@@ -12,6 +12,7 @@ from cvjax.errors import ConfigError
 from cvjax.evaluate.shares import in_words
 from cvjax.train.log import read_metrics
 from cvjax.workflow.compare import HEADLINES, Cell, Comparison, Run, comparisons, read_run, why_left_out
+from cvjax.workflow.config import RUN_DATA
 from cvjax.workflow.report.html import document, table, text
 from cvjax.workflow.report.page import REPORT, rewrite_report
 from cvjax.workflow.run_files import CONFIG
@@ -88,7 +89,8 @@ def index_of(folder: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str]]:
 
 def _data_of(comparison: Comparison, runs: Mapping[str, Run]) -> str:
     first = runs[next(iter(comparison.members.values()))[0]]
-    return str(first.config.get("data", "unknown data"))
+    data = str(first.config.get("data", "unknown data"))
+    return "the data that the runs learnt from" if data == RUN_DATA else data
 
 
 def _table(folder: Path, comparison: Comparison, runs: Mapping[str, Run]) -> str:
