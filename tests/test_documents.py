@@ -58,7 +58,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in
-                                                      (ROOT / "docs").glob("*"))])
+                                                      (ROOT / "docs").rglob("*.*"))])
 def test_a_page_names_commands_and_pages_that_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for module in set(re.findall(r"python -m ((?:experiments|benchmarks)[.\w]*)", text)):
