@@ -199,7 +199,7 @@ def test_a_network_without_a_class_token_is_trained_explained_and_fine_tuned(com
     run, tuned, model = tmp_path / "run", tmp_path / "tuned", ("--model", MODEL)
     for experiment, more in (("supervised", (*model, "--model-fields", *WITHOUT_CLASS_TOKEN, "--run-dir", run)),
                              ("finetune", ("--checkpoint", run, "--run-dir", tuned))):
-        done = command(experiment, "digits", "--data", data, *more, "--steps", 4, "--batch-size", 20, "--schedule",
+        done = command(experiment, "--data", data, *more, "--steps", 4, "--batch-size", 20, "--schedule",
                        "cosine")
         assert done.status == 0, done.err
     assert (run / "figures" / "explanations.png").is_file()
