@@ -192,6 +192,7 @@ def assert_goes_on(run: Path, marks: list[list[str]]) -> None:
             assert (folder.figures / "picture.png").read_bytes() == b"picture"
 
 
+@pytest.mark.slow
 def test_a_cut_at_any_moment_loses_no_finished_save_and_no_line_before_it(miniature, tmp_path, caplog):
     records, history = miniature
     chance, places = random.Random(0), moments(records)

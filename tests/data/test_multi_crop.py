@@ -129,6 +129,7 @@ def test_squeezing_gives_about_what_pillow_gives():
     assert np.abs(Squeeze(48)(picture)["image"].astype(int) - expected).mean() < 2
 
 
+@pytest.mark.slow
 def test_changed_crops_are_the_views_of_multi_crop_without_its_boxes():
     """With the boxes that `multi_crop` draws cut out beforehand, both give the same views to the last bit."""
     recipe, local = replace(STILL, scale=(0.3, 0.8), flip=True, solarize=0.5), replace(STILL, size=8, scale=(0.2, 0.4))

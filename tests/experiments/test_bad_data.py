@@ -37,11 +37,11 @@ def test_a_test_split_without_labels(pretrain, tmp_path):
 
 def test_a_batch_larger_than_the_data_is_made_smaller(pretrain, tmp_path):
     write_folder(tmp_path / "pictures", {"cat": 4, "dog": 4})
-    done = pretrain(f"folder:{tmp_path}/pictures")
+    done = pretrain(f"folder:{tmp_path}/pictures", "--dry-run")
     assert done.status == 0, done.err
     assert "--batch-size 8 is larger than the training set of 6 images: 6 are taken at a time" in done.out
     assert "steps of 6 images" in done.out
-    done = pretrain(f"folder:{tmp_path}/pictures", "--accumulate", 4, "--run-dir", tmp_path / "other")
+    done = pretrain(f"folder:{tmp_path}/pictures", "--accumulate", 4, "--dry-run")
     assert "6 images: 4 are taken at a time" in done.out and "steps of 4 images" in done.out
     complaint = pretrain(f"folder:{tmp_path}/pictures", "--accumulate", 7, "--run-dir", tmp_path / "none").complaint
     assert "training set of 6 images, which does not split over 1 devices x accumulate 7" in complaint

@@ -53,6 +53,7 @@ def lines(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in TIMING} for line in found]
 
 
+@pytest.mark.slow
 def test_a_run_writes_probes_of_the_teacher_what_the_guard_saw_and_a_picture_of_the_views(pretrain):
     _, folder = pretrain("whole", "--steps", 20)
     metrics = summary(folder)["metrics"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,19 +10,21 @@ import pytest
 from cvjax.workflow.frozen import embedding
 from tests.data.pictures import encode, write_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--image-size", 16, "--model", "mae_vit_tiny_patch16", "--patch-size", 4, "--width", 16, "--depth", 1,
         "--heads", 2, "--decoder-width", 16, "--decoder-depth", 1, "--decoder-heads", 2, "--batch-size", 8,
         "--steps", 1)
 
 
-@pytest.fixture
-def run(command, tmp_path):
-    """A run of mae_pretrain on 30 training and 10 test pictures, one of which cannot be read."""
-    write_folder(tmp_path / "pictures", {"train/cat": 15, "train/dog": 15, "test/cat": 5, "test/dog": 5})
-    (tmp_path / "pictures" / "train" / "cat" / "000.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8))[:40])
-    done = command("mae_pretrain", "--data", f"folder:{tmp_path}/pictures", *TINY, "--run-dir", tmp_path / "run")
+@pytest.fixture(scope="module")
+def run(process, tmp_path_factory):
+    """A run of mae_pretrain on 30 training and 10 test pictures in `pictures` beside it."""
+    folder = tmp_path_factory.mktemp("embedded")
+    write_folder(folder / "pictures", {"train/cat": 15, "train/dog": 15, "test/cat": 5, "test/dog": 5})
+    done = process("mae_pretrain", "--data", f"folder:{folder}/pictures", *TINY, "--run-dir", folder / "run")
     assert done.status == 0, done.err
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def metrics(folder):
@@ -29,7 +32,10 @@ def metrics(folder):
 
 
 def test_kept_features_find_the_same_neighbours(run, command, tmp_path):
-    done = command("embed", "--checkpoint", run, "--run-dir", tmp_path / "kept", "--projector", "--batch-size", 4)
+    shutil.copytree(run.parent / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "train" / "cat" / "000.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8))[:40])
+    source = ("--checkpoint", run, "--data", f"folder:{tmp_path}/pictures", "--batch-size", 4)
+    done = command("embed", *source, "--run-dir", tmp_path / "kept", "--projector")
     assert done.status == 0, done.err
     features = np.load(tmp_path / "kept" / "features.npy")
     with (tmp_path / "kept" / "rows.csv").open() as table:
@@ -41,7 +47,7 @@ def test_kept_features_find_the_same_neighbours(run, command, tmp_path):
     assert [row["part"] for row in rows] == ["train"] * 29 + ["test"] * 10
     assert (tmp_path / "kept" / "projector" / "projector_config.pbtxt").is_file()
 
-    direct = command("knn", "--checkpoint", run, "--run-dir", tmp_path / "direct", "--batch-size", 4)
+    direct = command("knn", *source, "--run-dir", tmp_path / "direct")
     done = command("knn", "--features", tmp_path / "kept", "--run-dir", tmp_path / "from_file")
     assert direct.status == done.status == 0, direct.err + done.err
     found = metrics(tmp_path / "from_file")
@@ -52,7 +58,6 @@ def test_kept_features_find_the_same_neighbours(run, command, tmp_path):
 
 
 def test_one_that_was_stopped_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch):
-    (tmp_path / "pictures" / "train" / "cat" / "000.png").unlink()  # nothing but pieces would be lost
     monkeypatch.setattr(embedding, "_PIECE", 8)
     arguments = ("embed", "--checkpoint", run, "--batch-size", 4)
     assert command(*arguments, "--run-dir", tmp_path / "whole").status == 0

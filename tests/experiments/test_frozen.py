@@ -182,6 +182,7 @@ def test_without_a_class_token_patches_are_averaged(tmp_path):
         load_vit(FrozenViTConfig(model=words["model"], weights=words["weights"], model_fields=words["model_fields"]))
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_small_head_and_changes_images_as_supervised_training_does(
         command, tmp_path, data, pretrained):
     """Nothing moves at a rate of 0: the head has its first deviation, 2e-5 (estimated from 32 numbers)."""

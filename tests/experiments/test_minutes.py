@@ -20,6 +20,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_as_many_steps_are_made_as_fit_and_a_run_that_goes_on_keeps_them(train, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "SHARE", 0.1)  # a second is enough here
     done = train("--minutes", 0.1)
@@ -39,6 +40,7 @@ def test_as_many_steps_are_made_as_fit_and_a_run_that_goes_on_keeps_them(train, 
     assert summary(tmp_path / "run")["params_sha256"] == before
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_number(train, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "seconds_per_step", lambda *given: (0.2, 1.0))
     assert train("--minutes", 0.1).status == 0

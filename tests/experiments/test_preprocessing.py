@@ -97,6 +97,7 @@ def test_no_answer_without_a_head_of_its_classes(command: Callable[..., Any], ph
     assert "no head.weight" in command(*arguments).complaint
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_statistics_of_its_start(command: Callable[..., Any], photo: Path, weights: Path,
                                                         tmp_path: Path) -> None:
     """supervised takes them from config.json; predict, a further training and an encoder take them from the run."""

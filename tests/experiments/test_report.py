@@ -179,6 +179,7 @@ def test_a_page_takes_a_hundredth_of_the_time_at_most_and_changes_nothing(tmp_pa
     assert len(written) == 7
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why_on_its_page(command, tmp_path, monkeypatch):
     from cvjax.errors import DataError
     from cvjax.train.log import RunLog

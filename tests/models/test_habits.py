@@ -23,6 +23,7 @@ def test_images_in_pytorchs_order_are_told_the_other():
         jax.eval_shape(model.init, jax.random.key(0), IMAGES[..., :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, fields, error, said", [
     ("resnet20", {}, ModifyScopeVariableError, """train=True, mutable=['batch_stats'], rngs={"dropout": key})"""),
     ("vit_tiny_patch16_224", {"image_size": 32, "depth": 2, "drop_path": 0.5}, InvalidRngError,

@@ -64,6 +64,7 @@ def gradients(images):
     return once(each)
 
 
+@pytest.mark.slow
 def test_all_that_there_is_learns_and_the_backbone_from_both_heads(state, gradients):
     losses, by_loss, new = gradients(*state, example_batch())
     assert set(losses) == set(LOSSES)
