@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import tee
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,8 +140,8 @@ def asked(found: Iterable[Found], every: int, complain: Callable[[str, Exception
 
 def answers(predictor: Predictor, pictures: Iterator[Asked]) -> Iterator[tuple[Asked, Answer | DecodeError | OSError]]:
     """Each picture with its answer, or with the reason why there is none."""
-    while chunk := list(islice(pictures, predictor.batch_size)):
-        yield from zip(chunk, predictor.many(one.picture for one in chunk), strict=True)
+    named, asked_about = tee(pictures)  # one is at most a batch behind the other
+    yield from zip(named, predictor.many(one.picture for one in asked_about), strict=True)
 
 
 def finish(config: Config, batch_size: int, count: int, unreadable: Sequence[str], seconds: float,

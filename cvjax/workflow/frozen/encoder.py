@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
-from cvjax.interop import load_weights
-from cvjax.interop.published import resizing_as
+from cvjax.interop.pretrained import fitted
 from cvjax.models import create_model
 from cvjax.models.image_model import ImageModel
 from cvjax.models.vit import VisionTransformer
@@ -145,13 +144,12 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     with config_errors():
         create_model(name)  # an unknown name comes before what is wrong with a file
     published, how = open_weights("weights", weights, name)
-    image_size = image_size or published.image_size
+    sizes = {} if image_size is None else {"image_size": image_size}
     with config_errors():
-        sizes = {} if image_size is None else {"image_size": image_size}
-        model = resizing_as(create_model(name, num_classes=0, **sizes, **parse_fields(fields)),
-                            published.position_resize)
+        asked = parse_fields(fields)
+        create_model(name, num_classes=0, **sizes, **asked)  # says what is wrong with the options alone
     try:
-        variables = load_weights(model, published.arrays, trained=published.trained)
+        model, variables = fitted(name, published, sizes | asked | {"num_classes": 0})
     except ValueError as error:
         raise ConfigError(f"--weights {weights}: {str(error).splitlines()[0]}") from None
     size = model.image_size if isinstance(model.image_size, int) else model.image_size[0]
