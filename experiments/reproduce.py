@@ -28,7 +28,8 @@ class Config:
     output: Path = Path("runs/reproduce")
     """The folder of the runs, OUTPUT/NAME/seed-S."""
     store: bool = False
-    """Write the summaries of these runs into docs/results, as the ones that the result rests on from now on."""
+    """Write the summaries of these runs into docs/results, as the ones that the result rests on from now on, and a
+    picture of the first seed."""
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "one or more different numbers")

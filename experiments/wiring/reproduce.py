@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,20 +27,25 @@ FAR = 3.0  # standard errors; a difference beyond them is no chance
 
 
 class Result(NamedTuple):
-    """A result: the experiment with its arguments, and the numbers that are stated of it."""
+    """A result: the experiment with its arguments, the numbers that are stated of it, and a picture of `figures`."""
 
     command: tuple[str, ...]
     metrics: tuple[str, ...]
+    picture: str | None = None
 
 
 PROBED = ("linear_probe/{0}", "knn/{0}", "linear_probe/random", "knn/random", "linear_probe/pixels", "knn/pixels")
 RESULTS: dict[str, Result] = {
-    "mae_digits": Result(("mae_pretrain",), tuple(name.format("mae") for name in PROBED)),
-    "dino_digits": Result(("dino_pretrain",), tuple(name.format("dino") for name in PROBED)),
-    "simsiam_digits": Result(("simsiam_pretrain",), tuple(name.format("simsiam") for name in PROBED)),
-    "supervised_digits": Result(("supervised",), ("test/top1", "test/ece")),
-    "segment_scenes": Result(("segment",), ("test/miou", "test/pixel_accuracy", "majority/miou", "colour/miou")),
-    "detect_scenes": Result(("detect",), ("test/ap50", "test/ap")),
+    "mae_digits": Result(("mae_pretrain",), tuple(name.format("mae") for name in PROBED),
+                         "reconstruction.png"),
+    "dino_digits": Result(("dino_pretrain",), tuple(name.format("dino") for name in PROBED),
+                          "neighbours.png"),
+    "simsiam_digits": Result(("simsiam_pretrain",), tuple(name.format("simsiam") for name in PROBED),
+                             "neighbours.png"),
+    "supervised_digits": Result(("supervised",), ("test/top1", "test/ece"), "mistakes.png"),
+    "segment_scenes": Result(("segment",), ("test/miou", "test/pixel_accuracy", "majority/miou", "colour/miou"),
+                             "segmentation.png"),
+    "detect_scenes": Result(("detect",), ("test/ap50", "test/ap"), "detections.png"),
 }
 
 
@@ -60,6 +66,9 @@ def run(config: Config) -> None:
         if config.store:
             for seed, summary in found.items():
                 write_json(STORED / name / f"seed-{seed}.json", origin(result, seed) | summary)
+            if result.picture:
+                drawn = config.output / name / f"seed-{config.seeds[0]}" / "figures" / result.picture
+                shutil.copyfile(drawn, STORED / name / result.picture)
             print(f"written to {STORED / name}")
 
 

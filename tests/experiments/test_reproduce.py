@@ -13,21 +13,26 @@ def stated(tmp_path, monkeypatch):
     """One result with three stored seeds, and runs that reach what a test says: seed -> top-1."""
     folder, reached = tmp_path / "results", {}
     monkeypatch.setattr(reproduce, "STORED", folder)
-    monkeypatch.setattr(reproduce, "RESULTS", {"digits": Result(("supervised", "--steps", "2"), ("test/top1",))})
-    monkeypatch.setattr(reproduce, "run_again",
-                        lambda result, seed, folder: {"metrics": {"test/top1": reached[seed]}, "protocol": {}})
+    monkeypatch.setattr(reproduce, "RESULTS", {"digits": Result(("supervised", "--steps", "2"), ("test/top1",), "drawn.png")})
+
+    def run_again(result, seed, folder):
+        (folder / "figures").mkdir(parents=True)
+        (folder / "figures" / "drawn.png").write_text(f"seed {seed}")
+        return {"metrics": {"test/top1": reached[seed]}, "protocol": {}}
+
+    monkeypatch.setattr(reproduce, "run_again", run_again)
     (folder / "digits").mkdir(parents=True)
     for seed, top1 in enumerate((0.98, 0.99, 0.97)):
         (folder / "digits" / f"seed-{seed}.json").write_text(json.dumps({"metrics": {"test/top1": top1}}))
     return reached
 
 
-def test_what_is_found_stands_beside_what_is_stated(command, stated):
+def test_what_is_found_stands_beside_what_is_stated(command, stated, tmp_path):
     listed = command("reproduce").out
     assert "digits" in listed and "3 seeds stored" in listed
     for reached, said in (({0: 0.975, 1: 0.985}, "as stated"), ({0: 0.9, 1: 0.9}, "differs by 8.8 standard errors")):
         stated.update(reached)
-        done = command("reproduce", "digits", "--seeds", *reached)
+        done = command("reproduce", "digits", "--seeds", *reached, "--output", tmp_path / said)
         assert done.status == 0, done.err
         (line,) = (line for line in done.out.splitlines() if line.startswith("test/top1"))
         assert "98.00 % ± 1.00 % (3)" in line and line.endswith(said), line
@@ -39,8 +44,10 @@ def test_one_seed_has_no_spread():
 
 
 def test_runs_are_stored_with_command_commit_and_machine(command, stated, tmp_path):
-    stated[7] = 0.96
-    assert command("reproduce", "digits", "--seeds", 7, "--store").status == 0
+    stated.update({7: 0.96, 8: 0.97})
+    done = command("reproduce", "digits", "--seeds", 7, 8, "--store", "--output", tmp_path / "runs")
+    assert done.status == 0, done.err
+    assert (tmp_path / "results" / "digits" / "drawn.png").read_text() == "seed 7"
     kept = json.loads((tmp_path / "results" / "digits" / "seed-7.json").read_text())
     assert kept["command"] == "python -m experiments.supervised --steps 2 --seed 7"
     assert kept["metrics"] == {"test/top1": 0.96} and " x " in kept["machine"] and "commit" in kept
