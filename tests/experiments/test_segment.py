@@ -261,7 +261,7 @@ def test_rates_of_backbone_second_head_and_biases(tmp_path, monkeypatch):
 def test_a_dry_run_writes_nothing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = command("segment", "--dry-run")
-    assert done.status == 0 and "2,000 training and 500 test images, 11 classes, seen at 96x96x3" in done.out, done.err
+    assert done.status == 0 and "2,000 training and 500 test images, 11 classes, seen at 64x64x3" in done.out, done.err
     assert list(tmp_path.iterdir()) == []
 
 
