@@ -127,7 +127,7 @@ PAPER: dict[str, Any] = dict(
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
-        data="digits", model="resnet20", model_fields=("width=32", "depths=(1,1)"), epochs=80, batch_size=64,
+        data="digits", model="resnet20", model_fields=("width=32", "depths=(1,1)"), epochs=60, batch_size=64,
         base_learning_rate=2.4e-2, weight_decay=0.04, clip_each=3.0, warmup=0.1, crop_scale=(0.7, 1.0), flip=False,
         out_dim=1024, head_hidden=256, head_bottleneck=64, head_batch_norm=True, local_crops=2, local_size=6,
         local_scale=(0.3, 0.7), color_jitter=(0.4, 0.4, 0.0, 0.0), grayscale=0.0, blur=(0.0, 0.0, 0.0), solarize=0.0,
