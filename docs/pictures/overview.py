@@ -1,9 +1,9 @@
 """README's picture, `overview.png`: parts of the pictures that the default runs drew, side by side.
 
     python -m experiments.reproduce mae_digits dino_digits segment_scenes detect_scenes --store    # draws them anew
-    python docs/pictures/overview.py
+    python -m docs.pictures.overview
 
-A crop is chosen by eye: look at the picture after either has changed.
+The parts are chosen by eye: look at the picture after either has changed.
 """
 
 from pathlib import Path
@@ -14,20 +14,23 @@ from PIL import Image
 from cvjax.visualize.sheet import GAP, LINE, MARGIN, Sheet
 
 DOCS = Path(__file__).parents[1]
-HEIGHT = 330
+HEIGHT = 300  # of a part, in pixels
 
-# A title, the picture below docs/results, and the part of it: left, top, right, bottom in pixels.
-PARTS = (
-    ("masked autoencoder: hidden, filled in", "mae_digits/reconstruction.png", (120, 24, 318, 340)),
-    ("DINO: nearest neighbours, without labels", "dino_digits/neighbours.png", (0, 24, 330, 340)),
-    ("FCN: a class for each pixel", "segment_scenes/segmentation.png", (18, 24, 408, 446)),
-    ("YOLO: objects", "detect_scenes/detections.png", (18, 24, 420, 440)),
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+# A title, a picture below docs/results, and boxes of it that stand one below the other, of one width.
+PARTS: tuple[tuple[str, str, tuple[Box, ...]], ...] = (
+    ("MAE: 60 % hidden, filled in", "mae_digits/reconstruction.png", ((120, 40, 318, 338),)),
+    ("DINO: neighbours, no labels", "dino_digits/neighbours.png", ((18, 40, 344, 144), (18, 322, 344, 426),
+                                                                   (18, 464, 344, 568))),
+    ("FCN: each pixel's class", "segment_scenes/segmentation.png", ((18, 254, 410, 446), (18, 682, 410, 874))),
+    ("YOLO: objects", "detect_scenes/detections.png", ((280, 330, 536, 586), (822, 614, 1078, 870))),
 )
 
 
 def main() -> None:
     """Writes the picture."""
-    parts = [(title, scaled(Image.open(DOCS / "results" / name).convert("RGB").crop(box))) for title, name, box in PARTS]
+    parts = [(title, stacked(Image.open(DOCS / "results" / name).convert("RGB"), boxes)) for title, name, boxes in PARTS]
     width = sum(part.shape[1] for _, part in parts) + 3 * GAP * (len(parts) - 1) + 2 * MARGIN
     sheet = Sheet(width, HEIGHT + LINE + GAP + 2 * MARGIN, "")
     left = MARGIN
@@ -38,10 +41,13 @@ def main() -> None:
     sheet.save(DOCS / "pictures" / "overview.png")
 
 
-def scaled(part: Image.Image) -> np.ndarray:
-    """Float32 `(HEIGHT, w, 3)` in [0, 1]."""
-    size = round(part.width * HEIGHT / part.height), HEIGHT
-    return np.asarray(part.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
+def stacked(picture: Image.Image, boxes: tuple[Box, ...]) -> np.ndarray:
+    """Boxes of a picture, one below the other: float32 `(HEIGHT, w, 3)` in [0, 1]."""
+    crops = [np.asarray(picture.crop(box)) for box in boxes]
+    white = np.full((GAP, crops[0].shape[1], 3), 255, np.uint8)
+    column = Image.fromarray(np.concatenate([row for crop in crops for row in (crop, white)][:-1]))
+    size = round(column.width * HEIGHT / column.height), HEIGHT
+    return np.asarray(column.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
 
 
 if __name__ == "__main__":
