@@ -138,7 +138,16 @@ def test_an_experiment_by_its_name_is_that_experiment(environment, tmp_path):
 
     for arguments, shown in ((["folder", "--help"], "[folder:photos]"), (["folder", "--seed", "-1"], "it must be in")):
         ways = [run("experiments", "supervised", *arguments), run("experiments.supervised", *arguments)]
-        assert ways[0] == ways[1] and shown in "".join(ways[0][1:])
+        status, out, err = ways[0]
+        assert shown in out + err
+        assert (status, out.replace("-m experiments supervised", "-m experiments.supervised"), err) == ways[1]
+
+
+def test_usage_names_the_command_as_it_was_started(environment, tmp_path):
+    (tmp_path / "cvjax").write_text("from experiments.__main__ import main\nmain()\n")  # as the installed one does
+    done = subprocess.run([sys.executable, tmp_path / "cvjax", "knn", "--help"], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True)
+    assert done.stdout.startswith("usage: cvjax knn [PRESET] "), done.stderr
 
 
 @pytest.mark.parametrize("words", ["-m experiments.supervised", "-m experiments supervised"])
