@@ -257,7 +257,7 @@ def _start(body: Callable[[], None], stop: StopRequest, place: str, config: Any 
 def _told_in_one_line() -> Iterator[None]:
     try:
         yield
-    except ConfigError as error:
+    except CvjaxError as error:
         sys.exit(_complain(error))
 
 

@@ -268,6 +268,26 @@ def test_an_impossible_configuration_is_one_line(dry, tmp_path, experiment, argu
     assert not (tmp_path / "run").exists()
 
 
+def test_a_data_set_in_no_known_form_is_told_before_any_slow_import(python, tmp_path):
+    given = {"supervised": str(tmp_path), "knn": "runn", "finetune": "npz:s3://x/y.npz", "detect": "digits",
+             "rcnn": "vok:x", "segment": "scene:9,9,32"}
+    errors, loaded = python(f"""if True:
+        import contextlib, io, json, runpy, sys
+        errors = []
+        for name, data in {given}.items():
+            sys.argv = [name, "--data", data]
+            with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.suppress(SystemExit):
+                runpy.run_module(f"experiments.{{name}}", run_name="__main__")
+            errors.append(err.getvalue())
+        print(json.dumps([errors, sorted(sys.modules)]))""")
+    assert not {"jax", "numpy", "flax"} & set(loaded)
+    words = (f"did you mean --data folder:{tmp_path}?", "'runn'; allowed: digits", "on this machine only",
+             "'digits' for detection; allowed: scenes", "did you mean --data voc:x?",
+             "did you mean --data scenes:9,9,32?")
+    for error, told in zip(errors, words, strict=True):
+        assert error.startswith("error: ") and told in error and error.count("\n") == 1, error
+
+
 @pytest.mark.parametrize("experiment, arguments, message", [
     ("supervised", "--zzz 1", "unknown option --zzz: --help-all lists the options"),
     ("supervised", "--batch-sise 3", "unknown option --batch-sise: did you mean --batch-size?"),
