@@ -21,7 +21,7 @@ from cvjax.workflow.options import Mark
 class Config(PreprocessingOptions, ColourConfig):
     """Object detection."""
 
-    data: Annotated[str, Mark(help=BOXES.help)] = "scenes"
+    data: Annotated[str, Mark(help=BOXES.help, check=BOXES.find)] = "scenes"
     model: str = "yolo"
     """The name of a detector from list_models()."""
     model_fields: tuple[str, ...] = ()

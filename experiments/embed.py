@@ -4,12 +4,13 @@
     python -m experiments.embed --data folder:PHOTOS --model vit_small_patch16_224 --weights FILE --projector
 
 The run's folder gets `features.npy`, float32 with a row for each readable picture, and `rows.csv` with the part, file
-and class of each row. A command that was stopped goes on where it was. `experiments.knn --features RUN` finds
-neighbours by the file and gives the numbers that it gives by the network.
+and class of each row; with --format parquet one file of both, `features.parquet`. A command that was stopped goes on
+where it was. `experiments.knn --features RUN` finds neighbours by the file and gives the numbers that it gives by the
+network.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from cvjax.workflow.command import main
 from cvjax.workflow.frozen.options import FrozenConfig
@@ -19,6 +20,8 @@ from cvjax.workflow.frozen.options import FrozenConfig
 class Config(FrozenConfig):
     """Keeping features."""
 
+    format: Literal["npy", "parquet"] = "npy"
+    """parquet: one table of part, file, label, class and features, for pandas and the like; it needs pyarrow."""
     projector: bool = False
     """Also write what TensorBoard's projector shows: `tensorboard --logdir RUN/projector`."""
 

@@ -10,15 +10,14 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from cvjax.workflow.command import main
-from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, DataConfig
-from cvjax.workflow.options import Mark
+from cvjax.workflow.config import RUN_DATA, DataConfig, RunData
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DataConfig):
     """Evaluation of supervised runs."""
 
-    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, RunData] = RUN_DATA
     checkpoint: tuple[str, ...] = ("runs/supervised/digits",)
     """Run folders; the answers of several are averaged."""
     step: Literal["judged", "best", "latest"] = "judged"

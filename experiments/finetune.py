@@ -12,15 +12,14 @@ from typing import Annotated, Any, Literal
 
 from cvjax.workflow.classification.options import AugmentationConfig
 from cvjax.workflow.command import main
-from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, require
-from cvjax.workflow.options import Mark
+from cvjax.workflow.config import RUN_DATA, RunData, require
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(AugmentationConfig):
     """Fine-tuning."""
 
-    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, RunData] = RUN_DATA
     checkpoint: str = "runs/mae_pretrain/digits"
     """The run folder of a pre-training."""
     scratch: bool = False

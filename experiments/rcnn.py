@@ -19,7 +19,7 @@ from cvjax.workflow.options import Mark
 class Config(PreprocessingOptions, DataConfig):
     """Regions, the network that describes them, and the training on its features."""
 
-    data: Annotated[str, Mark(help=BOXES.help)] = "scenes"
+    data: Annotated[str, Mark(help=BOXES.help, check=BOXES.find)] = "scenes"
     seed: int = 0
     """Seed of the network, its training regions and the classifiers."""
     batch_size: int = 64

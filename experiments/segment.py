@@ -24,7 +24,7 @@ class Config(PreprocessingOptions, ColourConfig):
 
     LARGEST_CROP = 16.0
 
-    data: Annotated[str, Mark(help=LABEL_MAPS.help)] = "scenes"
+    data: Annotated[str, Mark(help=LABEL_MAPS.help, check=LABEL_MAPS.find)] = "scenes"
     ignore_label: int | None = None
     """Label of pixels that do not count, besides 255. For CamVid it is known. 255 confirms that 255 does not count."""
     mask_values: tuple[int, ...] = ()

@@ -86,16 +86,20 @@ class Forms:
         return " | ".join(f"{' | '.join(form.spellings)} ({form.description})" for form in self.forms)
 
     def find(self, spec: str) -> Form:
-        """The form that `spec` is written in.
+        """The form that `spec` is written in. What it names need not be there.
 
         Raises:
             DataError: if it is in none of them; the message lists all, and names the one that was meant, if that is
-                clear.
+                clear. And for an address that the form does not read.
         """
+        kind = f" {self.kind}" if self.kind else ""
         for form in self.forms:
             if form.takes(spec):
-                return form
-        kind = f" {self.kind}" if self.kind else ""
+                if form.addresses or not is_address(spec.partition(":")[2]):
+                    return form
+                others = ", ".join(other.spellings[-1] for other in self.forms if other.addresses)
+                raise DataError(f"{form.spellings[-1]} is read on this machine only, got {spec!r}; addresses{kind} are "
+                                f"for {others or 'none of its forms'}")
         raise DataError(f"unknown data set {spec!r}{kind}; {self._meant(spec)}allowed: {', '.join(self.spellings)}")
 
     def _meant(self, spec: str) -> str:
@@ -121,14 +125,9 @@ class Forms:
         """The data set that the reader makes of `spec`; the reader gets only the options that it takes.
 
         Raises:
-            DataError: as in `find`, by the reader, if a library is missing that only this reader needs, and for an
-                address that it does not read.
+            DataError: as in `find`, by the reader, and if a library is missing that only this reader needs.
         """
         form = self.find(spec)
-        if not form.addresses and is_address(spec.partition(":")[2]):
-            others = ", ".join(other.spellings[-1] for other in self.forms if other.addresses) or "none of its forms"
-            raise DataError(f"{form.spellings[-1]} is read on this machine only, got {spec!r}; addresses"
-                            f"{f' {self.kind}' * bool(self.kind)} are for {others}")
         module, function = form.reader.split(":")
         try:
             reader = getattr(importlib.import_module(module), function)

@@ -7,14 +7,16 @@ from cvjax.evaluate.protocol import PROBES
 
 # Names that a metric of a share has in its first two parts, such as `test/top1`, `iou/sky` and `colour/miou`.
 _SHARES = re.compile(r"(top\d+|ece|miou|iou|pixel_accuracy|mean_accuracy|accuracy|boundary_f|ap(\d+)?(_11point)?|map|f1"
-                     r"|precision|recall|input_wait|skipped)(_mean|_std)?( of each class)?")
+                     r"|precision|recall|input_wait|skipped)(_mean|_std)?( of each class)?"
+                     r"|jaccard|(jf|j|f)_(mean|recall|decay)")
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1: `test/top1` and `knn/dino/k=20` are, `test/loss` is not."""
+    """Whether a metric, or a column of a table, is a share of 1: `test/top1` and `knn/dino/k=20` are, `test/loss` is
+    not."""
     kind, *rest = metric.split("/")
     if kind in PROBES:
-        return rest[1:] != ["loss"]
+        return rest[-1:] != ["loss"]
     return any(_SHARES.fullmatch(part) for part in (kind, *rest[:1]))
 
 

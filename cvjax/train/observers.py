@@ -226,13 +226,14 @@ class Evaluation(Observer):
 class EarlyStop(Observer):
     """Ends the training when the evaluations' value called `metric` has not improved for too long.
 
-    part: the data that the evaluations look at, for the log.
+    part: the data that the evaluations look at, for the log. in_words: how a person reads a value of a metric.
     """
 
     name = "early_stopping"
 
-    def __init__(self, metric: str, rule: EarlyStopping, log: RunLog, *, part: str) -> None:
-        self.metric, self.rule, self.log, self.part = metric, rule, log, part
+    def __init__(self, metric: str, rule: EarlyStopping, log: RunLog, *, part: str,
+                 in_words: Callable[[str, float | None], str]) -> None:
+        self.metric, self.rule, self.log, self.part, self.in_words = metric, rule, log, part, in_words
         self._reason: str | None = None
 
     @property
@@ -245,8 +246,9 @@ class EarlyStop(Observer):
         self.rule = self.rule.update(pause.results[self.metric])
         if self.rule.stopped and not pause.ending:
             pause.ending = True
+            best = self.in_words(self.metric, self.rule.best)
             self._reason = (f"stopped early at step {pause.number} of {pause.total_steps}: {self.part}/{self.metric} "
-                            f"was best at {self.rule.best:.4f}, {self.rule.waited} evaluations ago")
+                            f"was best at {best}, {self.rule.waited} evaluations ago")
 
     def on_end(self) -> None:
         if self._reason:

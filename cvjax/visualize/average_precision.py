@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from cvjax.visualize.sheet import class_labels, save_figure, shortened
+from cvjax.evaluate.shares import in_words
+from cvjax.visualize.sheet import class_labels, in_percent, save_figure, shortened
 
 _MOST = 60  # bars that stay readable
 
@@ -37,8 +38,10 @@ def plot_average_precision(path: str | PathLike, precisions: ArrayLike, support:
         mean = precisions[known].mean()
         axes.axvline(mean, color="black", linewidth=1, linestyle="--")
         shown = f"the worst {len(order)} of {len(known)} labels" if len(known) > len(order) else f"{len(known)} labels"
-        axes.set_title(f"{title}{': ' * bool(title)}mean {mean:.3f}, {shown}", fontsize=10, wrap=True, parse_math=False)
+        axes.set_title(f"{title}{': ' * bool(title)}mean {in_words('ap', mean)}, {shown}", fontsize=10, wrap=True,
+                       parse_math=False)
     axes.set(xlim=(0, 1), xlabel="average precision", ylim=(-0.6, max(len(order), 1) - 0.4))
+    in_percent(axes.xaxis)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

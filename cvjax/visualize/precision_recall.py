@@ -6,6 +6,7 @@ from os import PathLike
 import numpy as np
 from matplotlib.figure import Figure
 
+from cvjax.evaluate.shares import in_words
 from cvjax.visualize.colours import class_colours
 from cvjax.visualize.sheet import class_labels, in_percent, legend, save_figure
 
@@ -33,7 +34,7 @@ def plot_precision_recall(path: str | PathLike, curves: Sequence[Sequence[np.nda
         x, y = np.concatenate([[0], recall]), np.concatenate([precision[:1], precision]) if len(recall) else [0.0]
         if x[-1] < 1:
             x, y = np.append(x, x[-1]), np.append(y, 0)
-        axes.plot(x, y, color=colours[label], linewidth=1.6, label=f"{words[label]}  {area:.3f}",
+        axes.plot(x, y, color=colours[label], linewidth=1.6, label=f"{words[label]}  {in_words('ap', area)}",
                   drawstyle="steps-pre")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
     in_percent(axes.xaxis, axes.yaxis)

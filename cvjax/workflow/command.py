@@ -22,7 +22,7 @@ from cvjax.train.preemption import Stopped, StopRequest
 from cvjax.workflow.allocator import keep_freed_memory
 from cvjax.workflow.config import FREE, PLACE, TrainingConfig, as_json, with_flags
 from cvjax.workflow.help import asks_for_help, help_text
-from cvjax.workflow.menu import show
+from cvjax.workflow.menu import called, show
 from cvjax.workflow.options import options_of, read_words
 from cvjax.workflow.refusals import refusals
 
@@ -176,7 +176,7 @@ def _short_name(options: str) -> str:
 
 
 def _prog(options: str) -> str:
-    return f"python -m {options.removesuffix('.config')}"
+    return called(options.removesuffix(".config"))
 
 
 def _run_name(preset: str, base: Any, parsed: Any) -> str:
@@ -257,7 +257,7 @@ def _start(body: Callable[[], None], stop: StopRequest, place: str, config: Any 
 def _told_in_one_line() -> Iterator[None]:
     try:
         yield
-    except ConfigError as error:
+    except CvjaxError as error:
         sys.exit(_complain(error))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cvjax.errors import ConfigError
 from cvjax.evaluate.protocol import column_of, differences, protocol_of
+from cvjax.evaluate.shares import in_words
 from cvjax.workflow.config import FREE
 from cvjax.workflow.run_files import CONFIG, SUMMARY, read_config, read_summary
 
@@ -36,8 +37,10 @@ class Cell:
     deviation: float | None
     count: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if self.deviation is None else f" ± {self.deviation:.4f} (n={self.count})")
+    def in_words(self, column: str) -> str:
+        """`81.11 %`, or `81.11 % ± 0.52 % (n=3)`; column: the name of its column."""
+        spread = "" if self.deviation is None else f" ± {in_words(column, self.deviation)} (n={self.count})"
+        return in_words(column, self.mean) + spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +60,21 @@ class Comparison:
     mixed: dict[str, dict[str, dict[str, list[str]]]]
 
     @property
-    def titles(self) -> list[str]:
-        """The columns' names, marked where they are mixed."""
-        return [f"{column} {MARK}" if column in self.mixed else column for column in self.columns]
+    def titles(self) -> dict[str, str]:
+        """The columns' names, each with its title: the same, marked where it is mixed."""
+        return {column: f"{column} {MARK}" if column in self.mixed else column for column in self.columns}
 
     def markdown(self) -> str:
         """The table, and below it the protocol of each column."""
-        rows = [["run", *self.titles], ["---", *("---:" for _ in self.columns)]]
-        rows += [[label, *("" if cell is None else str(cell) for cell in cells)] for label, cells in self.rows.items()]
+        rows = [["run", *self.titles.values()], ["---", *("---:" for _ in self.columns)]]
+        rows += [[label, *("" if cell is None else cell.in_words(column) for column, cell in zip(self.columns, cells))]
+                 for label, cells in self.rows.items()]
         lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows] + [""]
         for column in self.columns:
             shared = ", ".join(f"{key} {value}" for key, value in self.protocols[column].items())
             lines.append(f"- `{column}`: {shared or 'nothing recorded'}")
         for column, differing in self.mixed.items():
-            what = "; ".join(_in_words(key, values) for key, values in differing.items())
+            what = "; ".join(_differing(key, values) for key, values in differing.items())
             lines.append(f"- {MARK} `{column}` mixes protocols: {what}")
         return "\n".join(lines) + "\n"
 
@@ -129,7 +133,7 @@ def compare(runs: Sequence[Run], patterns: Sequence[str], *, mix_protocols: bool
     if mixed and not mix_protocols:
         column, differing = next(iter(mixed.items()))
         first, others = list(differing)[:SPELLED_OUT], list(differing)[SPELLED_OUT:]
-        what = "; ".join(_in_words(key, differing[key]) for key in first)
+        what = "; ".join(_differing(key, differing[key]) for key in first)
         more = f"; and {', '.join(others)}" if others else ""
         raise ConfigError(f"the runs measured {column} by different protocols: {what}{more}; --mix-protocols puts them "
                           "into one column all the same, and marks it")
@@ -167,7 +171,7 @@ def comparisons(runs: Sequence[Run], patterns: Sequence[str]) -> list[Comparison
     return [compare(members, patterns) for members, _ in tables]
 
 
-def _in_words(key: str, values: Mapping[str, Sequence[str]]) -> str:
+def _differing(key: str, values: Mapping[str, Sequence[str]]) -> str:
     """`knn/k: 10 (a, b), 20 (c)`."""
     return f"{key}: " + ", ".join(f"{value} ({', '.join(runs)})" for value, runs in values.items())
 

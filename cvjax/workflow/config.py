@@ -21,7 +21,7 @@ from cvjax.workflow.options import Mark
 class DataConfig:
     """The options of every experiment."""
 
-    data: Annotated[str, Mark(help=IMAGES.help)] = "digits"
+    data: Annotated[str, Mark(help=IMAGES.help, check=IMAGES.find)] = "digits"
     data_cache: bool = False
     """Decode all images once and keep them in memory; they must have one size."""
     channels: int | None = None
@@ -242,7 +242,8 @@ class PreprocessingOptions:
 
 
 RUN_DATA = "run"  # --data: what the run that is read learnt from
-RUN_DATA_HELP = f"By default ({RUN_DATA}) the data that the run of --checkpoint learnt from. {IMAGES.help}"
+RunData = Mark(help=f"By default ({RUN_DATA}) the data that the run of --checkpoint learnt from. {IMAGES.help}",
+               check=lambda spec: spec == RUN_DATA or IMAGES.find(spec))
 Options = TypeVar("Options", bound=DataConfig)
 
 

@@ -13,6 +13,7 @@ import jax
 
 from cvjax.durable import delete_folder, make_folder, sync, sync_tree, write_whole
 from cvjax.errors import ConfigError, CvjaxError
+from cvjax.evaluate.shares import in_words
 from cvjax.storage import is_address
 from cvjax.text import printable
 from cvjax.train.log import read_metrics
@@ -321,9 +322,9 @@ def versions() -> dict[str, str]:
 
 
 def print_metrics(metrics: dict[str, float]) -> None:
-    """One metric per line."""
+    """One metric per line, as a person reads it; `summary.json` has all digits."""
     for name, value in metrics.items():
-        print(f"  {printable(name)}: {value:.4f}")
+        print(f"  {printable(name)}: {in_words(name, value)}")
 
 
 def write_json(path: Path, content: Any) -> None:

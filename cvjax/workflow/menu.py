@@ -16,6 +16,8 @@ from cvjax.spelling import did_you_mean
 
 LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "fsspec")
 
+_called: dict[str, str] = {}  # module of a command -> how a person has called it by its name
+
 
 def first_line(path: Path) -> str:
     """The first line of the docstring of a Python file."""
@@ -48,8 +50,15 @@ def choose(program: str, package: str, kind: str, groups: Mapping[str, Mapping[s
         hint = did_you_mean(name, known, f"it must be one of {', '.join(known)}")
         _refuse(f"unknown {kind} {name!r}: {hint}")
     sys.argv = [f"{package}.{name}", *arguments[1:]]
+    _called[f"{package}.{name}"] = f"{program} {name}"
     require_libraries()
     runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)
+
+
+def called(module: str) -> str:
+    """How a person calls this command: `cvjax knn` or `python -m experiments knn` as it was started, by default
+    `python -m experiments.knn`."""
+    return _called.get(module, f"python -m {module}")
 
 
 def show(text: str) -> None:

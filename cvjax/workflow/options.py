@@ -8,7 +8,7 @@ may be `| None`. A bool is given as `--name` or `--no-name`, a tuple as several 
 import dataclasses
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,11 +28,14 @@ class Mark:
         help: the text that explains it, in place of the one under the field.
         metavar: what help calls a value.
         positional: its values are given without its name. A configuration has at most one such field.
+        check: raises a CvjaxError for a value that a command line must not give; before any slow import. A
+            configuration that is made in Python is not asked.
     """
 
     help: str = ""
     metavar: str = ""
     positional: bool = False
+    check: Callable[[Any], object] | None = None
 
 
 Positional = Mark(positional=True)
@@ -100,7 +103,7 @@ class Option:
         return self.many or len(words) < len(self.kinds)
 
     def value(self, words: Sequence[str]) -> Any:
-        """The value of the field that these words give; ConfigError if they are not what it takes."""
+        """The value of the field that these words give; ConfigError, or that of `check`, if it does not take them."""
         if self.optional and list(words) == ["None"]:
             return None
         try:
@@ -111,7 +114,10 @@ class Option:
             near = did_you_mean(words[-1], get_args(self.kinds[0])) if words else ""
             given = " ".join([self.flag, *words]) + ("" if words else " without a value")
             raise ConfigError(f"{given}: it must be {self.allowed}{near and f'; {near}'}") from None
-        return values if self.many or len(self.kinds) > 1 else values[0]
+        value = values if self.many or len(self.kinds) > 1 else values[0]
+        if self.mark.check is not None:
+            self.mark.check(value)
+        return value
 
 
 def options_of(config: Any) -> list[Option]:
@@ -154,6 +160,7 @@ def read_words(options: Sequence[Option], words: Sequence[str]) -> tuple[dict[st
 
     Raises:
         ConfigError: for an unknown option, and for values that an option does not take.
+        CvjaxError: from the `check` of an option.
     """
     flags = {flag: option for option in options if not option.mark.positional
              for flag in ([option.flag, option.opposite] if option.switch else [option.flag])}

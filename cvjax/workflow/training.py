@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from cvjax.data.cache import cache_folder
+from cvjax.evaluate.shares import in_words
 from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.dispatch import compile_dispatch
 from cvjax.train.early_stopping import EarlyStopping
@@ -183,7 +184,7 @@ def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: R
                                     part=part))
     if config.patience:
         rule = EarlyStopping(config.patience, prepared.best_mode)
-        observers.append(EarlyStop(prepared.best_metric, rule, log, part=part))
+        observers.append(EarlyStop(prepared.best_metric, rule, log, part=part, in_words=in_words))
     observers.append(Checkpoints(checkpointer, log, every=config.checkpoint_every, meta=prepared.meta,
                                  single=engine.single))
     return [*observers, page, Preemption(stop)]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cvjax.errors import DataError
+from cvjax.evaluate.shares import in_words
 from cvjax.text import printable
 from cvjax.workflow.folder import check_output, write_summary
 from cvjax.workflow.frozen.attention import draw_panel, draw_video, judge, look
@@ -28,7 +29,7 @@ def run(config: Config) -> None:
         said = ""
         if truth is not None:
             scores[seen.path.stem] = score = judge(seen, truth)
-            said = "  no object" if np.isnan(score) else f"  Jaccard {score:.4f}"
+            said = "  no object" if np.isnan(score) else f"  Jaccard {in_words('jaccard', score)}"
         if config.video:
             frames.append(seen)
             print(f"{printable(str(seen.path))}{said}")
@@ -42,8 +43,9 @@ def run(config: Config) -> None:
         values = np.array(list(scores.values()))
         if np.isnan(values).all():
             raise DataError(f"--masks {config.masks}: they have no object; objects count from 1, 255 is not judged")
-        print(f"mean over {np.isfinite(values).sum()} pictures: Jaccard {np.nanmean(values):.4f}")
-        write_summary(config.output, {"jaccard": float(np.nanmean(values))}, {
+        mean = float(np.nanmean(values))
+        print(f"mean over {np.isfinite(values).sum()} pictures: Jaccard {in_words('jaccard', mean)}")
+        write_summary(config.output, {"jaccard": mean}, {
             "network": encoder.name, "attention": "class token, last block", "mass": config.mass,
             "jaccard": "best head for each object, mean of the objects of a picture, mean of the pictures",
             "image_size": size, "resized": "whole picture, short side; masks judged at their own size",

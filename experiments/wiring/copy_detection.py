@@ -1,6 +1,7 @@
 """The work of `python -m experiments.copy_detection`; its options are in experiments/copy_detection.py."""
 
 from cvjax.evaluate.copy_detection import copy_detection, fit_whitening
+from cvjax.evaluate.shares import in_words
 from cvjax.text import printable
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.folder import check_output, write_summary
@@ -29,9 +30,9 @@ def run(config: Config) -> None:
     found = copy_detection(queries, database, positives)
     for path, score in zip(copies, found.average_precision):
         if score < 1:
-            print(f"{printable(path.name)}: average precision {score:.3f}")
-    print(f"mAP {found.mean_average_precision:.4f} of {len(copies)} copies among {len(originals)} originals and "
-          f"{len(distractors)} distractors")
+            print(f"{printable(path.name)}: average precision {in_words('ap', score)}")
+    print(f"mAP {in_words('map', found.mean_average_precision)} of {len(copies)} copies among {len(originals)} "
+          f"originals and {len(distractors)} distractors")
     config.output.mkdir(parents=True, exist_ok=True)
     write_summary(config.output, {"map": found.mean_average_precision}, {
         **found.protocol, **token_protocol(encoder), "descriptor": "class token beside the generalised mean (p = 4) of "

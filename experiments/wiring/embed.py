@@ -5,7 +5,7 @@ import time
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder
-from cvjax.workflow.frozen.embedding import embed, write_projector
+from cvjax.workflow.frozen.embedding import FILES, embed, parquet, write_projector
 from cvjax.workflow.frozen.encoder import check_channels, frozen_encoder
 from cvjax.workflow.frozen.probing import extractors_of, shared_protocol
 from cvjax.workflow.image_inputs import make_inputs
@@ -15,6 +15,8 @@ from experiments.embed import Config
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Compute what is missing, and write it whole."""
+    if config.format == "parquet":
+        parquet()  # or what is missing would be told after all features are computed
     encoder, source = frozen_encoder(config)
     folder.reads(encoder.origin)
     config = on_data_of(config, encoder.learnt)
@@ -28,9 +30,9 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     folder.begin()
     started = time.perf_counter()
     extractor = extractors_of({encoder.name: encoder}, inputs)[encoder.name]
-    count, width = embed(extractor, inputs, folder.path)
+    count, width = embed(extractor, inputs, folder.path, config.format)
     seconds = time.perf_counter() - started
-    print(f"{count:,} images in {seconds:.1f} s: {width:,} features each, in {folder.place}/features.npy")
+    print(f"{count:,} images in {seconds:.1f} s: {width:,} features each, in {folder.place}/{FILES[config.format]}")
     if config.projector:
         print(f"for the projector: tensorboard --logdir {write_projector(folder.path)}")
     protocol = shared_protocol(inputs) | {"features": {encoder.name: encoder.protocol()},

@@ -4,7 +4,7 @@ from cvjax.errors import ConfigError
 from cvjax.evaluate.probe import probe_features, table
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.folder import RunFolder
-from cvjax.workflow.frozen.embedding import FEATURES, kept, read_embedded
+from cvjax.workflow.frozen.embedding import file_of, kept, read_embedded
 from cvjax.workflow.frozen.probing import run_frozen
 from cvjax.workflow.origin import origin_of_file
 from cvjax.workflow.run_files import read_summary
@@ -23,7 +23,7 @@ def run_kept(config: Config, folder: RunFolder) -> None:
     """The same by features that are there already."""
     assert config.features is not None
     embedded, protocol = read_embedded(config.features), read_summary(config.features)["protocol"]
-    folder.reads(origin_of_file(str(path := config.features / FEATURES), path))
+    folder.reads(origin_of_file(str(path := file_of(config.features)), path))
     if not protocol["classes"] or not (embedded.parts == "test").any():
         raise ConfigError("probing needs class labels and a test split; these features do not have both")
     print(f"{folder.experiment} of {config.features}: {int((embedded.parts == 'train').sum()):,} training images")

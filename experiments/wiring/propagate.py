@@ -1,6 +1,7 @@
 """The work of `python -m experiments.propagate`; its options are in experiments/propagate.py."""
 
 from cvjax.evaluate.mask_scores import davis_summary
+from cvjax.evaluate.shares import in_words
 from cvjax.text import printable
 from cvjax.workflow.folder import check_output, print_metrics, write_summary
 from cvjax.workflow.frozen.encoder import check_sizes, load_vit, token_protocol
@@ -30,7 +31,7 @@ def run(config: Config) -> None:
         said = ""
         if video.truths:
             scores.append(judge(video, labels))
-            said = f", J&F {davis_summary(scores[-1:])['jf_mean']:.4f}"
+            said = f", J&F {in_words('jf_mean', davis_summary(scores[-1:])['jf_mean'])}"
         print(printable(f"{video.name}: {len(labels)} frames, {labels.max()} objects{said}; "
                         f"written to {config.output / video.name}/ and .gif"))
     if scores:

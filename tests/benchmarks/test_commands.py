@@ -51,7 +51,7 @@ def test_help_comes_at_once_and_names_every_field(name, environment):
         if seconds[-1] < 3:
             break
     assert min(seconds) < 3 * NOISE
-    assert f"usage: python -m benchmarks.{name} " in done.stdout
+    assert f"usage: python -m {' '.join([*command, ''])}" in done.stdout
     for option in options_of(config_of(name).Config):
         assert (option.metavar if option.mark.positional else option.flag) in done.stdout
 

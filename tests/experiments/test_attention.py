@@ -49,8 +49,8 @@ def test_masks_are_judged_at_the_size_of_the_truth(command, tmp_path, weights):
     assert summary["metrics"] == {"jaccard": pytest.approx((small + wide) / 2)}
     assert summary["protocol"]["mass"] == 0.6 and summary["protocol"]["image_size"] == 32
     assert summary["protocol"]["pictures"] == 2
-    assert f"small.png  Jaccard {small:.4f}" in done.out
-    assert f"mean over 2 pictures: Jaccard {(small + wide) / 2:.4f}" in done.out
+    assert f"small.png  Jaccard {100 * small:.2f} %" in done.out
+    assert f"mean over 2 pictures: Jaccard {50 * (small + wide):.2f} %" in done.out
     for name in ("small", "wide"):
         with Image.open(tmp_path / "out" / f"{name}.png") as panel:
             assert panel.width > 300
@@ -63,7 +63,7 @@ def test_a_larger_image_and_another_mass(command, tmp_path, weights):
     done = command("attention", picture, *weights, "--masks", tmp_path / "masks", "--output", tmp_path / "out",
                    "--image-size", 64, "--mass", 0.3)
     assert done.status == 0, done.err
-    assert f"Jaccard {16 / 20:.4f}" in done.out, done.out
+    assert "Jaccard 80.00 %" in done.out, done.out
 
 
 def test_pictures_without_objects_are_left_out_of_the_mean(command, tmp_path, weights):
@@ -73,7 +73,7 @@ def test_pictures_without_objects_are_left_out_of_the_mean(command, tmp_path, we
     write_picture(tmp_path / "masks" / "b.png", mask_of(4, 4, 10))
     arguments = (tmp_path / "in", *weights, "--masks", tmp_path / "masks", "--output", tmp_path / "out")
     done = command("attention", *arguments)
-    assert "a.png  no object" in done.out and "mean over 1 pictures: Jaccard 1.0000" in done.out, done.err
+    assert "a.png  no object" in done.out and "mean over 1 pictures: Jaccard 100.00 %" in done.out, done.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["pictures"] == {"a": None, "b": 1.0} and summary["metrics"]["jaccard"] == 1
     write_picture(tmp_path / "masks" / "b.png", np.full((32, 32), 255))

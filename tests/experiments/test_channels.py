@@ -58,7 +58,7 @@ def test_pages_of_tiffs_are_learnt_judged_and_classified(command: Callable[..., 
     assert done.out.startswith(f"images: {how}; mean and deviation measured on 24 training pictures")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["test/top1"] == 1
     assert {"explanations.png", "mistakes.png"} <= {file.name for file in (tmp_path / "run" / "figures").iterdir()}
-    assert "test/top1: 1.0" in command("evaluate", "--checkpoint", tmp_path / "run", *data, "--batch-size", 8,
+    assert "test/top1: 100.00 %" in command("evaluate", "--checkpoint", tmp_path / "run", *data, "--batch-size", 8,
                                        "--run-dir", tmp_path / "judged").out
     refused = command("evaluate", "--checkpoint", tmp_path / "run", *data[:2], "--batch-size", 8, "--run-dir",
                       tmp_path / "other").complaint

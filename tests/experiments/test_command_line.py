@@ -138,7 +138,16 @@ def test_an_experiment_by_its_name_is_that_experiment(environment, tmp_path):
 
     for arguments, shown in ((["folder", "--help"], "[folder:photos]"), (["folder", "--seed", "-1"], "it must be in")):
         ways = [run("experiments", "supervised", *arguments), run("experiments.supervised", *arguments)]
-        assert ways[0] == ways[1] and shown in "".join(ways[0][1:])
+        status, out, err = ways[0]
+        assert shown in out + err
+        assert (status, out.replace("-m experiments supervised", "-m experiments.supervised"), err) == ways[1]
+
+
+def test_usage_names_the_command_as_it_was_started(environment, tmp_path):
+    (tmp_path / "cvjax").write_text("from experiments.__main__ import main\nmain()\n")  # as the installed one does
+    done = subprocess.run([sys.executable, tmp_path / "cvjax", "knn", "--help"], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True)
+    assert done.stdout.startswith("usage: cvjax knn [PRESET] "), done.stderr
 
 
 @pytest.mark.parametrize("words", ["-m experiments.supervised", "-m experiments supervised"])
@@ -257,6 +266,26 @@ def test_an_impossible_configuration_is_one_line(dry, tmp_path, experiment, argu
     complaint = dry(experiment, *arguments.split()).complaint
     assert message in complaint
     assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_in_no_known_form_is_told_before_any_slow_import(python, tmp_path):
+    given = {"supervised": str(tmp_path), "knn": "runn", "finetune": "npz:s3://x/y.npz", "detect": "digits",
+             "rcnn": "vok:x", "segment": "scene:9,9,32"}
+    errors, loaded = python(f"""if True:
+        import contextlib, io, json, runpy, sys
+        errors = []
+        for name, data in {given}.items():
+            sys.argv = [name, "--data", data]
+            with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.suppress(SystemExit):
+                runpy.run_module(f"experiments.{{name}}", run_name="__main__")
+            errors.append(err.getvalue())
+        print(json.dumps([errors, sorted(sys.modules)]))""")
+    assert not {"jax", "numpy", "flax"} & set(loaded)
+    words = (f"did you mean --data folder:{tmp_path}?", "'runn'; allowed: digits", "on this machine only",
+             "'digits' for detection; allowed: scenes", "did you mean --data voc:x?",
+             "did you mean --data scenes:9,9,32?")
+    for error, told in zip(errors, words, strict=True):
+        assert error.startswith("error: ") and told in error and error.count("\n") == 1, error
 
 
 @pytest.mark.parametrize("experiment, arguments, message", [

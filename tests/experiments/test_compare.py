@@ -38,7 +38,7 @@ def test_runs_are_rows_metrics_are_columns_and_what_a_run_lacks_stays_empty(comp
     write(tmp_path / "b", {"knn/mae": 0.25}, config={"checkpoint": "gone"})
     done = compare("a", "b", "--metrics", "knn", "knn/k=*", "knn/pixels")
     assert table(done) == [["run", "knn", "knn/k=20", "knn/pixels"], ["---", "---:", "---:", "---:"],
-                           ["a", "0.5000", "0.4000", "0.3000"], ["b", "0.2500", "", ""]]
+                           ["a", "50.00 %", "40.00 %", "30.00 %"], ["b", "25.00 %", "", ""]]
     assert "- `knn`: knn/k 10, knn/temperature 0.07, features/pool token, features/blocks 1, data/fingerprint ab" \
         in done.out
     assert (tmp_path / "comparison.md").read_text() in done.out
@@ -62,8 +62,8 @@ def test_runs_that_differ_in_the_seed_are_one_row(compare, tmp_path):
     done = compare(*sorted(Path("runs").iterdir()), "--metrics", "knn", "knn/pixels", "--output", "x/y.1")
     # The mean of 2, 4, 9 is 5; their squared distances 9, 1, 16 make 13 by the divisor 2.
     assert table(done)[2:] == [
-        ["runs/digits-seed=… (3 seeds)", f"0.5000 ± {0.1 * 13**0.5:.4f} (n=3)", "0.5000 ± 0.0000 (n=2)"],
-        ["runs/other", "0.3000", ""]]
+        ["runs/digits-seed=… (3 seeds)", f"50.00 % ± {10 * 13**0.5:.2f} % (n=3)", "50.00 % ± 0.00 % (n=2)"],
+        ["runs/other", "30.00 %", ""]]
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"y.1.md", "y.1.png"}
 
 
@@ -84,8 +84,8 @@ def test_groups_whose_paths_start_alike_or_share_nothing_are_named_by_all_their_
         write(tmp_path / f"x{number}", {"knn/dino": value}, seed=number, config={"batch_size": number // 2})
     for seed, name in enumerate(("left", "right")):
         write(tmp_path / name, {"knn/dino": 0.5}, seed=seed)
-    assert {row[0]: row[1][:6] for row in table(compare("x0", "x1", "x2", "x3", "left", "right"))[2:]} == {
-        "x0, x1 (2 seeds)": "0.1500", "x2, x3 (2 seeds)": "0.3500", "left, right (2 seeds)": "0.5000"}
+    assert {row[0]: row[1][:7] for row in table(compare("x0", "x1", "x2", "x3", "left", "right"))[2:]} == {
+        "x0, x1 (2 seeds)": "15.00 %", "x2, x3 (2 seeds)": "35.00 %", "left, right (2 seeds)": "50.00 %"}
 
 
 def test_a_column_of_two_protocols_is_refused_with_keys_and_runs_or_marked(compare, tmp_path):
@@ -148,7 +148,7 @@ def test_other_mistakes_are_one_line(compare, tmp_path):
     assert "no metric matches test/* miou; the runs have knn" in compare("a", "--metrics", "test/*", "miou").complaint
     write(tmp_path / "two", {"knn/dino": 0.5, "knn/mae": 0.6})
     assert "two has knn/dino and knn/mae for the column knn: --metrics must name one" in compare("two").complaint
-    assert table(compare("two", "--metrics", "knn/mae"))[2] == ["two", "0.6000"]
+    assert table(compare("two", "--metrics", "knn/mae"))[2] == ["two", "60.00 %"]
     assert "--output missing/x: it must be" in compare("a", "--output", "missing/x").complaint
     assert "--output a: it must be" in compare("a", "--output", "a").complaint
     assert compare().status == 2
@@ -156,8 +156,10 @@ def test_other_mistakes_are_one_line(compare, tmp_path):
 
 def test_a_name_with_a_bar_stays_one_cell(compare, tmp_path):
     write(tmp_path / "a|b", {"knn/dino": 0.5})
-    assert "| a\\|b | 0.5000 |" in compare("a|b").out
+    assert "| a\\|b | 50.00 % |" in compare("a|b").out
 
 
 def test_cells_in_words():
-    assert str(Cell(0.12345, None, 1)) == "0.1235" and str(Cell(0.5, 0.01, 4)) == "0.5000 ± 0.0100 (n=4)"
+    assert Cell(0.12345, None, 1).in_words("knn/k=20") == "12.35 %"
+    assert Cell(0.5, 0.01, 4).in_words("test/top1") == "50.00 % ± 1.00 % (n=4)"
+    assert Cell(1.23456, 0.01, 4).in_words("linear_probe/loss") == "1.235 ± 0.01 (n=4)"

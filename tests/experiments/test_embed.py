@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from cvjax.workflow.frozen import embedding
@@ -56,10 +57,22 @@ def test_kept_features_find_the_same_neighbours(run, command, tmp_path):
     assert summaries[0]["protocol"]["knn"] == summaries[1]["protocol"]["knn"]
     assert summaries[0]["protocol"]["data"] == summaries[1]["protocol"]["data"]
 
+    done = command("embed", *source, "--run-dir", tmp_path / "table", "--format", "parquet", "--projector")
+    assert done.status == 0 and f"in {tmp_path}/table/features.parquet" in done.out, done.err
+    table = pyarrow.parquet.read_table(tmp_path / "table" / "features.parquet").to_pylist()
+    assert [[str(row[name]) for name in row if name != "features"] for row in table] == [
+        [row[name] for name in row if name != "row"] for row in rows]
+    np.testing.assert_array_equal(np.array([row["features"] for row in table], np.float32), features)
+    assert (tmp_path / "table" / "projector" / "projector_config.pbtxt").is_file()
+    assert not (tmp_path / "table" / "features.npy").exists()
+    assert command("knn", "--features", tmp_path / "table", "--run-dir", tmp_path / "from_table").status == 0
+    assert metrics(tmp_path / "from_table") == found
 
-def test_one_that_was_stopped_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch):
+
+@pytest.mark.parametrize("form, names", [("npy", ("features.npy", "rows.csv")), ("parquet", ("features.parquet",))])
+def test_one_that_was_stopped_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch, form, names):
     monkeypatch.setattr(embedding, "_PIECE", 8)
-    arguments = ("embed", "--checkpoint", run, "--batch-size", 4)
+    arguments = ("embed", "--checkpoint", run, "--batch-size", 4, "--format", form)
     assert command(*arguments, "--run-dir", tmp_path / "whole").status == 0
     computed, extract = [], embedding.extract_features
 
@@ -75,14 +88,14 @@ def test_one_that_was_stopped_goes_on_and_ends_the_same(run, command, tmp_path, 
     assert not (tmp_path / "stopped" / "summary.json").exists()
     assert command(*arguments, "--run-dir", tmp_path / "stopped").status == 0
     assert len(computed) == 3 + 4, "of six pieces two were there"
-    for name in ("features.npy", "rows.csv"):
+    for name in names:
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "stopped" / "pieces").exists()
 
 
 def test_a_mistake_is_one_line(run, command, tmp_path):
     for arguments, message in (
-            (("--features", run), "run holds no features.npy with rows.csv"),
+            (("--features", run), "run holds no features.npy with rows.csv, and no features.parquet"),
             (("--features", run, "--data", "digits"), "--data digits: it must be left out with --features"),
             (("--features", run, "--pool", "avg"), "--pool avg: it must be left out with --features")):
         assert message in command("knn", *arguments, "--run-dir", tmp_path / "none").complaint

@@ -48,6 +48,9 @@ def test_one_run_on_either_part(evaluate, tmp_path, part, count):
     assert {"classes.txt", "confusion.png", "reliability.png", "mistakes.png", "templates.png"} == names
     again, _ = evaluate(tmp_path / "run", options=("--part", part))
     assert again.status == 0 and "is complete" in again.out
+    metrics = summary["metrics"]  # as a person reads them
+    assert f"  {part}/top1: {100 * metrics[f'{part}/top1']:.2f} %\n" in done.out
+    assert f"  {part}/nll: {metrics[f'{part}/nll']:.4g}\n" in again.out
 
 
 def test_several_runs_are_averaged(evaluate, tmp_path):

@@ -59,7 +59,7 @@ def test_bars_of_other_colours_are_followed_exactly(command, tmp_path, weights, 
     assert summary["metrics"] == {"jf_mean": 1, "j_mean": 1, "j_recall": 1, "j_decay": 0, "f_mean": 1, "f_recall": 1,
                                   "f_decay": 0}
     assert summary["protocol"]["queue"] == 7 and summary["protocol"]["videos"] == ["frames"]
-    assert "frames: 4 frames, 2 objects, J&F 1.0000" in done.out
+    assert "frames: 4 frames, 2 objects, J&F 100.00 %" in done.out
     with Image.open(tmp_path / "out" / "frames.gif") as gif:
         assert (gif.n_frames, gif.info["duration"], gif.size) == (4, 100, (96 * scale, 32 * scale))
         for time in range(4):
@@ -103,7 +103,7 @@ def test_a_first_mask_alone(command, tmp_path, weights):
     done = command("propagate", frames, "--mask", mask, "--truth", masks, *weights, *SMALL, "--output",
                    tmp_path / "both")
     np.testing.assert_array_equal(written(tmp_path / "both" / "frames"), np.where(wanted == 1, 2, 0))
-    assert "J&F 0.0000" in done.out  # whatever was 1 is 2, and what was 2 is 0
+    assert "J&F 0.00 %" in done.out  # whatever was 1 is 2, and what was 2 is 0
 
 
 def test_an_object_between_the_patches_is_said_to_be_lost(command, tmp_path, weights):

@@ -114,8 +114,8 @@ def test_copies_that_come_second_score_a_quarter(command, tmp_path, weights):
                  "--output", tmp_path / "out")
     done = command("copy_detection", *arguments)
     assert done.status == 0, done.err
-    assert "cat2_c.png: average precision 0.250" in done.out and "cat_a.png" not in done.out
-    assert f"mAP {(1 + 1 + 0.25) / 3:.4f} of 3 copies among 2 originals and 0 distractors" in done.out
+    assert "cat2_c.png: average precision 25.00 %" in done.out and "cat_a.png" not in done.out
+    assert f"mAP {100 * (1 + 1 + 0.25) / 3:.2f} % of 3 copies among 2 originals and 0 distractors" in done.out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["map"] == pytest.approx(0.75)
     assert summary["protocol"]["image_size"] == 32 and summary["protocol"]["database"] == 2
@@ -126,7 +126,7 @@ def test_copies_that_come_second_score_a_quarter(command, tmp_path, weights):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["map"] == pytest.approx((1 + 1 + 1 / 6) / 3)
     assert summary["protocol"] | dict(database=3, distractors=1, prefix=None, image_size=64) == summary["protocol"]
-    assert "mAP 1.0000" in command("copy_detection", *arguments, "--prefix", 3).out  # both are right for all
+    assert "mAP 100.00 %" in command("copy_detection", *arguments, "--prefix", 3).out  # both are right for all
 
 
 def test_whitening_is_of_both_sides_by_its_folder(command, tmp_path, weights):
@@ -138,7 +138,7 @@ def test_whitening_is_of_both_sides_by_its_folder(command, tmp_path, weights):
     arguments = ("--originals", tmp_path / "originals", "--copies", tmp_path / "originals", *weights,
                  "--whitening", tmp_path / "whitening", "--output", tmp_path / "out")
     done = command("copy_detection", *arguments)
-    assert "mAP 1.0000" in done.out, done.err
+    assert "mAP 100.00 %" in done.out, done.err
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["protocol"]["whitening"] == 3
     for name in ("cat", "dog", "x"):
         plain_picture(tmp_path / "whitening" / f"{name}.png", RED)

@@ -124,7 +124,7 @@ class World:
         log, found = self.log, [SkippedSteps(max_skipped, self.log.note), Log(self.log, lambda step: 10.0 * step)]
         found += [Watch("collapse", collapse, log)] if collapse else []
         found += [Evaluation(evaluate, log, every=eval_every, part=part)] if evaluate else []
-        found += [EarlyStop(*early_stopping, log, part=part)] if early_stopping else []
+        found += [EarlyStop(*early_stopping, log, part=part, in_words="{}={:.2f}".format)] if early_stopping else []
         found += [Checkpoints(self.checkpoints, log, every=checkpoint_every, meta={"experiment": "fake"},
                               single=engine.single)]
         found += [Preemption(stop)] if stop else []
@@ -246,8 +246,8 @@ def fit_watching(world, rule, first=0, total=10, **options):
 def test_stops_when_patience_is_at_its_end_and_says_so():
     world = World()
     assert fit_watching(world, EarlyStopping(2, "max")).step == 8
-    assert world.diary[-2:] == ["stopped early at step 8 of 10: validation/top1 was best at 0.7000, 2 evaluations ago",
-                                "wait"]
+    assert world.diary[-2:] == ["stopped early at step 8 of 10: validation/top1 was best at top1=0.70, 2 evaluations "
+                                "ago", "wait"]
     assert world.log.lines[-1] == (8, {"validation/loss": 9.0, "validation/top1": 0.7})
     assert list(world.checkpoints.saved) == [2, 4, 6, 8], "the best and the last are saved"
     assert world.checkpoints.saved[8][1] == {"loss": 9.0, "top1": 0.7}

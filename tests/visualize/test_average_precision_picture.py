@@ -13,12 +13,12 @@ def test_bars_rise_to_the_best_label_and_unknown_ones_are_left_out(tmp_path, sav
     assert [bar.get_width() for bar in axes.patches] == [0, 0.25, 0.5, 0.75, 1]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "日本語  (4)", "$x^2$ and $y  (1)", "zero  (3)", "été Ж  (1,200)", "a very long name, the great…  (2)"]
-    assert axes.lines[0].get_xdata()[0] == 0.5 and "test split: mean 0.500, 5 labels" in texts(saved[0])
+    assert axes.lines[0].get_xdata()[0] == 0.5 and "test split: mean 50.00 %, 5 labels" in texts(saved[0])
 
 
 def test_of_many_labels_the_worst_are_shown(tmp_path, saved):
     plot_average_precision(tmp_path / "ap.png", np.linspace(0, 1, 100), np.ones(100, int), [f"{i}" for i in range(100)])
-    assert len(saved[0].axes[0].patches) == 60 and "mean 0.500, the worst 60 of 100 labels" in texts(saved[0])
+    assert len(saved[0].axes[0].patches) == 60 and "mean 50.00 %, the worst 60 of 100 labels" in texts(saved[0])
     assert misplaced(saved[0]) == []
 
 

@@ -12,8 +12,8 @@ def test_lines_are_the_curves_and_the_legend_has_their_areas(tmp_path, saved):
                           ["a", "b", "c", "d"], title="a model " * 6)
     lines = {line.get_label(): line.get_xydata() for line in saved[0].axes[0].lines}
     # 0.25 * 1 + 0.25 * 2 / 3, precision made falling
-    assert list(lines) == ["d  1.000", "a  0.417", "c  0.000"]
-    np.testing.assert_allclose(lines["a  0.417"], [[0, 1], [0.25, 1], [0.25, 2 / 3], [0.5, 2 / 3], [0.5, 0.5],
+    assert list(lines) == ["d  100.00 %", "a  41.67 %", "c  0.00 %"]
+    np.testing.assert_allclose(lines["a  41.67 %"], [[0, 1], [0.25, 1], [0.25, 2 / 3], [0.5, 2 / 3], [0.5, 0.5],
                                                    [0.5, 0]])
     assert "average precision" in texts(saved[0]) and misplaced(saved[0]) == []
     assert read(tmp_path / "p.png").shape == (576, 864, 3)

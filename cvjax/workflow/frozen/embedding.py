@@ -1,12 +1,17 @@
-"""Features of a data set, kept: `features.npy` with a row for each picture, and `rows.csv`, which says whose."""
+"""Features of a data set, kept: `features.npy` with a row for each picture, and `rows.csv`, which says whose.
+
+Or both in one file, `features.parquet`.
+"""
 
 import csv
 import dataclasses
+import importlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -21,7 +26,9 @@ from cvjax.workflow.image_inputs import ImageInputs
 from cvjax.workflow.run_files import PIECES
 
 FEATURES, ROWS = "features.npy", "rows.csv"
-COLUMNS = ("row", "part", "file", "label", "class")
+PARQUET = "features.parquet"
+FILES = {"npy": FEATURES, "parquet": PARQUET}  # format -> the file with the features
+COLUMNS = ("part", "file", "label", "class")
 PARTS = ("train", "validation", "test")
 
 _PIECE = 4096  # about as many pictures are computed between two files
@@ -48,7 +55,7 @@ def kept(knn_width: int | None) -> Extractor:
     return Extractor(lambda batch: batch["features"], knn_width)
 
 
-def embed(extractor: Extractor, inputs: ImageInputs, folder: Path) -> tuple[int, int]:
+def embed(extractor: Extractor, inputs: ImageInputs, folder: Path, form: Literal["npy", "parquet"]) -> tuple[int, int]:
     """Write the features of all parts into a folder; how many pictures there are, and how many features of each.
 
     What an earlier call has finished is taken from its files, so that one that was killed goes on. Unreadable pictures
@@ -74,37 +81,62 @@ def embed(extractor: Extractor, inputs: ImageInputs, folder: Path) -> tuple[int,
                 table += [(part, name_as_text(source.name(int(positions[index]))), *_said(dataset, label))
                           for index, label in zip(piece["index"], piece["label"], strict=True)]
     features = np.concatenate(found)
-    write_whole(folder / FEATURES, _npy(features))
-    lines = io.StringIO()
-    csv.writer(lines).writerows([COLUMNS, *((row, *said) for row, said in enumerate(table))])
-    write_whole(folder / ROWS, lines.getvalue())
+    if form == "parquet":
+        write_whole(folder / PARQUET, parquet().as_parquet(features, dict(zip(COLUMNS, zip(*table)))))
+    else:
+        write_whole(folder / FEATURES, _npy(features))
+        lines = io.StringIO()
+        csv.writer(lines).writerows([("row", *COLUMNS), *((row, *said) for row, said in enumerate(table))])
+        write_whole(folder / ROWS, lines.getvalue())
     shutil.rmtree(pieces)
     return features.shape
 
 
+def parquet() -> ModuleType:
+    """`cvjax.workflow.frozen.parquet`; ConfigError where pyarrow, which only this file needs, is not installed."""
+    try:
+        return importlib.import_module("cvjax.workflow.frozen.parquet")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{PARQUET} needs {error.name}, which is not installed: pip install pyarrow") from None
+
+
 def write_projector(folder: Path) -> Path:
     """Write kept features as TensorBoard's projector reads them; the folder to open."""
-    features, rows = np.load(folder / FEATURES), _rows(folder)
+    features, columns = _read(folder)
     place = folder / "projector"
     shutil.rmtree(place, ignore_errors=True)
     with SummaryWriter(str(place)) as writer:
-        writer.add_embedding(features, metadata=[[printable(row[name]) for name in COLUMNS[1:]] for row in rows],
-                             metadata_header=list(COLUMNS[1:]))
+        writer.add_embedding(features, metadata=[[printable(str(value)) for value in row]
+                                                 for row in zip(*columns.values())], metadata_header=list(columns))
     return place
+
+
+def file_of(folder: Path) -> Path:
+    """The file with the features that `embed` wrote into a folder; ConfigError for a folder without them."""
+    if (folder / PARQUET).is_file():
+        return folder / PARQUET
+    if not (folder / FEATURES).is_file() or not (folder / ROWS).is_file():
+        raise ConfigError(f"{folder} holds no {FEATURES} with {ROWS}, and no {PARQUET}: give the run folder of "
+                          "experiments.embed")
+    return folder / FEATURES
 
 
 def read_embedded(folder: Path) -> Embedded:
     """The features that `embed` wrote; ConfigError for a folder without them."""
-    if not (folder / FEATURES).is_file() or not (folder / ROWS).is_file():
-        raise ConfigError(f"{folder} holds no {FEATURES} with {ROWS}: give the run folder of experiments.embed")
-    features, rows = np.load(folder / FEATURES), _rows(folder)
+    features, columns = _read(folder)
+    return Embedded(features, np.array(columns["part"]), np.array(columns["label"], np.int64))
+
+
+def _read(folder: Path) -> tuple[np.ndarray, dict[str, list[Any]]]:
+    """The features in a folder, and the columns of `COLUMNS` with a value for each row."""
+    path = file_of(folder)
+    if path.name == PARQUET:
+        return parquet().read_parquet(path, COLUMNS)
+    features = np.load(path)
+    rows = list(csv.DictReader(io.StringIO(read_text(folder / ROWS, names=True))))
     if features.ndim != 2 or len(features) != len(rows):
         raise ConfigError(f"{folder}: {FEATURES} has the shape {features.shape}, {ROWS} {len(rows)} rows")
-    return Embedded(features, np.array([row["part"] for row in rows]), np.array([int(row["label"]) for row in rows]))
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(read_text(folder / ROWS, names=True))))
+    return features, {name: [row[name] for row in rows] for name in COLUMNS}
 
 
 def _as_bytes(extractor: Extractor, inputs: ImageInputs, part: str) -> bytes:

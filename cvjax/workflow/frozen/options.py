@@ -4,8 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from cvjax.errors import ConfigError
-from cvjax.workflow.config import RUN_DATA, RUN_DATA_HELP, DataConfig, PreprocessingOptions, require
-from cvjax.workflow.options import Mark
+from cvjax.workflow.config import RUN_DATA, DataConfig, PreprocessingOptions, RunData, require
 
 DEFAULT_RUN = "runs/mae_pretrain/digits"
 Pool = Literal["token", "avg", "token+avg", "patches"]  # features of a ViT, see `cvjax.workflow.frozen.encoder`
@@ -15,7 +14,7 @@ Pool = Literal["token", "avg", "token+avg", "patches"]  # features of a ViT, see
 class FrozenConfig(PreprocessingOptions, DataConfig):
     """Frozen features of a pre-trained encoder: a run's (--checkpoint), or a published one's (--model, --weights)."""
 
-    data: Annotated[str, Mark(help=RUN_DATA_HELP)] = RUN_DATA
+    data: Annotated[str, RunData] = RUN_DATA
     seed: int = 0
     """Seed of random parameters and of probes."""
     checkpoint: str | None = None
