@@ -71,7 +71,7 @@ def test_a_notebook_is_kept_as_it_ran(notebook: str) -> None:
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     said = "\n".join(map(printed, outputs))
-    assert "Traceback" not in said and "\r" not in said  # of a progress bar the last state is kept
+    assert "Traceback" not in said and not re.search("\r(?!\n)", said)  # of a progress bar the last state is kept
     assert not re.findall(r"(?<![\w.])/(?:work|root|home|tmp|content|usr|mnt|Users)\b.*", said)
     assert (ROOT / notebook).stat().st_size < 400_000
 
@@ -124,7 +124,7 @@ def test_a_notebook_runs(notebook: str, tmp_path: Path) -> None:
             assert len(told[name]) == 5 and told[name][0] > 80
             assert told["pixels"][0] == 97.5 and max(told["pixels"][1:]) < 75
         case "classify":
-            assert float(re.search(r"test \{'top1': ([\d.]+)", out).group(1)) > 0.95  # 342 of 360 digits
+            assert float(re.search(r"^test \{.*'top1': ([\d.]+)", out, re.M).group(1)) > 0.95  # 342 of 360 digits
             assert len(re.findall(r"_is_\d\.png: ", out)) == 6 and (tmp_path / "runs/notebook/heat.png").is_file()
         case "detect":
             assert len(list((tmp_path / "runs/notebook/found/drawn").iterdir())) == 8
