@@ -30,7 +30,8 @@ PARTS: tuple[tuple[str, str, tuple[Box, ...]], ...] = (
 
 def main() -> None:
     """Writes the picture."""
-    parts = [(title, stacked(Image.open(DOCS / "results" / name).convert("RGB"), boxes)) for title, name, boxes in PARTS]
+    parts = [(title, stacked(Image.open(DOCS / "results" / name).convert("RGB"), boxes))
+             for title, name, boxes in PARTS]
     width = sum(part.shape[1] for _, part in parts) + 3 * GAP * (len(parts) - 1) + 2 * MARGIN
     sheet = Sheet(width, HEIGHT + LINE + GAP + 2 * MARGIN, "")
     left = MARGIN

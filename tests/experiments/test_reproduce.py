@@ -13,7 +13,8 @@ def stated(tmp_path, monkeypatch):
     """One result with three stored seeds, and runs that reach what a test says: seed -> top-1."""
     folder, reached = tmp_path / "results", {}
     monkeypatch.setattr(reproduce, "STORED", folder)
-    monkeypatch.setattr(reproduce, "RESULTS", {"digits": Result(("supervised", "--steps", "2"), ("test/top1",), "drawn.png")})
+    result = Result(("supervised", "--steps", "2"), ("test/top1",), "drawn.png")
+    monkeypatch.setattr(reproduce, "RESULTS", {"digits": result})
 
     def run_again(result, seed, folder):
         (folder / "figures").mkdir(parents=True)
