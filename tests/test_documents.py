@@ -127,7 +127,7 @@ def test_a_notebook_runs(notebook: str, tmp_path: Path) -> None:
             assert float(re.search(r"^test \{.*'top1': ([\d.]+)", out, re.M).group(1)) > 0.95  # 342 of 360 digits
             assert len(re.findall(r"_is_\d\.png: ", out)) == 6 and (tmp_path / "runs/notebook/heat.png").is_file()
         case "detect":
-            assert len(list((tmp_path / "runs/notebook/found/drawn").iterdir())) == 8
+            assert len(list((tmp_path / "runs/notebook/found/drawn/scenes").iterdir())) == 8
 
 
 @pytest.mark.parametrize("page", DOCUMENTS)
