@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/notebooks").glob("*.ipynb"))
 # What the tests add to a notebook's commands, by their experiment.
 FEWER = {"mae_pretrain": "--epochs 8", "dino_pretrain": "--epochs 4", "supervised": "--epochs 4",
-         "detect": "--data scenes:96,16,64 --epochs 1",
-         "segment": "--data scenes:96,16,64 --crop-size 64 64 --epochs 1"}
+         "detect": "--data scenes:160,16,64 --epochs 1",
+         "segment": "--data scenes:160,16,64 --crop-size 64 64 --epochs 1"}
 DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*")
                                   if path.suffix in (".md", ".ipynb"))]
 PAGES = [page for page in DOCUMENTS if page.endswith(".md") and "```python\n" in (ROOT / page).read_text("utf-8")]
@@ -39,7 +39,10 @@ def as_python(cell: str) -> str:
     """A cell without Jupyter, which starts commands itself, with fewer steps: the last of two equal options counts."""
     def started(command: re.Match[str]) -> str:
         words = command.group(1).split()
-        shorter = FEWER.get(words[1].removeprefix("experiments."), "").split()
+        experiment = words[1].removeprefix("experiments.")
+        shorter = FEWER.get(experiment, "").split()
+        if shorter and "--run-dir" not in words:  # otherwise the fewer steps are part of the run's name
+            shorter += ["--run-dir", f"runs/{experiment}/digits"]
         return f"subprocess.run([sys.executable, *{words + shorter}], check=True)"
 
     return re.sub(r"^!python (.*)$", started, cell, flags=re.M)
