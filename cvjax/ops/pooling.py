@@ -78,10 +78,14 @@ def blur_pool(x: jax.Array, strides: int) -> jax.Array:
     https://arxiv.org/abs/1904.11486)."""
     for axis in (1, 2):
         length = x.shape[axis]
-        pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(x, pads, mode="reflect" if length > 1 else "edge")
-        left, middle, right = (lax.slice_in_dim(padded, i, i + length, strides, axis) for i in range(3))
-        x = 0.25 * left + 0.5 * middle + 0.25 * right
+        if length == 1:
+            continue
+        weights = np.repeat([[0.25], [0.5], [0.25]], length, axis=1)
+        weights[0, -1] = weights[2, 0] = 0.5  # the edge's neighbour counts for the one that is missing, too
+        padded = jnp.pad(x, [(int(i == axis),) * 2 for i in range(4)])
+        taps = [lax.slice_in_dim(padded, i, i + length, strides, axis) for i in range(3)]
+        shape = [-1 if i == axis else 1 for i in range(4)]
+        x = sum(jnp.asarray(weight[::strides].reshape(shape), x.dtype) * tap for weight, tap in zip(weights, taps))
     return x
 
 

@@ -1,4 +1,4 @@
-"""What make_timm_convnets.py stored of timm's ResNets and ConvNeXts."""
+"""What tests/parity/make_timm_convnets.py stored of timm's ResNets and ConvNeXts."""
 
 import hashlib
 import json

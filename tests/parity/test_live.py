@@ -11,7 +11,17 @@ import jax
 import jax_side
 import numpy as np
 import pytest
-from cases import CLASSIFIER_CASES, DINO_CASES, MAE_CASES, VIT_CASES, ClassifierCase, DinoCase, MaeCase, VitCase
+from cases import (
+    CLASSIFIER_CASES,
+    DINO_CASES,
+    MAE_CASES,
+    TIMM_CASES,
+    VIT_CASES,
+    ClassifierCase,
+    DinoCase,
+    MaeCase,
+    VitCase,
+)
 from deterministic_weights import fill
 
 from cvjax.interop import load_weights, save_weights, to_state_dict
@@ -56,7 +66,7 @@ def test_mae_vit_base_patch16_outputs_and_gradients(theirs: ModuleType) -> None:
     jax_side.assert_same(jax_side.mae_numbers(case, jax_side.gradient_shapes(numbers)), numbers)
 
 
-@pytest.mark.parametrize("case", CLASSIFIER_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CLASSIFIER_CASES + TIMM_CASES, ids=lambda case: case.name)
 def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase, theirs: ModuleType) -> None:
     numbers = theirs.classifier_numbers(case)
     jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)
@@ -111,7 +121,7 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     assert expected in layouts
 
 
-@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *DINO_CASES],
+@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *TIMM_CASES, *DINO_CASES],
                          ids=lambda kind: getattr(kind, "name", kind))
 def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: ModuleType, tmp_path: Path) -> None:
     from safetensors.torch import load_file
