@@ -12,8 +12,8 @@ from cvjax.interop.naming import model_images
 from cvjax.models import create_model
 from tests.interop.timm_convnets import STORED, fingerprint
 
-# One or two of each difference, and shallow: a network of fifty layers takes half a second to trace.
-SHALLOW = ("resnet10t", "convnext_atto_ols")
+# Each name of a part once, in networks that are quick to trace; one of two hundred layers takes seconds.
+QUICK = ("convnext_atto_ols", "convnextv2_atto", "ecaresnet26t", "resnet10t", "resnet50", "seresnext26t_32x4d")
 
 
 def names_and_shapes(name: str) -> tuple[dict[str, tuple[int, ...]], int]:
@@ -28,7 +28,7 @@ def names_and_shapes(name: str) -> tuple[dict[str, tuple[int, ...]], int]:
     return shapes, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.parametrize("name", [name if name in SHALLOW else pytest.param(name, marks=pytest.mark.slow)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
                                   for name in STORED["architectures"]])
 def test_names_shapes_and_parameters_are_timms(name: str) -> None:
     stored = STORED["architectures"][name]

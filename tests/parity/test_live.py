@@ -29,6 +29,7 @@ from cvjax.interop.families import family_of
 from cvjax.interop.naming import model_images
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
+from tests.interop.timm_convnets import STORED
 
 pytestmark = pytest.mark.parity
 
@@ -78,11 +79,12 @@ def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
     jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)
 
 
-# An MAE's reference is the authors' code; the baselines, LeNet and the FCN of any backbone have none; detectors have
-# outputs of their own kinds (see test_faster_rcnn_live.py).
+# timm's convolutional networks are compared with what is stored of them (tests/interop/test_timm_convnets.py), and that
+# with timm. An MAE's reference is the authors' code; the baselines, LeNet and the FCN of any backbone have none;
+# detectors have outputs of their own kinds (see test_faster_rcnn_live.py).
 PUBLISHED = [name for name in list_models()
-             if name != "fcn" and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn",
-                                                       "rcnn", "sppnet")) and "yolo" not in name]
+             if name != "fcn" and name not in STORED["architectures"] and "yolo" not in name
+             and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn", "rcnn", "sppnet"))]
 
 
 # Each structure once. The other published models differ from these only in depth, width and size, and their parameters'
@@ -90,6 +92,7 @@ PUBLISHED = [name for name in list_models()
 FULL_SIZE = ("airbench94", "airbench96", "alexnet", "alexnet_grouped", "convnext_tiny", "deit_tiny_patch16_224",
              "densenet121", "densenet_bc100_k12", "fcn8s_vgg16", "fcn32s_vgg16", "fcn_resnet50", "googlenet",
              "googlenet_lrn", "resnet9", "resnet18", "resnet50", "resnet110", "resnext50_32x4d", "wide_resnet50_2",
+             "resnetblur18", "seresnext26t_32x4d", "convnextv2_atto",
              "swin_tiny_patch4_window7_224", "swin_base_patch4_window12_384", "vgg16", "vgg16_bn",
              "vit_small_patch16_384", "vit_base_patch16_gap_224", "vit_base_patch32_224", "vit_large_patch14_224")
 
@@ -119,6 +122,13 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     layouts = [{key: value.shape for key, value in to_state_dict(stand_in, model, layout).items()
                 if key not in naming.constants(model)} for layout, naming in family_of(model).namings.items()]
     assert expected in layouts
+
+
+def test_what_is_stored_of_convolutional_networks_is_timms(theirs: ModuleType) -> None:
+    """Of every tag's architecture; the names are ours that timm has, too."""
+    import make_timm_convnets
+
+    assert make_timm_convnets.content() == STORED
 
 
 @pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *TIMM_CASES, *DINO_CASES],

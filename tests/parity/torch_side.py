@@ -150,7 +150,7 @@ CLASSIFIERS |= {
     "resnet_blur": lambda: _timm_resnet(TimmBottleneck, avg_down=True, aa_layer=BlurPool2d),
     "resnet_blur_basic": lambda: _timm_resnet(TimmBasic, aa_layer=BlurPool2d),
     "resnet_means": lambda: _timm_resnet(TimmBottleneck, avg_down=True, aa_layer=torch.nn.AvgPool2d),
-    "resnet_groups": lambda: _timm_resnet(TimmBottleneck, 32, stem_width=16, norm_layer="groupnorm"),
+    "resnet_groups": lambda: _timm_resnet(TimmBottleneck, 32, stem_width=32, norm_layer="groupnorm"),
     "convnext_overlapping_stem": lambda: ConvNeXt(**SMALL_CONVNEXT, stem_type="overlap_tiered", conv_mlp=True),
     "convnext_norm_first": lambda: ConvNeXt(**SMALL_CONVNEXT, head_norm_first=True, conv_mlp=True),
     "convnext_representation": lambda: ConvNeXt(**SMALL_CONVNEXT, head_hidden_size=12),
