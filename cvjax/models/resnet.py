@@ -124,10 +124,11 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        # features, kernel size, strides, dilation, groups
         first, second = self.dilations
+        # Where dilation takes the place of strides, timm has a blur of stride 1.
         pools = self.antialias is not None and (self.strides > 1 or first != second)
         strides = 1 if pools else self.strides
+        # features, kernel size, strides, dilation, groups
         if self.kind == "basic":
             convs = [(self.width, 3, strides, first, 1), (self.features, 3, 1, second, 1)]
         else:
