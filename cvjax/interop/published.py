@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from cvjax.data.preprocessing import HALF, Preprocessing
+from cvjax.data.preprocessing import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
 from cvjax.durable import write_whole
 from cvjax.errors import CvjaxError
 from cvjax.interop.hub import CONFIG, HUB, download
@@ -27,8 +27,6 @@ from cvjax.text import read_text
 
 # Among a file's own notes: HEIGHTxWIDTH, and how learned positions were resized.
 TRAINED, POSITION_RESIZE = "image_size", "position_resize"
-
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # By the start of a model's name, longest first: what its publishers state where no config.json does.
 # torchvision, https://pytorch.org/vision/stable/models.html: bilinear, 256 to 224; its GoogLeNet turns ImageNet's
@@ -54,7 +52,7 @@ _STATED: dict[str, Preprocessing] = {
         "seresnext101d", "seresnextaa")},
     "seresnextaa201d": Preprocessing(crop=1.0),
     "convnextv2_huge": Preprocessing(crop=1.0, crop_mode="squash"),
-    **{name: Preprocessing(_CLIP_MEAN, _CLIP_STD, crop=1.0) for name in ("convnext_large_mlp", "convnext_xxlarge")},
+    **{name: Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0) for name in ("convnext_large_mlp", "convnext_xxlarge")},
 }
 # The same for files with torchvision's names, where other publishers have their own.
 _TORCHVISION: dict[str, Preprocessing] = {
