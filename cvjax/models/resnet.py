@@ -126,8 +126,9 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         first, second = self.dilations
         # Where dilation takes the place of strides, timm has a blur of stride 1.
-        pools = self.antialias is not None and (self.strides > 1 or first != second)
-        strides = 1 if pools else self.strides
+        strides_or_dilates = self.strides > 1 or first != second
+        pool = self.antialias(self.strides) if self.antialias is not None and strides_or_dilates else None
+        strides = self.strides if pool is None else 1
         # features, kernel size, strides, dilation, groups
         if self.kind == "basic":
             convs = [(self.width, 3, strides, first, 1), (self.features, 3, 1, second, 1)]
@@ -146,8 +147,8 @@ class ResidualBlock(nn.Module):
                 scale = {"scale_init": self.last_scale} if i == len(convs) else {}
                 branch = self.norm(name=f"bn{i}", **scale)(conv(branch), train=train)
                 branch = nn.relu(branch) if i < len(convs) else branch
-            if pools and i == len(convs) - 1:
-                branch = self.antialias(self.strides)(branch)
+            if pool is not None and i == len(convs) - 1:
+                branch = pool(branch)
         branch = branch if self.gate is None else self.gate(name="se")(branch)
         branch = DropPath(self.drop_path, name="drop_path")(branch, train=train)
         out = self._shortcut(x, train) + branch

@@ -83,9 +83,11 @@ def blur_pool(x: jax.Array, strides: int) -> jax.Array:
         weights = np.repeat([[0.25], [0.5], [0.25]], length, axis=1)
         weights[0, -1] = weights[2, 0] = 0.5  # the edge's neighbour counts for the one that is missing, too
         padded = jnp.pad(x, [(int(i == axis),) * 2 for i in range(4)])
-        taps = [lax.slice_in_dim(padded, i, i + length, strides, axis) for i in range(3)]
         shape = [-1 if i == axis else 1 for i in range(4)]
-        x = sum(jnp.asarray(weight[::strides].reshape(shape), x.dtype) * tap for weight, tap in zip(weights, taps))
+        left, middle, right = (jnp.asarray(weight[::strides].reshape(shape), x.dtype)
+                               * lax.slice_in_dim(padded, i, i + length, strides, axis)
+                               for i, weight in enumerate(weights))
+        x = left + middle + right
     return x
 
 
