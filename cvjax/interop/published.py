@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from cvjax.data.preprocessing import HALF, Preprocessing
+from cvjax.data.preprocessing import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
 from cvjax.durable import write_whole
 from cvjax.errors import CvjaxError
 from cvjax.interop.hub import CONFIG, HUB, download
@@ -40,6 +40,19 @@ _STATED: dict[str, Preprocessing] = {
     "swin_": Preprocessing(crop=0.9),
     **{name: Preprocessing(interpolation="bilinear")
        for name in ("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "faster_rcnn", "fcn_resnet")},
+    # timm's own, its `_cfg` of resnet.py and convnext.py: bicubic.
+    **{name: Preprocessing() for name in (
+        "resnet10t", "resnet14t", "resnet18d", "resnet26", "resnet34d", "resnet50c", "resnet50d", "resnet50s",
+        "resnet50t", "resnet101c", "resnet101s", "resnet152c", "resnet152s", "resnet200", "resnetaa", "resnetblur",
+        "resnext50d")},
+    **{name: Preprocessing(crop=0.94) for name in ("resnet26t", "resnet50_gn")},
+    **{name: Preprocessing(crop=0.95) for name in (
+        "convnext_nano", "convnext_pico_ols", "convnext_tiny_hnf", "ecaresnet269d", "resnet101d", "resnet152d",
+        "resnet200d", "resnetaa50", "resnetaa101d", "seresnet50", "seresnet152d", "seresnext101_32x8d",
+        "seresnext101d", "seresnextaa")},
+    "seresnextaa201d": Preprocessing(crop=1.0),
+    "convnextv2_huge": Preprocessing(crop=1.0, crop_mode="squash"),
+    **{name: Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0) for name in ("convnext_large_mlp", "convnext_xxlarge")},
 }
 # The same for files with torchvision's names, where other publishers have their own.
 _TORCHVISION: dict[str, Preprocessing] = {

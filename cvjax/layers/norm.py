@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167)."""
+"""Batch normalisation (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167); groups in place of batches."""
 
 import contextlib
 from collections.abc import Callable
@@ -54,6 +54,18 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         # In float32: the gradients of this line are sums over the batch.
         return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalise each group of channels of an example `(H, W, C)`, then scale and shift; called as `BatchNorm` is.
+
+    Wu and He 2018, https://arxiv.org/abs/1803.08494; 32 groups (`num_groups`), as they have.
+    """
+
+    epsilon: float = 1e-5
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().__call__(x)
 
 
 @contextlib.contextmanager

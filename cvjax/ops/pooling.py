@@ -61,11 +61,34 @@ def _largest(values: list[jax.Array]) -> jax.Array:
     return largest
 
 
-def average_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
-    """The mean of each window."""
+def average_pool(x: jax.Array, window: int, strides: int, *, ceil_mode: bool = False) -> jax.Array:
+    """The mean of each window; with `ceil_mode` that of a last window over the pixels that it still has."""
+    pads = [(0, _right_padding(n, window, strides, 0, ceil_mode)) for n in x.shape[1:3]]
     total = lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, strides, strides, 1),
-                              "VALID")
-    return total / (window * window)
+                              [(0, 0), *pads, (0, 0)])
+    if not any(right for _, right in pads):
+        return total / (window * window)
+    rows, columns = (np.minimum(window, before - strides * np.arange(after))
+                     for before, after in zip(x.shape[1:3], total.shape[1:3]))
+    return total / jnp.asarray(rows[:, None, None] * columns[:, None], x.dtype)
+
+
+def blur_pool(x: jax.Array, strides: int) -> jax.Array:
+    """Every `strides`-th pixel after a blur by [1, 2, 1] / 4 along rows and columns, which edges reflect (Zhang 2019,
+    https://arxiv.org/abs/1904.11486)."""
+    for axis in (1, 2):
+        length = x.shape[axis]
+        if length == 1:
+            continue
+        weights = np.repeat([[0.25], [0.5], [0.25]], length, axis=1)
+        weights[0, -1] = weights[2, 0] = 0.5  # the edge's neighbour counts for the one that is missing, too
+        padded = jnp.pad(x, [(int(i == axis),) * 2 for i in range(4)])
+        shape = [-1 if i == axis else 1 for i in range(4)]
+        left, middle, right = (jnp.asarray(weight[::strides].reshape(shape), x.dtype)
+                               * lax.slice_in_dim(padded, i, i + length, strides, axis)
+                               for i, weight in enumerate(weights))
+        x = left + middle + right
+    return x
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:

@@ -60,6 +60,9 @@ def test_what_cannot_be_done_is_an_error_that_names_the_file() -> None:
     ("swin_tiny_patch4_window7_224", 0.485, 0.9, "bicubic"), ("swin_base_patch4_window12_384", 0.485, 1.0, "bicubic"),
     ("googlenet", 0.5, 0.875, "bilinear"), ("resnet50", 0.485, 0.875, "bilinear"), ("vgg16", 0.485, 0.875, "bilinear"),
     ("wide_resnet50_2", 0.485, 0.875, "bilinear"), ("convnext_tiny", 0.485, 0.875, "bicubic"),
+    ("resnet50d", 0.485, 0.875, "bicubic"), ("resnet101d", 0.485, 0.95, "bicubic"),
+    ("seresnext50_32x4d", 0.485, 0.875, "bicubic"), ("resnext101_32x4d", 0.485, 0.875, "bilinear"),
+    ("convnext_xxlarge", 0.48145466, 1.0, "bicubic"),
 ])
 def test_a_bare_file_is_seen_as_its_family_states(name: str, mean: float, crop: float, interpolation: str) -> None:
     how, whose = published(None, "head.weight").preprocessing(name)

@@ -1,6 +1,7 @@
 """Batch normalisation against a float64 twin, and how it behaves frozen, on data far from zero, and on devices."""
 
 import json
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvjax.layers.norm import BatchNorm, frozen_statistics
+from cvjax.layers.norm import BatchNorm, GroupNorm, frozen_statistics
 
 EPSILON = 1e-5
 
@@ -153,6 +154,18 @@ def test_without_affine_there_is_nothing_to_learn_and_the_output_is_that_of_scal
     np.testing.assert_array_equal(bare, y)
     for found, expected in zip(state["batch_stats"].values(), running):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_group_norm_looks_at_one_image_and_32_groups_of_its_channels():
+    x = images(2, 3, 4, 64, mean=2.0)
+    given = {"params": variables(64)["params"]}
+    scale, bias = given["params"].values()
+    groups = np.asarray(x, np.float64).reshape(2, 12, 32, 2)
+    mean, deviation = groups.mean((1, 3), keepdims=True), np.sqrt(groups.var((1, 3), keepdims=True) + EPSILON)
+    expected = scale * ((groups - mean) / deviation).reshape(x.shape) + bias
+    for train in (True, False):
+        found = jax.jit(partial(GroupNorm().apply, train=train))(given, x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 class Two(nn.Module):

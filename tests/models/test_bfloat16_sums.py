@@ -13,7 +13,9 @@ from cvjax.models.dino import DINO, DINOHead
 FEW = 16  # terms that a bfloat16 sum may have: those of a small window
 
 MODELS = {
-    "resnet18": {}, "resnet50": dict(depths=(1, 1)), "lenet5": {}, "alexnet": {}, "vgg11": {},
+    "resnet18": {}, "resnet50": dict(depths=(1, 1)), "seresnetaa50d": dict(depths=(1, 1)),
+    "resnetblur50d": dict(depths=(1, 1), gate="eca", normalization="group"),
+    "convnextv2_tiny": dict(depths=(1,), widths=(8,)), "lenet5": {}, "alexnet": {}, "vgg11": {},
     "vit_tiny_patch16_224": dict(depth=1, layer_scale=0.1, qk_norm=True),
     "swin_tiny_patch4_window7_224": dict(depths=(1, 2), heads=(3, 6)),
     "convnext_tiny": dict(depths=(1, 1, 1, 1)),

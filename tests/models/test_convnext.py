@@ -26,7 +26,7 @@ def convnext(**fields: Any) -> ConvNeXt:
 
 
 def block(kernel_size: int, layer_scale: float) -> ConvNeXtBlock:
-    return ConvNeXtBlock(kernel_size, layer_scale, Conv, nn.LayerNorm, jnp.float32, drop_path=0.0)
+    return ConvNeXtBlock(kernel_size, layer_scale, False, Conv, nn.LayerNorm, jnp.float32, drop_path=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,24 @@ def test_the_authors_names(variables: Any) -> None:
     # The stem normalises what it convolved; between the stages the norm comes first.
     assert theirs["downsample_layers.0.0.weight"].shape == (8, 3, 2, 2)
     assert theirs["downsample_layers.1.1.weight"].shape == (12, 8, 2, 2)
+
+
+def test_v2s_names_and_those_of_a_masked_autoencoder(images: jax.Array, caplog: pytest.LogCaptureFixture) -> None:
+    """The authors have linear layers, timm's small networks 1x1 convolutions; after pre-training there is no norm."""
+    model = convnext(response_norm=True, layer_scale=None, conv_mlp=True, num_classes=0)
+    variables = balanced_like(jax.eval_shape(model.init, jax.random.key(0), images))
+    timm, authors = (to_state_dict(variables, model, layout) for layout in ("timm", "official"))
+    assert authors["stages.0.0.grn.gamma"].shape == (1, 1, 1, 32)
+    assert authors["stages.0.0.pwconv1.weight"].shape == (32, 8)
+    assert timm["stages.0.blocks.0.mlp.grn.weight"].shape == (32,)
+    assert timm["stages.0.blocks.0.mlp.fc1.weight"].shape == (32, 8, 1, 1)
+    again = load_weights(model, authors)
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
+    assert not caplog.records
+    blocks = {name: array for name, array in timm.items() if not name.startswith("head.norm")}
+    assert not load_weights(model, blocks)["params"]["norm"]["bias"].any()
+    assert caplog.records[-1].message == "weights of ConvNeXt: fresh: head.norm.bias, head.norm.weight"
 
 
 def test_impossible_requests_are_refused() -> None:

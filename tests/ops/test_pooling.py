@@ -1,6 +1,7 @@
-"""Maxima over windows that tile the map, by comparisons, against XLA's own windows."""
+"""Maxima over windows that tile the map, by comparisons, against XLA's own windows; means and blurs by hand."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cvjax.ops.pooling import adaptive_average_pool, max_pool
+from cvjax.ops.pooling import adaptive_average_pool, average_pool, blur_pool, max_pool
 
 
 def by_windows(x: jax.Array, window: int) -> jax.Array:
@@ -117,3 +118,22 @@ def test_adaptive_means_are_exact_products_on_every_platform() -> None:
     """A TPU's products round float32 to bfloat16 unless they are asked not to."""
     program = str(jax.make_jaxpr(lambda x: adaptive_average_pool(x, 3))(jnp.ones((1, 7, 8, 2))))
     assert program.count("dot_general") == program.count("HIGHEST, Precision.HIGHEST") == 2, program
+
+
+def test_a_mean_over_the_edge_is_of_the_pixels_that_are_there() -> None:
+    x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
+    whole, over = jax.jit(lambda x: (average_pool(x, 2, 2), average_pool(x, 2, 2, ceil_mode=True)))(x)
+    np.testing.assert_array_equal(whole[0, :, :, 0], [[3, 5]])
+    np.testing.assert_array_equal(over[0, :, :, 0], [[3, 5, 6.5], [10.5, 12.5, 14]])
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 2, 7, 2), (1, 1, 2, 1)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_blur_reflects_the_edges(shape: tuple[int, ...], strides: int) -> None:
+    x, (height, width) = np.random.default_rng(0).standard_normal(shape), shape[1:3]
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    weights = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    expected = sum(weights[i, j] * padded[:, i:i + height:strides, j:j + width:strides]
+                   for i in range(3) for j in range(3))
+    found = jax.jit(partial(blur_pool, strides=strides))(x.astype(np.float32))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -199,6 +199,28 @@ CLASSIFIER_CASES = (
     ClassifierCase("convnext_two_stages", "convnext_tiny", dict(widths=(8, 16), depths=(2, 1), num_classes=5),
                    (24, 28), layout="torchvision"),
 )
+# Compared live only: one of each field in which timm's ResNets and ConvNeXts differ.
+SMALL_RESNET = dict(depths=(1, 1, 1, 1), width=8, num_classes=5)
+SMALL_CONVNEXT = dict(widths=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_classes=5)
+TIMM_CASES = (
+    # Maps of 11x9, 6x5, 3x3 and 2x2: means of fewer pixels at the edges.
+    ClassifierCase("resnet_tiered_stem_average", "resnet10t", dict(SMALL_RESNET, stem_widths=(3, 4, 8)), (44, 34)),
+    ClassifierCase("resnet_deep_stem", "resnet50c", dict(SMALL_RESNET, stem_widths=(4, 4, 8))),
+    ClassifierCase("resnet_wide_stem", "resnet50s", dict(SMALL_RESNET, stem_widths=(8, 8, 16))),
+    ClassifierCase("resnet_se", "seresnet50t", dict(SMALL_RESNET, stem_widths=(3, 4, 8))),
+    ClassifierCase("resnet_se_basic", "seresnet18", dict(SMALL_RESNET, stem="deep", stem_widths=(4, 4, 8))),
+    ClassifierCase("resnet_eca", "ecaresnet50d", dict(SMALL_RESNET, stem_widths=(4, 4, 8))),
+    ClassifierCase("resnet_blur", "resnetblur50d", dict(SMALL_RESNET, stem_widths=(4, 4, 8)), (44, 34)),
+    ClassifierCase("resnet_blur_basic", "resnetblur18", dict(SMALL_RESNET, stem="deep", stem_widths=(4, 4, 8))),
+    ClassifierCase("resnet_means", "resnetaa50d", dict(SMALL_RESNET, stem_widths=(4, 4, 8)), (64, 32)),
+    ClassifierCase("resnet_groups", "resnet50_gn", dict(SMALL_RESNET, width=32, stem="deep")),
+    ClassifierCase("convnext_overlapping_stem", "convnext_atto_ols", dict(SMALL_CONVNEXT, stem_width=8), (43, 38)),
+    ClassifierCase("convnext_norm_first", "convnext_tiny_hnf", SMALL_CONVNEXT),
+    ClassifierCase("convnext_representation", "convnext_large_mlp", dict(SMALL_CONVNEXT, representation_size=12)),
+    ClassifierCase("convnext_norm_epsilon", "convnext_xxlarge", SMALL_CONVNEXT),
+    ClassifierCase("convnextv2", "convnextv2_tiny", SMALL_CONVNEXT),
+    ClassifierCase("convnextv2_convolutions", "convnextv2_atto", SMALL_CONVNEXT),
+)
 DINO_CASES = (
     # Two lists of views of one size: the authors interpolate positions in another way, so there is one resolution.
     DinoCase("dino_vit", "vit_tiny_patch16_224", dict(image_size=8, patch_size=4, width=8, depth=1, heads=2),

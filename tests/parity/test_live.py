@@ -11,7 +11,17 @@ import jax
 import jax_side
 import numpy as np
 import pytest
-from cases import CLASSIFIER_CASES, DINO_CASES, MAE_CASES, VIT_CASES, ClassifierCase, DinoCase, MaeCase, VitCase
+from cases import (
+    CLASSIFIER_CASES,
+    DINO_CASES,
+    MAE_CASES,
+    TIMM_CASES,
+    VIT_CASES,
+    ClassifierCase,
+    DinoCase,
+    MaeCase,
+    VitCase,
+)
 from deterministic_weights import fill
 
 from cvjax.interop import load_weights, save_weights, to_state_dict
@@ -19,6 +29,7 @@ from cvjax.interop.families import family_of
 from cvjax.interop.naming import model_images
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
+from tests.interop.timm_convnets import STORED
 
 pytestmark = pytest.mark.parity
 
@@ -56,7 +67,7 @@ def test_mae_vit_base_patch16_outputs_and_gradients(theirs: ModuleType) -> None:
     jax_side.assert_same(jax_side.mae_numbers(case, jax_side.gradient_shapes(numbers)), numbers)
 
 
-@pytest.mark.parametrize("case", CLASSIFIER_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CLASSIFIER_CASES + TIMM_CASES, ids=lambda case: case.name)
 def test_classifier_outputs_gradients_and_statistics(case: ClassifierCase, theirs: ModuleType) -> None:
     numbers = theirs.classifier_numbers(case)
     jax_side.assert_same(jax_side.classifier_numbers(case, jax_side.state_shapes(numbers)), numbers)
@@ -68,11 +79,12 @@ def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
     jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)
 
 
-# An MAE's reference is the authors' code; the baselines, LeNet and the FCN of any backbone have none; detectors have
-# outputs of their own kinds (see test_faster_rcnn_live.py).
+# timm's convolutional networks are compared with what is stored of them (tests/interop/test_timm_convnets.py), and that
+# with timm. An MAE's reference is the authors' code; the baselines, LeNet and the FCN of any backbone have none;
+# detectors have outputs of their own kinds (see test_faster_rcnn_live.py).
 PUBLISHED = [name for name in list_models()
-             if name != "fcn" and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn",
-                                                       "rcnn", "sppnet")) and "yolo" not in name]
+             if name != "fcn" and name not in STORED["architectures"] and "yolo" not in name
+             and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn", "rcnn", "sppnet"))]
 
 
 # Each structure once. The other published models differ from these only in depth, width and size, and their parameters'
@@ -80,6 +92,7 @@ PUBLISHED = [name for name in list_models()
 FULL_SIZE = ("airbench94", "airbench96", "alexnet", "alexnet_grouped", "convnext_tiny", "deit_tiny_patch16_224",
              "densenet121", "densenet_bc100_k12", "fcn8s_vgg16", "fcn32s_vgg16", "fcn_resnet50", "googlenet",
              "googlenet_lrn", "resnet9", "resnet18", "resnet50", "resnet110", "resnext50_32x4d", "wide_resnet50_2",
+             "resnetblur18", "seresnext26t_32x4d", "convnextv2_atto",
              "swin_tiny_patch4_window7_224", "swin_base_patch4_window12_384", "vgg16", "vgg16_bn",
              "vit_small_patch16_384", "vit_base_patch16_gap_224", "vit_base_patch32_224", "vit_large_patch14_224")
 
@@ -111,7 +124,14 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     assert expected in layouts
 
 
-@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *DINO_CASES],
+def test_what_is_stored_of_convolutional_networks_is_timms(theirs: ModuleType) -> None:
+    """Of every tag's architecture; the names are ours that timm has, too."""
+    import make_timm_convnets
+
+    assert make_timm_convnets.content() == STORED
+
+
+@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *TIMM_CASES, *DINO_CASES],
                          ids=lambda kind: getattr(kind, "name", kind))
 def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: ModuleType, tmp_path: Path) -> None:
     from safetensors.torch import load_file

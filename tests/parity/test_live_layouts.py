@@ -125,15 +125,21 @@ def test_learned_positions_are_resized_as_their_publisher_does(image_size: tuple
         assert np.abs(resized - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("block, output_stride", [("basic", 8), ("basic", 16), ("bottleneck", 8), ("bottleneck", 16)])
-def test_dilated_resnets_are_timms(block: str, output_stride: int, theirs: ModuleType, torch: ModuleType) -> None:
-    """torchvision dilates only one of the two kinds of blocks, the bottleneck."""
+@pytest.mark.parametrize("block, output_stride, blurs", [
+    ("basic", 8, False), ("basic", 16, False), ("bottleneck", 8, False), ("bottleneck", 16, False), ("basic", 8, True),
+    ("bottleneck", 16, True)])
+def test_dilated_resnets_are_timms(block: str, output_stride: int, blurs: bool, theirs: ModuleType, torch: ModuleType
+                                   ) -> None:
+    """torchvision dilates only one of the two kinds of blocks, the bottleneck. blurs: with averaged shortcuts."""
+    from timm.layers import BlurPool2d
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
     kind = BasicBlock if block == "basic" else Bottleneck
     fields = dict(num_classes=5, output_stride=output_stride)
-    reference = filled(ResNet(kind, [1, 1, 2, 2], **fields), theirs, torch)
-    model = create_model("resnet18", block=block, depths=(1, 1, 2, 2), **fields)
+    theirs_only, ours_only = (dict(avg_down=True, aa_layer=BlurPool2d), dict(shortcut="average", antialias="blur")
+                              ) if blurs else ({}, {})
+    reference = filled(ResNet(kind, [1, 1, 2, 2], **fields, **theirs_only), theirs, torch)
+    model = create_model("resnet18", block=block, depths=(1, 1, 2, 2), **fields, **ours_only)
     images = np.random.default_rng(0).standard_normal((2, 50, 73, 3)).astype(np.float32)
     with torch.no_grad():
         expected = reference(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()

@@ -20,6 +20,7 @@ from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.weights import adapted_to_channels
 from cvjax.models import create_model, list_models
 from cvjax.workflow.normalization import normalized
+from tests.interop.timm_convnets import STORED
 
 pytestmark = pytest.mark.parity
 
@@ -96,6 +97,19 @@ def test_bare_files_of_torchvision_are_seen_as_it_says(theirs: ModuleType) -> No
             assert (how.mean, how.std) == (tuple(stated.mean), tuple(stated.std)), there
         seen += 1
     assert seen > 30
+
+
+def test_bare_files_of_timms_own_convolutional_networks_are_seen_as_its_default_weights(theirs: ModuleType) -> None:
+    """At the size of their training; of the others torchvision's come first, or the authors'."""
+    from timm.models import get_pretrained_cfg
+    from torchvision.models import list_models as torchvisions
+
+    names = [name for name in STORED["architectures"] if name in DEFAULT_TAGS and name not in torchvisions()]
+    for name in names:
+        stated, (how, _) = get_pretrained_cfg(name), Published(name, {"x": np.zeros(1)}).preprocessing(name)
+        assert (how.mean, how.std, how.crop, how.crop_mode, how.interpolation) == tuple(
+            getattr(stated, key) for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")), name
+    assert len(names) > 60
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])

@@ -1,6 +1,7 @@
 """The references' numbers for a case: outputs, loss, and `gradient/NAME` of every parameter."""
 
 from functools import partial
+from typing import Any
 
 import dino_reference
 import numpy as np
@@ -19,8 +20,11 @@ from mae_reference import TorchMae
 from resnet9_reference import TorchResNet9
 from resnet_reference import CifarResNet, NarrowResNet, PreactivationResNet
 from timm import create_model, list_models
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.layers import BlurPool2d, PatchEmbed, resample_abs_pos_embed
 from timm.models.convnext import ConvNeXt
+from timm.models.resnet import BasicBlock as TimmBasic
+from timm.models.resnet import Bottleneck as TimmBottleneck
+from timm.models.resnet import ResNet as TimmResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.models import ConvNeXt as TorchvisionConvNeXt
@@ -126,6 +130,33 @@ CLASSIFIERS = {
     "convnext": lambda: ConvNeXt(dims=(8, 12, 16, 20), depths=(1, 2, 1, 1), num_classes=5),
     "convnext_two_stages": lambda: TorchvisionConvNeXt(
         [CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 1)], num_classes=5),
+}
+
+
+def _timm_resnet(block: type[TimmBasic | TimmBottleneck], width: int = 8, **options: Any) -> TimmResNet:
+    options = dict(stem_type="deep", stem_width=4) | options
+    return TimmResNet(block, (1, 1, 1, 1), num_classes=5, channels=(width, 2 * width, 4 * width, 8 * width), **options)
+
+
+SMALL_CONVNEXT = dict(dims=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_classes=5)
+CLASSIFIERS |= {
+    "resnet_tiered_stem_average": lambda: _timm_resnet(TimmBasic, stem_type="deep_tiered", avg_down=True),
+    "resnet_deep_stem": lambda: _timm_resnet(TimmBottleneck),
+    "resnet_wide_stem": lambda: _timm_resnet(TimmBottleneck, stem_width=8),
+    "resnet_se": lambda: _timm_resnet(TimmBottleneck, stem_type="deep_tiered", avg_down=True,
+                                      block_args=dict(attn_layer="se")),
+    "resnet_se_basic": lambda: _timm_resnet(TimmBasic, block_args=dict(attn_layer="se")),
+    "resnet_eca": lambda: _timm_resnet(TimmBottleneck, avg_down=True, block_args=dict(attn_layer="eca")),
+    "resnet_blur": lambda: _timm_resnet(TimmBottleneck, avg_down=True, aa_layer=BlurPool2d),
+    "resnet_blur_basic": lambda: _timm_resnet(TimmBasic, aa_layer=BlurPool2d),
+    "resnet_means": lambda: _timm_resnet(TimmBottleneck, avg_down=True, aa_layer=torch.nn.AvgPool2d),
+    "resnet_groups": lambda: _timm_resnet(TimmBottleneck, 32, stem_width=32, norm_layer="groupnorm"),
+    "convnext_overlapping_stem": lambda: ConvNeXt(**SMALL_CONVNEXT, stem_type="overlap_tiered", conv_mlp=True),
+    "convnext_norm_first": lambda: ConvNeXt(**SMALL_CONVNEXT, head_norm_first=True, conv_mlp=True),
+    "convnext_representation": lambda: ConvNeXt(**SMALL_CONVNEXT, head_hidden_size=12),
+    "convnext_norm_epsilon": lambda: ConvNeXt(**SMALL_CONVNEXT, norm_eps=1e-5),
+    "convnextv2": lambda: ConvNeXt(**SMALL_CONVNEXT, use_grn=True, ls_init_value=None),
+    "convnextv2_convolutions": lambda: ConvNeXt(**SMALL_CONVNEXT, use_grn=True, ls_init_value=None, conv_mlp=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""ConvNeXt's names: timm's, torchvision's, and the authors'."""
+"""ConvNeXt's names: timm's, torchvision's, and the authors' (of both papers)."""
 
 from cvjax.interop.families.registry import register
 from cvjax.interop.families.vit import linear
@@ -7,7 +7,16 @@ from cvjax.models.convnext import ConvNeXt
 
 _CHANNELS_FIRST = Layout(lambda array, model: array[:, None, None], lambda array, model: array[:, 0, 0])  # (C, 1, 1)
 
-TIMM = (Rule("(.+)/layer_scale/gamma", r"\1/gamma"), *TORCH)
+_CHANNELS_LAST = Layout(lambda array, model: array[None, None, None], lambda array, model: array[0, 0, 0])
+# (in, out) <-> (out, in), or (out, in, 1, 1)
+_POINTWISE = Layout(lambda kernel, model: kernel.T[..., None, None] if model.conv_mlp else kernel.T,
+                    lambda kernel, model: kernel.reshape(kernel.shape[:2]).T)
+
+TIMM = (
+    Rule("(.+)/layer_scale/gamma", r"\1/gamma"),
+    Rule(r"(.+/mlp/fc\d)/kernel", r"\1/weight", _POINTWISE),
+    *TORCH,
+)
 TORCHVISION = (
     Rule("(.+)/layer_scale/gamma", r"\1/layer_scale", _CHANNELS_FIRST),
     *linear("(.+)/conv_dw", r"\1/block/0"),
@@ -21,13 +30,17 @@ OFFICIAL = (
     Rule("(.+)/layer_scale/gamma", r"\1/gamma"),
     *linear("(.+)/conv_dw", r"\1/dwconv"),
     *linear(r"(.+)/mlp/fc(\d)", r"\1/pwconv\2"),
+    Rule("(.+)/mlp/grn/scale", r"\1/grn/gamma", _CHANNELS_LAST),
+    Rule("(.+)/mlp/grn/bias", r"\1/grn/beta", _CHANNELS_LAST),
     *TORCH,
 )
 
 
-def _places(stem: str, downsamples: list[str], blocks: list[str]) -> tuple[tuple[str, str], ...]:
+def _places(model: ConvNeXt, stem: str, downsamples: list[str], blocks: list[str]) -> tuple[tuple[str, str], ...]:
     """Renames to where a publisher has the stem, each stage's downsampling and its blocks, all parts by numbers."""
-    return ((r"stem/conv/", f"{stem}/0/"), (r"stem/norm/", f"{stem}/1/"),
+    last = 0 if model.stem_width is None else 1
+    return (("stem/conv_first/", f"{stem}/0/"), ("stem/conv/", f"{stem}/{last}/"),
+            ("stem/norm/", f"{stem}/{last + 1}/"),
             *((f"stages_{i}/downsample/norm/", f"{place}/0/") for i, place in enumerate(downsamples)),
             *((f"stages_{i}/downsample/conv/", f"{place}/1/") for i, place in enumerate(downsamples)),
             *((f"stages_{i}/", f"{place}/") for i, place in enumerate(blocks)))
@@ -36,18 +49,22 @@ def _places(stem: str, downsamples: list[str], blocks: list[str]) -> tuple[tuple
 def convnext(model: ConvNeXt) -> Family:
     """The table of a model: torchvision numbers the stages and what is between them in a row."""
     stages = range(len(model.depths))
-    timm = _places("stem", [f"stages/{i}/downsample" for i in stages], [f"stages/{i}/blocks" for i in stages])
-    torchvision = _places("features/0", [f"features/{2 * i}" for i in stages],
+    timm = _places(model, "stem", [f"stages/{i}/downsample" for i in stages], [f"stages/{i}/blocks" for i in stages])
+    torchvision = _places(model, "features/0", [f"features/{2 * i}" for i in stages],
                           [f"features/{2 * i + 1}" for i in stages])
-    official = _places("downsample_layers/0", [f"downsample_layers/{i}" for i in stages],
+    official = _places(model, "downsample_layers/0", [f"downsample_layers/{i}" for i in stages],
                        [f"stages/{i}" for i in stages])
+    norm = "norm_pre/" if model.norm_first else "head/norm/"
     head = r"(head(\.fc)?|classifier\.2)\.(weight|bias)"
+    # Pre-trained as masked autoencoders, those of V2 have no norm there.
+    fresh = rf"{head}|head\.norm\.(weight|bias)" if model.response_norm else head
     return Family(
-        namings={"timm": Naming(TIMM, (*timm, ("norm/", "head/norm/"), ("head/", "head/fc/"))),
+        namings={"timm": Naming(TIMM, (*timm, ("norm/", norm), ("pre_logits/", "head/pre_logits/fc/"),
+                                       ("head/", "head/fc/"))),
                  "torchvision": Naming(TORCHVISION, (*torchvision, ("norm/", "classifier/0/"),
                                                      ("head/", "classifier/2/"))),
                  "official": Naming(OFFICIAL, official)},
-        fresh=head,
+        fresh=fresh,
         ignored=head,
     )
 

@@ -1,9 +1,11 @@
-"""ResNet's names: torchvision's and timm's are the same, and ours."""
+"""ResNet's names: torchvision's and timm's are the same, and ours but for the kernel of a gate by ECA-Net."""
 
 from cvjax.interop.families.registry import register
-from cvjax.interop.naming import TORCH, Family, Naming
+from cvjax.interop.naming import KERNEL, TORCH, Family, Naming, Rule
 from cvjax.models.resnet import ResNet
 
-RESNET = Family(namings={"timm": Naming(TORCH), "torchvision": Naming(TORCH)}, fresh=r"fc\..+", ignored=r"fc\..+")
+NAMING = Naming((Rule(r"(.+)/se/kernel", r"\1/se/conv/weight", KERNEL), *TORCH))
+
+RESNET = Family(namings={"timm": NAMING, "torchvision": NAMING}, fresh=r"fc\..+", ignored=r"fc\..+")
 
 register(ResNet, RESNET)
