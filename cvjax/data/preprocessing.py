@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 # Of pixels in [0, 1], for each of the colours red, green and blue.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5,)  # the mean and deviation that take [0, 1] to [-1, 1], for any number of channels
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's

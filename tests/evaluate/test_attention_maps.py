@@ -47,6 +47,7 @@ def test_other_models_are_refused(variables) -> None:
     class Pixels(nn.Module):
         patch_size: int = 4
         class_token: bool = True
+        prefix: int = 1
 
         @nn.compact
         def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -58,7 +59,7 @@ def test_other_models_are_refused(variables) -> None:
         class_attention(MODEL.clone(class_token=False, pool="avg"), variables, IMAGES)
     with pytest.raises(ValueError, match="cannot be cut into patches of 4"):
         class_attention(MODEL, variables, IMAGES[:, :7])
-    with pytest.raises(ValueError, match="2x3 patches in the last block, received 12 tokens"):
+    with pytest.raises(ValueError, match=r"needs 1 \+ 2x3 tokens in the last block, received 12 tokens"):
         jax.eval_shape(lambda x: class_attention(Pixels(), Pixels().init(jax.random.key(0), x), x), IMAGES)
 
 
