@@ -38,15 +38,14 @@ _STATED: dict[str, Preprocessing] = {
     "resnext101_64x4d": Preprocessing(crop=224 / 232, interpolation="bilinear"),
     "vit_": Preprocessing(HALF, HALF, crop=0.9),
     "vit_*_gap_256": Preprocessing(HALF, HALF, crop=0.95),
-    "vit_*_siglip_": Preprocessing(HALF, HALF, crop=0.9),
+    "vit_*_siglip_*": Preprocessing(HALF, HALF, crop=0.9),
     "vit_*_clip_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
     "vit_*_dinov2": Preprocessing(crop=1.0),
     "vit_*_tipsv2": Preprocessing((0,), (1,), crop=1.0),
     "vit_*_miil": Preprocessing((0,), (1,), interpolation="bilinear"),
     "eva_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
     "flexivit_": Preprocessing(HALF, HALF, crop=0.95),
-    "deit_": Preprocessing(crop=0.9),
-    "deit3_": Preprocessing(crop=1.0),
+    "deit_": Preprocessing(crop=0.9), "deit3_": Preprocessing(crop=0.9),
     "swin_": Preprocessing(crop=0.9),
     **{name: Preprocessing(interpolation="bilinear")
        for name in ("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "faster_rcnn", "fcn_resnet")},
@@ -208,7 +207,7 @@ def _of_family(name: str, arrays: Iterable[str]) -> tuple[Preprocessing, str]:
     how = Preprocessing() if start is None else stated[start]
     if start == "vit_" and who != "torchvision" and not any(map(_is_head, names)):
         how, who = Preprocessing(crop=0.9), "the authors of self-supervised ViTs"  # DINO, MAE and I-JEPA
-    if name.endswith(_SIZES_UNCROPPED) and start != "vit_*_siglip_":
+    if name.endswith(_SIZES_UNCROPPED) and start != "vit_*_siglip_*":
         how = dataclasses.replace(how, crop=1.0)
     return how, f"no {CONFIG}: as {who} state{'s' * (who == 'torchvision')}"
 

@@ -14,6 +14,17 @@ from typing import Any
 
 STORED = Path(__file__).with_suffix(".json")
 Shapes = Mapping[str, tuple[int, ...]]
+# The first ViTs' arguments, and what most images become. The file has what is otherwise.
+USUAL = {"pool": "token", "class_token": True, "distilled": False, "registers": 0, "prefix_positions": True,
+         "pre_norm": False, "fc_norm": False, "qk_norm": False, "qkv_bias": True, "activation": "gelu",
+         "norm_epsilon": 1e-6, "layer_scale": None}
+USUAL_IMAGES = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9, "crop_mode": "center",
+                "interpolation": "bicubic"}
+
+
+def read_stored() -> dict[str, Any]:
+    """What the file holds."""
+    return json.loads(STORED.read_text(encoding="utf-8"))
 
 
 def of_one_block(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -52,6 +63,10 @@ def _arguments(model: Any) -> dict[str, Any]:
     }
 
 
+def _otherwise(found: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key not in usual or value != usual[key]}
+
+
 def _entry(name: str, tags: dict[str, int]) -> dict[str, Any]:
     import timm
     import torch
@@ -61,18 +76,19 @@ def _entry(name: str, tags: dict[str, int]) -> dict[str, Any]:
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=1000)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    entry = {"arguments": _arguments(model), "parameters": sum(p.numel() for p in model.parameters()),
+    entry = {"arguments": _otherwise(_arguments(model), USUAL), "parameters": sum(p.numel() for p in model.parameters()),
              "fingerprint": fingerprint(of_one_block(shapes)), "tags": tags}
     cfg = get_pretrained_cfg(name)
     if tags and cfg.hf_hub_id:
         images = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=True)
         entry["default"] = cfg.hf_hub_id
-        entry["images"] = {key: images[key] for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")}
+        images = {key: list(value) if isinstance(value := images[key], tuple) else value for key in USUAL_IMAGES}
+        entry["images"] = _otherwise(images, USUAL_IMAGES)
     return entry
 
 
 def make() -> dict[str, Any]:
-    """What the file holds."""
+    """What the file is to hold, by the installed timm."""
     import torchvision_operators  # noqa: F401  before timm  # isort: skip
     import timm
     from timm.models import get_pretrained_cfg
@@ -89,8 +105,13 @@ def make() -> dict[str, Any]:
             "others": {name: list(tags[name]) for name in sorted(tags.keys() - ours)}}
 
 
-if __name__ == "__main__":
-    content = make()
+def text_of(content: dict[str, Any]) -> str:
+    """JSON with a line for each model."""
     lines = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in content["models"].items()]
-    STORED.write_text(f'{{"timm": {json.dumps(content["timm"])}, "models": {{\n' + ",\n".join(lines)
-                      + f'\n}}, "others": {json.dumps(content["others"])}}}\n')
+    others = ",\n".join(f"  {json.dumps(name)}: {json.dumps(tags)}" for name, tags in content["others"].items())
+    return (f'{{"timm": {json.dumps(content["timm"])}, "models": {{\n' + ",\n".join(lines)
+            + f'\n}}, "others": {{\n{others}\n}}}}\n')
+
+
+if __name__ == "__main__":
+    STORED.write_text(text_of(make()), encoding="utf-8")
