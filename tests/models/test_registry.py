@@ -12,9 +12,11 @@ from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.registry import register
+from tests.parity.timm_vits import read_stored
 
-# ViT, DeiT, Swin and ConvNeXt: what timm's models of these names have (1000 classes). MAE: the authors' models without
-# their two fixed position tables; `tiny` and `small` are not theirs.
+# Swin and ConvNeXt: what timm's models of these names have (1000 classes), as the ViTs of the next line. MAE: the
+# authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
+VITS = {name: entry["parameters"] for name, entry in read_stored()["models"].items()}
 COUNTS = {
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
     "airbench96": 9_915_704,
@@ -24,10 +26,6 @@ COUNTS = {
     "convnext_large": 197_767_336,
     "convnext_small": 50_223_688,
     "convnext_tiny": 28_589_128,
-    "deit_base_patch16_224": 86_567_656,
-    "deit_base_patch16_384": 86_859_496,
-    "deit_small_patch16_224": 22_050_664,
-    "deit_tiny_patch16_224": 5_717_416,
     "densenet121": 7_978_856,
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,
@@ -90,31 +88,12 @@ COUNTS = {
     "vgg16_bn": 138_365_992,
     "vgg19": 143_667_240,
     "vgg19_bn": 143_678_248,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_base_patch16_384": 86_859_496,
-    "vit_base_patch16_gap_224": 86_566_120,  # a class token and its position less
-    "vit_base_patch32_224": 88_224_232,
-    "vit_base_patch32_384": 88_297_192,
-    "vit_base_patch8_224": 86_576_872,
-    "vit_huge_patch14_224": 632_045_800,
-    "vit_huge_patch14_gap_224": 632_043_240,
-    "vit_large_patch14_224": 304_203_752,
-    "vit_large_patch16_224": 304_326_632,
-    "vit_large_patch16_384": 304_715_752,
-    "vit_large_patch32_224": 306_535_400,
-    "vit_large_patch32_384": 306_632_680,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_small_patch16_384": 22_196_584,
-    "vit_small_patch32_224": 22_878_952,
-    "vit_small_patch32_384": 22_915_432,
-    "vit_small_patch8_224": 22_055_272,
-    "vit_tiny_patch16_224": 5_717_416,
-    "vit_tiny_patch16_384": 5_790_376,
     "wide_resnet101_2": 126_886_696,
     "wide_resnet50_2": 68_883_240,
     "yolo": 12_496_478,
     "yolov1": 271_703_550,  # the authors' first network, of 7 x 7 cells with 2 boxes and 20 classes
     "yolov1_classifier": 23_428_136,
+    **VITS,
 }
 
 
@@ -128,7 +107,7 @@ DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "resn
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
-                                  for name in list_models()])
+                                  for name in list_models() if name not in VITS])  # those: parity/test_timm_vits.py
 def test_parameter_count(name: str) -> None:
     model = create_model(name)
     inputs = [jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32)]

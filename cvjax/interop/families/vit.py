@@ -1,5 +1,6 @@
 """ViT's names: timm's, which the authors of DeiT and MAE use too, and torchvision's."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -87,12 +88,23 @@ def _torchvision(first: str, second: str) -> Naming:
 # The heads and their norm belong to a task, so another task starts them fresh. Who takes the mean of the patches has no
 # use for attention pooling, and nobody for an MAE's decoder. torchvision's published files have the names that it used
 # before version 0.14.
-VIT = Family(
-    namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed")), "torchvision": _torchvision("0", "3"),
-             "torchvision-0.13": _torchvision("linear_1", "linear_2")},
+_TIMM = Family(
+    namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed"))},
     fresh=r"(head|head_dist|fc_norm|heads\.head)\..+",
     ignored=r"(head|head_dist|fc_norm|norm|attn_pool|heads|encoder\.ln)\..+|decoder_.+|mask_token",
     resized={r"pos_embed|encoder\.pos_embedding": _fit_positions},
 )
 
-register(VisionTransformer, VIT)
+_TORCHVISIONS = {"torchvision": _torchvision("0", "3"), "torchvision-0.13": _torchvision("linear_1", "linear_2")}
+# torchvision's ViT has none of what these fields can change.
+_LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm", "fc_norm", "qk_norm", "qkv_bias",
+          "activation", "norm_epsilon", "layer_scale")
+
+
+def _vit(model: VisionTransformer) -> Family:
+    usual = {field.name: field.default for field in dataclasses.fields(model)}
+    later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
+    return _TIMM if later else dataclasses.replace(_TIMM, namings={**_TIMM.namings, **_TORCHVISIONS})
+
+
+register(VisionTransformer, _vit)
