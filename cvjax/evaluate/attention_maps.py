@@ -31,8 +31,8 @@ class ClassTokenTransformer(Protocol):
 def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     """Attention of the class token to each patch in the last block: float32 `(B, heads, gh, gw)`, 0 or more.
 
-    The sum over the patches of a head is at most 1; the rest is the attention to itself and to registers. Under jit only
-    the last block's weights are computed. With `pool="avg"`, nothing uses the class token after the last block.
+    The sum over the patches of a head is at most 1; the rest is the attention to itself and to registers. Under jit
+    only the last block's weights are computed. With `pool="avg"`, nothing uses the class token after the last block.
 
     model: a `ClassTokenTransformer`, with a class token. images: normalised float `(B, H, W, C)`, whose sides the patch
     size divides.

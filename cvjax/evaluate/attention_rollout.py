@@ -26,8 +26,8 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: ja
     """The attention weights of every layer, first layer first: float32 `(B, heads, T, T)` each.
 
     Entry [b, h, i, j] is the attention of token i to token j; its sum over j is 1. If a layer attends within windows,
-    windows count as examples. An attention pool counts as a layer `(B, heads, 1, L)` of its one query. The arithmetic is
-    that of the layers, which do not keep their weights.
+    windows count as examples. An attention pool counts as a layer `(B, heads, 1, L)` of its one query. The arithmetic
+    is that of the layers, which do not keep their weights.
 
     images: normalised float `(B, H, W, C)`. Raises ValueError for a model without `SelfAttention`.
     """
@@ -43,7 +43,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: ja
 
 
 def _attention_layers(intermediates: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What each `SelfAttention` or `AttentionPool` sowed. Flax keeps layers in the order in which they sow for the first time."""
+    """What each `SelfAttention` or `AttentionPool` sowed. Flax keeps layers in the order in which they first sow."""
     if "score_bias" in intermediates:
         yield intermediates
     for part in intermediates.values():

@@ -119,7 +119,8 @@ class VisionTransformer(ImageModel):
         init = TRANSFORMER_INITS[self.weight_init]
         self.patch_embed = PatchEmbed(self.width, self.dtype, init.patches, use_bias=not self.pre_norm)
         counts = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.registers}
-        self.prefix_tokens = [self.param(name, normal, (1, count, self.width)) for name, count in counts.items() if count]
+        self.prefix_tokens = [self.param(name, normal, (1, count, self.width))
+                              for name, count in counts.items() if count]
         if self.position == "learned":
             length = self.placed_prefix + self.grid[0] * self.grid[1]
             self.pos_embed = self.param("pos_embed", normal, (1, length, self.width))

@@ -1,4 +1,4 @@
-"""The vision transformers that came after the first ones, by the names that timm gives them: fields of `cvjax.models.vit`.
+"""The vision transformers that came after the first ones, by timm's names: fields of `cvjax.models.vit`.
 
 DeiT, distilled (https://arxiv.org/abs/2012.12877), and DeiT III (https://arxiv.org/abs/2204.07118); the image towers of
 CLIP (https://arxiv.org/abs/2103.00020) and TinyCLIP (https://arxiv.org/abs/2309.12314); SigLIP
@@ -13,7 +13,8 @@ from typing import Any
 from cvjax.models.registry import register
 from cvjax.models.vit import BASE, HUGE, LARGE, SMALL, TINY, VisionTransformer
 
-Rows = tuple[tuple[str, dict[str, Any], int, tuple[int, ...]], ...]
+Row = tuple[str, dict[str, Any], int, tuple[int, ...]]
+Rows = tuple[Row, ...]
 
 WEE = dict(width=256, depth=14, heads=4, mlp_ratio=5)
 XSMALL = dict(width=256, depth=10, heads=4)
@@ -33,11 +34,11 @@ GIANT_DINO = dict(width=1536, depth=40, heads=24, mlp_ratio=2.66667 * 2, activat
 CLIP = dict(pre_norm=True, norm_epsilon=1e-5)
 SIGLIP = dict(class_token=False, pool="map")
 GAP = dict(class_token=False, pool="avg")
-REGISTERS = GAP | dict(prefix_positions=False, fc_norm=True, layer_scale=1e-5)  # timm's own
+UNPLACED = dict(prefix_positions=False)
+REGISTERS = GAP | UNPLACED | dict(fc_norm=True, layer_scale=1e-5)  # timm's own
 
 
-def named(name: str, fields: dict[str, Any], *rows: tuple[str, dict[str, Any], int, tuple[int, ...]]
-          ) -> dict[str, tuple[type[VisionTransformer], dict[str, Any]]]:
+def named(name: str, fields: dict[str, Any], *rows: Row) -> dict[str, tuple[type[VisionTransformer], dict[str, Any]]]:
     """Variants of one form.
 
     name: with the places {size}, {patch} and {image}. rows: the size and its dimensions, the side of a patch, and those
@@ -51,8 +52,8 @@ def named(name: str, fields: dict[str, Any], *rows: tuple[str, dict[str, Any], i
 
 # SigLIP 2's sizes have the approximate GELU. timm's names of the sizes that SigLIP had have the exact one.
 FIRST_SIGLIPS: Rows = (("base", BASE, 16, (224, 256, 384, 512)), ("large", LARGE, 16, (256, 384)))
-SECOND_SIGLIPS: Rows = (("base", BASE, 32, (256,)), ("large", LARGE, 16, (512,)), ("so400m", SO400M, 16, (256, 384, 512)),
-                        ("giantopt", GIANT_OPT, 16, (256, 384)))
+SECOND_SIGLIPS: Rows = (("base", BASE, 32, (256,)), ("large", LARGE, 16, (512,)),
+                        ("so400m", SO400M, 16, (256, 384, 512)), ("giantopt", GIANT_OPT, 16, (256, 384)))
 DINOV2: Rows = (("small", SMALL, 14, (518,)), ("base", BASE, 14, (518,)), ("large", LARGE, 14, (518,)),
                 ("giant", GIANT_DINO, 14, (518,)))
 TANH = dict(activation="gelu_tanh")
@@ -60,7 +61,7 @@ TANH = dict(activation="gelu_tanh")
 register({
     **named("deit_{size}_distilled_patch{patch}_{image}", dict(distilled=True),
             ("tiny", TINY, 16, (224,)), ("small", SMALL, 16, (224,)), ("base", BASE, 16, (224, 384))),
-    **named("deit3_{size}_patch{patch}_{image}", dict(prefix_positions=False, layer_scale=1e-6),
+    **named("deit3_{size}_patch{patch}_{image}", UNPLACED | dict(layer_scale=1e-6),
             ("small", SMALL, 16, (224, 384)), ("medium", MEDIUM, 16, (224,)), ("base", BASE, 16, (224, 384)),
             ("large", LARGE, 16, (224, 384)), ("huge", HUGE, 14, (224,))),
     **named("vit_{size}_patch{patch}_clip_{image}", CLIP,
@@ -78,8 +79,8 @@ register({
             ("so400m", SO400M, 14, (224, 378, 448, 896))),
     **named("vit_{size}_patch{patch}_siglip_gap_{image}", GAP | TANH, *SECOND_SIGLIPS),
     **named("vit_{size}_patch{patch}_dinov2", dict(layer_scale=1e-5), *DINOV2),
-    **named("vit_{size}_patch{patch}_reg4_dinov2", dict(layer_scale=1e-5, registers=4, prefix_positions=False), *DINOV2),
-    **named("vit_{size}_patch{patch}_reg1_tipsv2", dict(layer_scale=1.0, registers=1, prefix_positions=False),
+    **named("vit_{size}_patch{patch}_reg4_dinov2", dict(layer_scale=1e-5) | UNPLACED | dict(registers=4), *DINOV2),
+    **named("vit_{size}_patch{patch}_reg1_tipsv2", dict(layer_scale=1.0) | UNPLACED | dict(registers=1),
             ("base", BASE, 14, (448,)), ("large", LARGE, 14, (448,)), ("so400m", SO400M, 14, (448,)),
             ("giant", GIANT_DINO, 14, (448,))),
     **named("vit_{size}_patch{patch}_gap_{image}", GAP, ("huge", HUGE, 16, (448,)), ("giant", GIANT, 16, (224,))),
@@ -87,7 +88,7 @@ register({
             ("medium", MEDIUM, 16, (240, 256, 384))),
     **named("vit_{size}_patch{patch}_{image}_miil", dict(qkv_bias=False), ("base", BASE, 16, (224,))),
     **named("eva_{size}_patch{patch}_{image}", dict(pool="avg"), ("large", LARGE, 14, (196, 336))),
-    **named("flexivit_{size}", dict(prefix_positions=False),
+    **named("flexivit_{size}", UNPLACED,
             ("small", SMALL, 16, (240,)), ("base", BASE, 16, (240,)), ("large", LARGE, 16, (240,))),
     **named("vit_{size}_patch{patch}_reg1_gap_{image}", REGISTERS | dict(registers=1),
             ("wee", WEE, 16, (256,)), ("little", LITTLE, 16, (256,)), ("medium", MEDIUM, 16, (256,)),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cvjax.evaluate.attention_maps import best_head_jaccard, class_attention, mass_mask
+from cvjax.evaluate.attention_rollout import attention_weights
 from cvjax.layers.attention import SelfAttention
 from cvjax.models.vit import VisionTransformer
 from tests.models.drawn import random_like
@@ -41,6 +42,14 @@ def test_it_is_the_class_tokens_row_of_the_last_block(variables) -> None:
             # Scores of up to about 10 in float32: off by some 10 * 6e-8, a softmax's shares by as much of themselves.
             np.testing.assert_allclose(attention[image, head], expected, rtol=1e-4, atol=1e-6)
     assert np.std(attention) > 0.02  # a uniform answer would not pass unnoticed
+
+
+def test_registers_are_no_patches() -> None:
+    model = MODEL.clone(registers=2, prefix_positions=False)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), IMAGES))
+    found, last = jax.jit(lambda variables: (  # the latter is (B, heads, 1 + 2 + 6, 9)
+        class_attention(model, variables, IMAGES), attention_weights(model, variables, IMAGES)[-1]))(variables)
+    np.testing.assert_array_equal(found, last[:, :, 0, 3:].reshape(2, 3, 2, 3))
 
 
 def test_other_models_are_refused(variables) -> None:

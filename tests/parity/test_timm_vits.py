@@ -87,9 +87,10 @@ def test_default_weights_are_timms() -> None:
             assert name not in DEFAULT_TAGS
 
 
-# Without config.json these are taken for others of their names: OpenCLIP taught the first two with other statistics than
-# CLIP's, and Google's weights of ImageNet-21k lack a head, as those of self-supervised ViTs do.
-OTHERWISE = ("vit_large_patch14_clip_224", "vit_large_patch14_clip_336", "vit_huge_patch14_224", "vit_large_patch32_224")
+# Without config.json these are taken for others of their names: OpenCLIP taught the first two with other statistics
+# than CLIP's, and Google's weights of ImageNet-21k lack a head, as those of self-supervised ViTs do.
+OTHERWISE = ("vit_large_patch14_clip_224", "vit_large_patch14_clip_336", "vit_huge_patch14_224",
+             "vit_large_patch32_224")
 
 
 def test_a_bare_file_is_seen_as_the_default_weights_are() -> None:

@@ -66,7 +66,8 @@ def mae_numbers(case: MaeCase) -> dict[str, np.ndarray]:
 
 
 def timm_vit(case: VitCase) -> VisionTransformer:
-    renamed = {"pool": "global_pool", "layer_scale": "init_values", "registers": "reg_tokens", "activation": "act_layer"}
+    renamed = {"pool": "global_pool", "layer_scale": "init_values", "registers": "reg_tokens",
+               "activation": "act_layer"}
     options = {renamed.get(name, name): value for name, value in case.options.items()}
     if not options.get("class_token", True):
         options.setdefault("fc_norm", False)  # before the mean, as in most of timm's networks without a class token
@@ -84,8 +85,9 @@ def timm_vit(case: VitCase) -> VisionTransformer:
 def vit_numbers(case: VitCase) -> dict[str, np.ndarray]:
     model = timm_vit(case)
     weights = _tensors(fill(case.weight_shapes(parameter_shapes(model))))
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size,
-                                                  num_prefix_tokens=0 if model.no_embed_class else model.num_prefix_tokens)
+                                                  num_prefix_tokens=prefix)
     model.load_state_dict(weights)
     images = _images(case.inputs())
     logits = model(images)
