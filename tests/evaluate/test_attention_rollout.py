@@ -113,7 +113,9 @@ def test_rollout_without_a_class_token_loses_nothing() -> None:
 def test_rollout_passes_through_registers_and_an_attention_pool(fields) -> None:
     model = vit(**fields)
     variables, first = parameters(model), model.prefix
-    layers = [np.mean(np.asarray(weight, np.float64), axis=1) for weight in attention_weights(model, variables, IMAGES)]
+    rollout, weights = jax.jit(lambda variables: (
+        attention_rollout(model, variables, IMAGES), attention_weights(model, variables, IMAGES)))(variables)
+    layers = [np.mean(np.asarray(weight, np.float64), axis=1) for weight in weights]
     flow = np.eye(first + 6)
     for weight in layers[:2]:
         flow = (0.5 * weight + 0.5 * np.eye(first + 6)) @ flow
@@ -122,7 +124,6 @@ def test_rollout_passes_through_registers_and_an_attention_pool(fields) -> None:
         row = np.einsum("bp,bpt->bt", layers[2][:, 0], flow[:, first:])
     else:
         row = flow[:, 0]
-    rollout = attention_rollout(model, variables, IMAGES)
     np.testing.assert_allclose(rollout.reshape(2, 6), row[:, first:], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""timm's vision transformers as data: `PYTHONPATH=. python tests/parity/timm_vits.py`, with timm, writes timm_vits.json.
+"""timm's ViTs as data: `PYTHONPATH=. python tests/parity/timm_vits.py`, with timm, writes timm_vits.json.
 
 Of each name that is registered here: timm's arguments in the words of `cvjax.models.vit`, the number of parameters with
 1000 classes, a fingerprint of the state dict's names and shapes, its published tags with their classes, and which of
@@ -77,7 +77,8 @@ def _entry(name: str, tags: dict[str, int]) -> dict[str, Any]:
         model = timm.create_model(name, num_classes=1000)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     entry = {"arguments": _otherwise(_arguments(model), USUAL),
-             "parameters": sum(p.numel() for p in model.parameters()), "fingerprint": fingerprint(of_one_block(shapes)), "tags": tags}
+             "parameters": sum(p.numel() for p in model.parameters()),
+             "fingerprint": fingerprint(of_one_block(shapes)), "tags": tags}
     cfg = get_pretrained_cfg(name)
     if tags and cfg.hf_hub_id:
         images = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=True)
