@@ -60,7 +60,7 @@ class VisionTransformer(ImageModel):
         stand between the other tokens and the patches.
     prefix_positions: whether the tokens before the patches have positions, too; not in DeiT III.
     pre_norm: a norm before the first block, and patches embedded without a bias, as in CLIP.
-    fc_norm: whether the last norm is that of the mean, not of the tokens; None: with pool "avg" and a class token.
+    fc_norm: whether the last norm comes after pooling, not before; None: with pool "avg" and a class token.
     position: "learned"; or fixed, without parameters: "sincos2d" as in MAE, "sincos2d_moco" as in MoCo v3 and
         big_vision (see `cvjax.ops.position.sincos_2d`).
     representation_size: width of a linear layer with tanh between the features and the head, which are then `features`
@@ -112,9 +112,9 @@ class VisionTransformer(ImageModel):
     def setup(self) -> None:
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool 'token': it must be 'avg' or 'map' without a class token")
-        if self.distilled and (self.pool != "token" or self.representation_size):
-            raise ValueError(f"distilled with pool {self.pool!r} and representation_size {self.representation_size}: "
-                             "they must be 'token' and 0")
+        if self.distilled and (self.pool != "token" or self.representation_size or self.fc_norm):
+            raise ValueError(f"distilled with pool {self.pool!r}, representation_size {self.representation_size} and "
+                             f"fc_norm {self.fc_norm}: they must be 'token', 0 and None")
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
         init = TRANSFORMER_INITS[self.weight_init]
         self.patch_embed = PatchEmbed(self.width, self.dtype, init.patches, use_bias=not self.pre_norm)
@@ -212,7 +212,7 @@ class VisionTransformer(ImageModel):
             x = x[:, :2].mean(axis=1) if self.distilled else x[:, 0]
         else:
             x = self.attn_pool(x[:, self.prefix:]) if self.pool == "map" else x[:, self.prefix:].mean(axis=1)
-            x = x if self.normed_tokens else self.final_norm(x)
+        x = x if self.normed_tokens else self.final_norm(x)
         return jnp.tanh(self.pre_logits(x)) if self.representation_size else x
 
     def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None

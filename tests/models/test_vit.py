@@ -202,7 +202,7 @@ def test_impossible_requests_are_refused() -> None:
         init(vit(heads=3), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="pool 'token': it must be 'avg' or 'map' without a class token"):
         init(vit(class_token=False), 1, 8, 8, 3)
-    with pytest.raises(ValueError, match="distilled with pool 'avg' and representation_size 0: they must be 'token'"):
+    with pytest.raises(ValueError, match="distilled with pool 'avg', representation_size 0 and fc_norm None: they"):
         init(vit(distilled=True, pool="avg"), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="a width that is a multiple of 4, got 6"):
         init(vit(width=6, position="sincos2d"), 1, 8, 8, 3)

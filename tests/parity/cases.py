@@ -169,6 +169,7 @@ VIT_FORMS = (
     VitCase("vit_swiglu", options=dict(activation="swiglu")),
     VitCase("vit_no_qkv_bias", options=dict(qkv_bias=False)),
     VitCase("vit_norm_after_the_mean", options=dict(class_token=False, pool="avg", fc_norm=True, registers=1)),
+    VitCase("vit_norm_after_the_class_token", options=dict(fc_norm=True)),
     VitCase("vit_norm_before_the_mean", options=dict(pool="avg", fc_norm=False)),
     VitCase("vit_attention_pool_registers", input_size=(24, 20),
             options=dict(class_token=False, pool="map", registers=2, pre_norm=True)),
