@@ -10,10 +10,12 @@ import pytest
 
 from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.families import family_of
+from cvjax.interop.pretrained import default_weights
 from cvjax.models import create_model, list_models
 from cvjax.workflow.command import parse
 from cvjax.workflow.options import options_of, read_words
 from tests.models.test_registry import COUNTS
+from tests.parity.timm_vits import read_stored
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/models.md").read_text(encoding="utf-8")
@@ -80,6 +82,14 @@ def test_a_family_is_what_its_row_and_entry_say(family: str) -> None:
     assert stated == (sum(name in DEFAULT_TAGS for name in named), len(named))
 
 
+def test_so_many_of_timms_vits_have_a_name_here() -> None:
+    stored = read_stored()
+    ours = sum(len(entry["tags"]) for entry in stored["models"].values())
+    every = ours + sum(map(len, stored["others"].values()))
+    assert f"Of the {every} weights that timm lists in its files of ViT and DeiT, {ours} have a name" in item(
+        ENTRIES["ViT and DeiT"], "Weights")
+
+
 @pytest.mark.parametrize("family", ENTRIES)
 def test_a_result_is_one_of_the_page_of_results(family: str) -> None:
     """Numbers are those with a point or a comma in them."""
@@ -103,7 +113,7 @@ def test_a_command_is_understood(command: str) -> None:
     model, weights = getattr(config, "model", None), getattr(config, "weights", None) or ""
     assert model is None or model in list_models()
     if weights.startswith("hf-hub:"):
-        assert weights == f"hf-hub:timm/{model}.{DEFAULT_TAGS[model]}"
+        assert weights == default_weights(model)
 
 
 @pytest.mark.parametrize("family", ENTRIES)

@@ -20,17 +20,19 @@ from cvjax.ops.patches import patch_grid
 
 @runtime_checkable
 class ClassTokenTransformer(Protocol):
-    """A vision transformer whose tokens are the class token, if it has one, and the patches in row-major order."""
+    """A vision transformer whose tokens are the class token, if it has one, registers, and the patches in row-major
+    order."""
 
     patch_size: int
     class_token: bool  # whether it has one
+    prefix: int  # how many tokens stand before the patches
 
 
 def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     """Attention of the class token to each patch in the last block: float32 `(B, heads, gh, gw)`, 0 or more.
 
-    The sum over the patches of a head is at most 1; the rest is the class token's attention to itself. Under jit only
-    the last block's weights are computed. With `pool="avg"`, nothing uses the class token after the last block.
+    The sum over the patches of a head is at most 1; the rest is the attention to itself and to registers. Under jit
+    only the last block's weights are computed. With `pool="avg"`, nothing uses the class token after the last block.
 
     model: a `ClassTokenTransformer`, with a class token. images: normalised float `(B, H, W, C)`, whose sides the patch
     size divides.
@@ -39,10 +41,10 @@ def class_attention(model: nn.Module, variables: Mapping[str, Any], images: jax.
         raise ValueError(f"class attention needs a ViT with a class token, received a {type(model).__name__}")
     rows, columns = patch_grid(images.shape[1], images.shape[2], model.patch_size)
     last = attention_weights(model, variables, images)[-1]
-    if last.shape[-1] != 1 + rows * columns:
-        raise ValueError(f"class attention needs a class token and {rows}x{columns} patches in the last block, "
+    if last.shape[-1] != model.prefix + rows * columns:
+        raise ValueError(f"class attention needs {model.prefix} + {rows}x{columns} tokens in the last block, "
                          f"received {last.shape[-1]} tokens")
-    return last[:, :, 0, 1:].reshape(*last.shape[:2], rows, columns)
+    return last[:, :, 0, model.prefix:].reshape(*last.shape[:2], rows, columns)
 
 
 def mass_mask(attention: ArrayLike, mass: float = 0.6) -> np.ndarray:

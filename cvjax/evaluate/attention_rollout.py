@@ -19,14 +19,15 @@ class PatchTransformer(Protocol):
 
     patch_size: int
     prefix: int
-    pool: str  # "token": the first token is the output; "avg": the mean of the patches is
+    pool: str  # the output is "token": the first token; "avg": the mean of the patches; "map": an attention pool's
 
 
 def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> list[jax.Array]:
     """The attention weights of every layer, first layer first: float32 `(B, heads, T, T)` each.
 
     Entry [b, h, i, j] is the attention of token i to token j; its sum over j is 1. If a layer attends within windows,
-    windows count as examples. The arithmetic is that of the layers, which do not keep their weights.
+    windows count as examples. An attention pool counts as a layer `(B, heads, 1, L)` of its one query. The arithmetic
+    is that of the layers, which do not keep their weights.
 
     images: normalised float `(B, H, W, C)`. Raises ValueError for a model without `SelfAttention`.
     """
@@ -42,7 +43,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: ja
 
 
 def _attention_layers(intermediates: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What each `SelfAttention` sowed. Flax keeps layers in the order in which they sow for the first time."""
+    """What each `SelfAttention` or `AttentionPool` sowed. Flax keeps layers in the order in which they first sow."""
     if "score_bias" in intermediates:
         yield intermediates
     for part in intermediates.values():
@@ -54,8 +55,9 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
     """Share of each patch in the pooled output of a ViT: float32 `(B, gh, gw)`, 0 or more.
 
     Heads are averaged, half of each layer's attention is replaced by the identity (the residual connection), and the
-    layers' matrices are multiplied. The result is the class token's row with `pool="token"`, and the mean row of the
-    patch tokens with `pool="avg"`. The sum over patches is at most 1; the rest is the class token's share.
+    layers' matrices are multiplied. The result is the class token's row with `pool="token"`, the mean row of the patch
+    tokens with `pool="avg"`, and their mean by the pool's weights with `pool="map"`. The sum over patches is at most 1;
+    the rest is the share of the class token and of registers.
 
     model: a `PatchTransformer`. images: normalised float `(B, H, W, C)`.
     """
@@ -63,6 +65,7 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
         raise ValueError(f"attention rollout needs a ViT, received a {type(model).__name__}")
     rows, columns = patch_grid(images.shape[1], images.shape[2], model.patch_size)
     layers, length = attention_weights(model, variables, images), model.prefix + rows * columns
+    pool = layers.pop().mean(axis=1) if model.pool == "map" else None  # (B, 1, L)
     if any(weights.shape[-1] != length for weights in layers):
         raise ValueError(f"attention rollout needs {model.prefix} + {rows}x{columns} tokens in each layer, "
                          f"received layers of {sorted({weights.shape[-1] for weights in layers})} tokens")
@@ -70,5 +73,9 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
     for weights in layers:
         attention = 0.5 * weights.mean(axis=1) + 0.5 * identity
         flow = jnp.matmul(attention, flow, precision=jax.lax.Precision.HIGHEST)
-    pooled = flow[:, 0] if model.pool == "token" else flow[:, model.prefix:].mean(axis=1)
+    patches = flow[:, model.prefix:]
+    if pool is not None:
+        pooled = jnp.matmul(pool, patches, precision=jax.lax.Precision.HIGHEST)[:, 0]
+    else:
+        pooled = flow[:, 0] if model.pool == "token" else patches.mean(axis=1)
     return pooled[:, model.prefix:].reshape(-1, rows, columns)

@@ -5,7 +5,7 @@ after Jabri et al. 2020 (https://arxiv.org/abs/2006.14613, app. F), with the set
 `eval_video_segmentation.py`. Each patch of a frame takes the labels of the most similar patches in the first frame and
 in the 7 frames before it. DINO's frames have a short side of 480 pixels and a long side rounded down to a multiple of
 64. Its features are the patch tokens after the last block's norm (`model.apply(variables, images,
-method="tokens")[:, 1:]` of a ViT).
+method="tokens")[:, model.prefix:]` of a ViT).
 
     memory = start_memory(features[0], np.eye(objects + 1)[grid_labels(first_frame, *features[0].shape[:2])])
     for frame in features[1:]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.hub import HUB
-from cvjax.interop.published import Published, open_published, resizing_as
+from cvjax.interop.published import QUICK_GELU, Published, open_published, resizing_as
 from cvjax.interop.weights import load_weights
 from cvjax.models import create_model
 from cvjax.models.image_model import ImageModel
@@ -32,7 +32,7 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
 
     weights: a .safetensors or .pth file, or `hf-hub:OWNER/NAME`; None for those that timm takes by default, from the
     hub. fields: of the model; with another `num_classes` than the weights have, the head starts fresh, and the log says
-    so. By default the model has the size and the classes of the weights.
+    so. By default the model has the size and the classes of the weights, and no head where they have none.
 
     Raises:
         ValueError: for an unknown name, for weights that do not fit, and for None where timm has no weights.
@@ -43,7 +43,8 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
         weights = default_weights(name)
     published = open_published(weights)
     published.check_architecture(name)
-    model, variables = fitted(name, published, fields)
+    headless = {"num_classes": 0} if published.num_classes == 0 else {}
+    model, variables = fitted(name, published, headless | fields)
     own = published.num_classes in (None, getattr(model, "num_classes", None))
     return Pretrained(model, variables, published.preprocessing(name)[0], published.class_names if own else ())
 
@@ -53,7 +54,7 @@ def default_weights(name: str) -> str:
     if name not in DEFAULT_TAGS:
         hint = did_you_mean(name, DEFAULT_TAGS, "cvjax.interop.default_tags lists those that it has")
         raise ValueError(f"timm publishes no weights of {name}: give a file or hf-hub:OWNER/NAME; {hint}")
-    return f"{HUB}timm/{name}.{DEFAULT_TAGS[name]}"
+    return f"{HUB}timm/{name.replace(*QUICK_GELU)}.{DEFAULT_TAGS[name]}"
 
 
 def fitted(name: str, published: Published, fields: dict[str, Any], *, whole: bool = False

@@ -5,6 +5,7 @@ then what its family's publishers state holds.
 """
 
 import dataclasses
+import fnmatch
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,15 +29,23 @@ from cvjax.text import read_text
 # Among a file's own notes: HEIGHTxWIDTH, and how learned positions were resized.
 TRAINED, POSITION_RESIZE = "image_size", "position_resize"
 
-# By the start of a model's name, longest first: what its publishers state where no config.json does.
+# By the start of a model's name, a shell pattern, longest first: what its publishers state where no config.json does.
 # torchvision, https://pytorch.org/vision/stable/models.html: bilinear, 256 to 224; its GoogLeNet turns ImageNet's
 # statistics into 0.5 inside the network (`transform_input`). timm, https://github.com/huggingface/pytorch-image-models,
-# `_cfg` of vision_transformer.py, deit.py, swin_transformer.py, convnext.py: bicubic.
+# `_cfg` of vision_transformer.py, deit.py, swin_transformer.py, convnext.py: bicubic; the default weights'.
 _STATED: dict[str, Preprocessing] = {
     "googlenet": Preprocessing(HALF, HALF, interpolation="bilinear"),
     "resnext101_64x4d": Preprocessing(crop=224 / 232, interpolation="bilinear"),
     "vit_": Preprocessing(HALF, HALF, crop=0.9),
-    "deit_": Preprocessing(crop=0.9),
+    "vit_*_gap_256": Preprocessing(HALF, HALF, crop=0.95),
+    "vit_*_siglip_*": Preprocessing(HALF, HALF, crop=0.9),
+    "vit_*_clip_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
+    "vit_*_dinov2": Preprocessing(crop=1.0),
+    "vit_*_tipsv2": Preprocessing((0,), (1,), crop=1.0),
+    "vit_*_miil": Preprocessing((0,), (1,), interpolation="bilinear"),
+    "eva_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
+    "flexivit_": Preprocessing(HALF, HALF, crop=0.95),
+    "deit_": Preprocessing(crop=0.9), "deit3_": Preprocessing(crop=0.9),
     "swin_": Preprocessing(crop=0.9),
     **{name: Preprocessing(interpolation="bilinear")
        for name in ("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "faster_rcnn", "fcn_resnet")},
@@ -64,7 +73,10 @@ _TORCHVISION: dict[str, Preprocessing] = {
     "convnext_small": Preprocessing(crop=224 / 230, interpolation="bilinear"),
     "convnext_": Preprocessing(crop=224 / 232, interpolation="bilinear"),
 }
-_SIZES_UNCROPPED = ("_384",)  # ViTs and Swins of 384 pixels are judged on the whole square
+_SIZES_UNCROPPED = ("_384", "_448")  # ViTs and Swins of these sizes are judged on the whole square, but SigLIP's
+
+# timm has one file for both: CLIP learnt with the quick form, but others fine-tuned its weights with the exact one.
+QUICK_GELU = ("_clip_quickgelu_", "_clip_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +144,8 @@ class Published:
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
         given = str(given).split(".")[0]
-        known = given in list_models() and _structure(create_model(given)) == _structure(create_model(name))
+        known = given in list_models() and _structure(create_model(given)) in (
+            _structure(create_model(name)), _structure(create_model(name.replace(*QUICK_GELU))))
         if given != name and not known:
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
         return f"{self.source} is of {given}, says its {CONFIG}"
@@ -173,15 +186,17 @@ def position_resize_of(arrays: Mapping[str, Any], place: str = "") -> PositionRe
 
     arrays: name -> array. place: the name under which they lay in the file. torchvision's are known by their names;
     those of DeiT and MAE, also fine-tuned, by the place `model`, MAE's also by its decoder or its fixed positions.
-    Other files without a classifier are DINO's, the rest timm's.
+    Other files with a class token, without registers and without a classifier are DINO's or DINOv2's. The rest is
+    timm's, whose way is also that of DINOv2's authors where there are registers.
     """
     names = [name.removeprefix("backbone.") for name in arrays]
     positions = next((arrays[name] for name in arrays if name.split(".")[-1] == "pos_embed"), None)
     if any(map(_is_torchvisions, names)):
         return "torchvision"
-    if place == "model" or "mask_token" in names or positions is not None and _are_fixed(np.asarray(positions)):
+    masked = "mask_token" in names and not any(name.endswith("ls1.gamma") for name in names)  # DINOv2 has both
+    if place == "model" or masked or positions is not None and _are_fixed(np.asarray(positions)):
         return "deit"
-    return "timm" if any(map(_is_head, names)) or "cls_token" not in names else "dino"
+    return "timm" if any(map(_is_head, names)) or "cls_token" not in names or "reg_token" in names else "dino"
 
 
 def _are_fixed(positions: np.ndarray) -> bool:
@@ -201,11 +216,11 @@ def _of_family(name: str, arrays: Iterable[str]) -> tuple[Preprocessing, str]:
     names, stated, who = tuple(arrays), _STATED, f"the publishers of {name}"
     if any(map(_is_torchvisions, names)):
         stated, who = _STATED | _TORCHVISION, "torchvision"
-    elif name.startswith("vit_") and not any(map(_is_head, names)):  # DINO, MAE and I-JEPA, by their authors
-        return Preprocessing(crop=0.9), f"no {CONFIG}: as self-supervised ViTs without a head"
-    start = max((start for start in stated if name.startswith(start)), key=len, default=None)
+    start = max((start for start in stated if fnmatch.fnmatchcase(name, start + "*")), key=len, default=None)
     how = Preprocessing() if start is None else stated[start]
-    if name.endswith(_SIZES_UNCROPPED):
+    if start == "vit_" and who != "torchvision" and not any(map(_is_head, names)):
+        how, who = Preprocessing(crop=0.9), "the authors of self-supervised ViTs"  # DINO, MAE and I-JEPA
+    if name.endswith(_SIZES_UNCROPPED) and start != "vit_*_siglip_*":
         how = dataclasses.replace(how, crop=1.0)
     return how, f"no {CONFIG}: as {who} state{'s' * (who == 'torchvision')}"
 

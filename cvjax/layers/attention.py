@@ -22,15 +22,17 @@ class QKV(nn.Module):
     heads: int
     dtype: Any = jnp.float32
     kernel_init: Any = xavier_uniform
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         dim = x.shape[-1]
         split = (3, self.heads, dim // self.heads)
         kernel = self.param("kernel", self.kernel_init, (dim, 3 * dim)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
+        bias = self.param("bias", nn.initializers.zeros, (3 * dim,)) if self.use_bias else None
         # Heads get an axis in the kernel already, so that devices can share them out before there are activations.
-        kernel, bias = spread(kernel.reshape(dim, *split), 2), spread(bias.reshape(split), 1)
+        kernel = spread(kernel.reshape(dim, *split), 2)
+        bias = None if bias is None else spread(bias.reshape(split), 1)
         q, k, v = jnp.moveaxis(linear(x.astype(self.dtype), kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
         return q, k, v
 
@@ -42,7 +44,7 @@ class SelfAttention(nn.Module):
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
     dtype: compute type; the softmax is always float32. implementation: see `cvjax.ops.attention.attend`.
-    inits: how the kernels start.
+    inits: how the kernels start. qkv_bias: whether queries, keys and values have biases. norm_epsilon: of `qk_norm`.
     """
 
     heads: int
@@ -50,16 +52,18 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
     implementation: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
+    qkv_bias: bool = True
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
-        q, k, v = QKV(self.heads, self.dtype, self.inits.qkv, name="qkv")(x)
+        q, k, v = QKV(self.heads, self.dtype, self.inits.qkv, self.qkv_bias, name="qkv")(x)
         if self.qk_norm:
-            q = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="q_norm")(q)
-            k = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="k_norm")(k)
+            q = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="q_norm")(q)
+            k = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="k_norm")(k)
         # Attention maps are made from these. They are kept only if the caller makes `intermediates` mutable.
         self.sow("intermediates", "queries", q)
         self.sow("intermediates", "keys", k)

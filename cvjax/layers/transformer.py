@@ -12,14 +12,18 @@ from cvjax.layers.attention import SelfAttention
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.initializers import TransformerInit
 from cvjax.layers.layer_scale import LayerScale
-from cvjax.layers.mlp import Mlp
+from cvjax.layers.mlp import Activation, Mlp
 from cvjax.layers.partition import spread
 from cvjax.layers.remat import Remat, rematerialized
 from cvjax.ops.attention import Implementation
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on `(B, T, D)`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on `(B, T, D)`.
+
+    qkv_bias: whether queries, keys and values have biases. activation: see `cvjax.layers.mlp.Mlp`. norm_epsilon: what
+    all norms add to the variance.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -29,6 +33,9 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
+    qkv_bias: bool = True
+    activation: Activation = "gelu"
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -43,12 +50,12 @@ class Block(nn.Module):
         x = spread(x, 0, over="data")  # under FSDP weights are sent to the examples, not the other way round
         # Rows (B * T, D): on a GPU, XLA would lay out three axes otherwise and transpose before every product.
         x = x.reshape(-1, shape[-1])
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x).reshape(shape)
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm1")(x).reshape(shape)
         x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, self.inits,
-                                                name="attn")(y))
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
+                                            self.qkv_bias, self.norm_epsilon, name="attn")(y))
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm2")(x)
         x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, self.inits.linear,
-                                      name="mlp")(y))
+                                  self.activation, name="mlp")(y))
         return x.reshape(shape)
 
 
@@ -59,6 +66,7 @@ class Blocks(nn.Module):
     remat: what each block recomputes in the backward pass instead of storing it: see `cvjax.layers.remat`.
     scan: with `train=True` compile one block and loop over it, instead of `depth` of them. Parameters keep their names
     and are stacked in the step. Drop path draws other numbers; all else is the same up to rounding.
+    The other fields are each block's.
     """
 
     depth: int
@@ -72,13 +80,17 @@ class Blocks(nn.Module):
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
+    qkv_bias: bool = True
+    activation: Activation = "gelu"
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, count: int | None = None) -> list[jax.Array]:
         """count: run only so many blocks, the first ones; None for all."""
         rates = np.linspace(0.0, self.drop_path, self.depth)[:count]
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
-                        dtype=self.dtype, attention=self.attention, inits=self.inits)
+                        dtype=self.dtype, attention=self.attention, inits=self.inits, qkv_bias=self.qkv_bias,
+                        activation=self.activation, norm_epsilon=self.norm_epsilon)
         if self.scan and train and not self.is_initializing():
             return self._scan(block, x, rates)
         outputs = []

@@ -1,7 +1,8 @@
 """ViT: An Image is Worth 16x16 Words (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 
-DeiT without distillation (Touvron et al. 2021, https://arxiv.org/abs/2012.12877) is the same network, trained by
-another recipe.
+DeiT (Touvron et al. 2021, https://arxiv.org/abs/2012.12877) is the same network, trained by another recipe; when it is
+distilled, it has a second token with a head of its own. What later papers changed is a field each; their names are in
+`cvjax.models.vit_names`.
 
 Deviations: parameters carry timm's names (`blocks/0/attn/qkv`), so published weights map one to one. The patch
 embedding is written as a linear map of flattened patches, the same numbers as a strided convolution, so that MAE can
@@ -16,9 +17,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.attention_pool import AttentionPool
 from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import check_names
 from cvjax.layers.initializers import TRANSFORMER_INITS, WeightInit, normal, xavier_uniform
+from cvjax.layers.mlp import Activation
 from cvjax.layers.remat import Remat
 from cvjax.layers.transformer import Blocks
 from cvjax.models.image_model import ImageModel, LayerOrder
@@ -37,18 +40,27 @@ class PatchEmbed(nn.Module):
     width: int
     dtype: Any = jnp.float32
     kernel_init: Any = xavier_uniform
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, patches: jax.Array) -> jax.Array:
-        return Dense(self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(patches)
+        return Dense(self.width, self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(patches)
 
 
 class VisionTransformer(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
     image_size: the size that positions are made for; they are interpolated for other sizes.
-    pool: "token" reads the class token, "avg" the mean of the patch tokens.
-    class_token: False for only patch tokens, with pool "avg".
+    pool: "token" reads the class token, "avg" the mean of the patch tokens, "map" what one learned query finds in them
+        (Zhai et al. 2022, https://arxiv.org/abs/2106.04560; SigLIP).
+    class_token: False for only patch tokens and registers, with pool "avg" or "map".
+    distilled: a second token with a head of its own, as DeiT has it for a teacher's answers; the logits are the mean of
+        both heads'.
+    registers: so many more tokens, which nothing reads (Darcet et al. 2024, https://arxiv.org/abs/2309.16588). They
+        stand between the other tokens and the patches.
+    prefix_positions: whether the tokens before the patches have positions, too; not in DeiT III.
+    pre_norm: a norm before the first block, and patches embedded without a bias, as in CLIP.
+    fc_norm: whether the last norm comes after pooling, not before; None: with pool "avg" and a class token.
     position: "learned"; or fixed, without parameters: "sincos2d" as in MAE, "sincos2d_moco" as in MoCo v3 and
         big_vision (see `cvjax.ops.position.sincos_2d`).
     representation_size: width of a linear layer with tanh between the features and the head, which are then `features`
@@ -58,12 +70,13 @@ class VisionTransformer(ImageModel):
     position_resize: how learned positions are interpolated, see `cvjax.ops.position.resize_positions`; None: as timm.
     num_classes: 0 drops the head, the output is then `features`.
     layer_scale: start value of the per-channel residual scale; None: no scale.
+    qkv_bias, activation, norm_epsilon: see `cvjax.layers.transformer.Block`.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`).
     remat, scan: see `cvjax.layers.transformer.Blocks`. attention: see `cvjax.ops.attention.attend`.
     Named maps, to read only: the patch tokens after each block, `blocks/0` and so on.
     """
 
-    output_modules: ClassVar[tuple[str, ...]] = ("head",)
+    output_modules: ClassVar[tuple[str, ...]] = ("head", "head_dist")
     layer_decay: ClassVar[LayerOrder] = "blocks"
 
     image_size: int | tuple[int, int] = 224
@@ -74,13 +87,21 @@ class VisionTransformer(ImageModel):
     heads: int = 12
     mlp_ratio: float = 4.0
     num_classes: int = 1000
-    pool: Literal["token", "avg"] = "token"
+    pool: Literal["token", "avg", "map"] = "token"
     class_token: bool = True
+    distilled: bool = False
+    registers: int = 0
+    prefix_positions: bool = True
+    pre_norm: bool = False
+    fc_norm: bool | None = None
     position: Literal["learned", "sincos2d", "sincos2d_moco"] = "learned"
     representation_size: int = 0
     weight_init: WeightInit = "mae"
     position_resize: PositionResize | None = None
     qk_norm: bool = False
+    qkv_bias: bool = True
+    activation: Activation = "gelu"
+    norm_epsilon: float = 1e-6
     layer_scale: float | None = None
     drop_path: float = 0.0
     remat: Remat = "none"
@@ -90,28 +111,45 @@ class VisionTransformer(ImageModel):
 
     def setup(self) -> None:
         if self.pool == "token" and not self.class_token:
-            raise ValueError("pool 'token': it must be 'avg' without a class token")
+            raise ValueError("pool 'token': it must be 'avg' or 'map' without a class token")
+        if self.distilled and (self.pool != "token" or self.representation_size or self.fc_norm):
+            raise ValueError(f"distilled with pool {self.pool!r}, representation_size {self.representation_size} and "
+                             f"fc_norm {self.fc_norm}: they must be 'token', 0 and None")
         self.grid = patch_grid(*as_pair(self.image_size), self.patch_size)
         init = TRANSFORMER_INITS[self.weight_init]
-        self.patch_embed = PatchEmbed(self.width, self.dtype, init.patches)
-        if self.class_token:
-            self.cls_token = self.param("cls_token", normal, (1, 1, self.width))
+        self.patch_embed = PatchEmbed(self.width, self.dtype, init.patches, use_bias=not self.pre_norm)
+        counts = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.registers}
+        self.prefix_tokens = [self.param(name, normal, (1, count, self.width))
+                              for name, count in counts.items() if count]
         if self.position == "learned":
-            length = self.prefix + self.grid[0] * self.grid[1]
+            length = self.placed_prefix + self.grid[0] * self.grid[1]
             self.pos_embed = self.param("pos_embed", normal, (1, length, self.width))
+        if self.pre_norm:
+            self.norm_pre = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype)
         self.blocks = Blocks(self.depth, self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale, self.drop_path,
-                             self.remat, self.scan, self.dtype, self.attention, init)
+                             self.remat, self.scan, self.dtype, self.attention, init, self.qkv_bias, self.activation,
+                             self.norm_epsilon)
         norm_name = "norm" if self.normed_tokens else "fc_norm"
-        self.final_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=norm_name)
+        self.final_norm = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name=norm_name)
+        if self.pool == "map":
+            self.attn_pool = AttentionPool(self.heads, self.mlp_ratio, self.dtype, init, self.activation,
+                                           self.norm_epsilon)
         if self.representation_size:
             self.pre_logits = Dense(self.representation_size, dtype=self.dtype)
         if self.num_classes:
             self.head = Dense(self.num_classes, kernel_init=init.head, dtype=self.dtype)
+            if self.distilled:
+                self.head_dist = Dense(self.num_classes, kernel_init=init.head, dtype=self.dtype)
 
     @property
     def prefix(self) -> int:
-        """The number of tokens before those of the patches: 1 with a class token, otherwise 0."""
-        return int(self.class_token)
+        """The number of tokens before those of the patches: the class token, if any, is the first."""
+        return self.class_token + self.distilled + self.registers
+
+    @property
+    def placed_prefix(self) -> int:
+        """How many of these have positions: all or none."""
+        return self.prefix if self.prefix_positions else 0
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -120,16 +158,16 @@ class VisionTransformer(ImageModel):
     @property
     def normed_tokens(self) -> bool:
         """Whether the last norm is applied to the tokens, not to their mean."""
-        return self.pool == "token" or not self.class_token
+        return not (self.pool == "avg" and self.class_token) if self.fc_norm is None else not self.fc_norm
 
     def positions(self, grid: tuple[int, int]) -> jax.Array:
-        """Position embedding `(1, prefix + L, D)` of the class token, if any, and of a grid of patches."""
+        """Position embedding `(1, placed_prefix + L, D)` of the tokens before the patches and of a grid of patches."""
+        first = self.placed_prefix
         if self.position != "learned":
             patches = sincos_2d(self.width, grid, trained_grid=self.grid, moco=self.position == "sincos2d_moco")
-            return jnp.concatenate([jnp.zeros((self.prefix, self.width)), patches])[None]
-        patches = resize_positions(self.pos_embed[0, self.prefix:], self.grid, grid,
-                                   self.position_resize or "timm")
-        return jnp.concatenate([self.pos_embed[:, :self.prefix], patches[None]], axis=1)
+            return jnp.concatenate([jnp.zeros((first, self.width)), patches])[None]
+        patches = resize_positions(self.pos_embed[0, first:], self.grid, grid, self.position_resize or "timm")
+        return jnp.concatenate([self.pos_embed[:, :first], patches[None]], axis=1)
 
     def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """All tokens after the last block `(B, prefix + L, D)`, class token first; normalised if `normed_tokens`.
@@ -147,15 +185,17 @@ class VisionTransformer(ImageModel):
         """The input of the first block (eq. 1), `(B, prefix + L, D)`; keep: see `tokens`."""
         check_images(images, self.in_channels)
         positions = self.positions(patch_grid(*size_of(images), self.patch_size))
-        patches, patch_positions = patchify(images, self.patch_size), positions[:, self.prefix:]
+        patches, patch_positions = patchify(images, self.patch_size), positions[:, self.placed_prefix:]
         if keep is not None:
             patches = gather_tokens(patches, keep)
             patch_positions = patch_positions[0][keep]  # (B, K, D)
         x = add(self.patch_embed(patches), patch_positions)
-        if self.class_token:
-            cls = jnp.broadcast_to(self.cls_token + positions[:, :1], (x.shape[0], 1, self.width)).astype(self.dtype)
-            x = jnp.concatenate([cls, x], axis=1)
-        return x
+        if self.prefix:
+            first = jnp.concatenate(self.prefix_tokens, axis=1)
+            first = first + positions[:, :self.prefix] if self.prefix_positions else first
+            first = jnp.broadcast_to(first, (x.shape[0], self.prefix, self.width)).astype(self.dtype)
+            x = jnp.concatenate([first, x], axis=1)
+        return self.norm_pre(x) if self.pre_norm else x
 
     def patch_maps(self, images: jax.Array, names: Collection[str], *, train: bool = False) -> dict[str, jax.Array]:
         """The named maps; no block after the last of them is computed or made."""
@@ -166,19 +206,22 @@ class VisionTransformer(ImageModel):
         return {name: outputs[i][:, self.prefix:].reshape(-1, *grid, self.width) for i, name in wanted}
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """The input of the head: `(B, D)`."""
+        """The input of the head: `(B, D)`; of two heads, the mean of their inputs."""
         x = self.tokens(images, train=train)
         if self.pool == "token":
-            x = x[:, 0]
+            x = x[:, :2].mean(axis=1) if self.distilled else x[:, 0]
         else:
-            x = x[:, self.prefix:].mean(axis=1)
-            x = x if self.normed_tokens else self.final_norm(x)
+            x = self.attn_pool(x[:, self.prefix:]) if self.pool == "map" else x[:, self.prefix:].mean(axis=1)
+        x = x if self.normed_tokens else self.final_norm(x)
         return jnp.tanh(self.pre_logits(x)) if self.representation_size else x
 
     def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
                  ) -> jax.Array | dict[str, jax.Array]:
         if maps is not None:
             return self.patch_maps(images, maps, train=train)
+        if self.distilled and self.num_classes:
+            x = self.tokens(images, train=train)
+            return (self.head(x[:, 0]).astype(jnp.float32) + self.head_dist(x[:, 1]).astype(jnp.float32)) / 2
         x = self.features(images, train=train)
         return self.head(x).astype(jnp.float32) if self.num_classes else x
 

@@ -21,7 +21,8 @@ import optax
 
 from cvjax.train._options import choose, options_of
 
-TOKENS_AND_POSITIONS = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+TOKENS_AND_POSITIONS = ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed",
+                        "relative_position_bias_table")
 
 Parts = list[optax.GradientTransformation]
 
@@ -72,13 +73,13 @@ def vit_layer_decay(rate: float, depth: int) -> Callable[[str], float]:
     """Layer-wise learning-rate decay of a ViT (Clark et al. 2020; Bao et al. 2022, https://arxiv.org/abs/2106.08254).
 
     The head and the last norm keep the full rate, block `i` of `depth` gets `rate ** (depth - i)`, and the patch
-    embedding, tokens and positions `rate ** (depth + 1)`.
+    embedding, tokens, positions and a norm before the blocks `rate ** (depth + 1)`.
     """
     def scale(name: str) -> float:
         parts = name.split("/")
         if parts[0] == "blocks":
             return rate ** (depth - int(parts[1]))
-        return rate ** (depth + 1) if parts[0] in ("patch_embed", *TOKENS_AND_POSITIONS) else 1.0
+        return rate ** (depth + 1) if parts[0] in ("patch_embed", "norm_pre", *TOKENS_AND_POSITIONS) else 1.0
 
     return scale
 

@@ -61,8 +61,10 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
         """Take all parameters from the pretrained ones; positions that were fixed there start from the same values."""
         params = dict(variables["params"])
         positions = sincos_2d(model.width, (encoder.image_size // model.patch_size,) * 2)
-        params["pos_embed"] = params["pos_embed"].at[0, model.prefix:].set(positions).at[0, :model.prefix].set(0)
-        params["head"] = params["head"] | {"kernel": HEAD * params["head"]["kernel"]}
+        first = model.placed_prefix
+        params["pos_embed"] = params["pos_embed"].at[0, first:].set(positions).at[0, :first].set(0)
+        params |= {name: params[name] | {"kernel": HEAD * params[name]["kernel"]}
+                   for name in model.output_modules if name in params}
         params |= {key: value for key, value in pretrained.items() if key in params}
         return {**variables, "params": params}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cvjax.evaluate.attention_maps import best_head_jaccard, class_attention, mass_mask
+from cvjax.evaluate.attention_rollout import attention_weights
 from cvjax.layers.attention import SelfAttention
 from cvjax.models.vit import VisionTransformer
 from tests.models.drawn import random_like
@@ -43,10 +44,19 @@ def test_it_is_the_class_tokens_row_of_the_last_block(variables) -> None:
     assert np.std(attention) > 0.02  # a uniform answer would not pass unnoticed
 
 
+def test_registers_are_no_patches() -> None:
+    model = MODEL.clone(registers=2, prefix_positions=False)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), IMAGES))
+    found, last = jax.jit(lambda variables: (  # the latter is (B, heads, 1 + 2 + 6, 9)
+        class_attention(model, variables, IMAGES), attention_weights(model, variables, IMAGES)[-1]))(variables)
+    np.testing.assert_array_equal(found, last[:, :, 0, 3:].reshape(2, 3, 2, 3))
+
+
 def test_other_models_are_refused(variables) -> None:
     class Pixels(nn.Module):
         patch_size: int = 4
         class_token: bool = True
+        prefix: int = 1
 
         @nn.compact
         def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -58,7 +68,7 @@ def test_other_models_are_refused(variables) -> None:
         class_attention(MODEL.clone(class_token=False, pool="avg"), variables, IMAGES)
     with pytest.raises(ValueError, match="cannot be cut into patches of 4"):
         class_attention(MODEL, variables, IMAGES[:, :7])
-    with pytest.raises(ValueError, match="2x3 patches in the last block, received 12 tokens"):
+    with pytest.raises(ValueError, match=r"needs 1 \+ 2x3 tokens in the last block, received 12 tokens"):
         jax.eval_shape(lambda x: class_attention(Pixels(), Pixels().init(jax.random.key(0), x), x), IMAGES)
 
 

@@ -109,6 +109,24 @@ def test_rollout_without_a_class_token_loses_nothing() -> None:
     np.testing.assert_allclose(rollout.sum(axis=(1, 2)), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [dict(registers=2), dict(registers=2, class_token=False, pool="map")], ids=str)
+def test_rollout_passes_through_registers_and_an_attention_pool(fields) -> None:
+    model = vit(**fields)
+    variables, first = parameters(model), model.prefix
+    rollout, weights = jax.jit(lambda variables: (
+        attention_rollout(model, variables, IMAGES), attention_weights(model, variables, IMAGES)))(variables)
+    layers = [np.mean(np.asarray(weight, np.float64), axis=1) for weight in weights]
+    flow = np.eye(first + 6)
+    for weight in layers[:2]:
+        flow = (0.5 * weight + 0.5 * np.eye(first + 6)) @ flow
+    if model.pool == "map":
+        assert layers[2].shape == (2, 1, 6) and np.std(layers[2]) > 0.01
+        row = np.einsum("bp,bpt->bt", layers[2][:, 0], flow[:, first:])
+    else:
+        row = flow[:, 0]
+    np.testing.assert_allclose(rollout.reshape(2, 6), row[:, first:], atol=1e-5)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_uniform_attention_gives_the_answer_by_hand(depth) -> None:
     """With J the matrix of 1 / T, (I + J) / 2 to the power n is I / 2^n + (1 - 1 / 2^n) J, because J J = J."""

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
+from cvjax.evaluate.copy_detection import copy_features
 from cvjax.evaluate.protocol import protocol_of
 from cvjax.interop import save_weights
 from cvjax.models import create_model
@@ -16,9 +18,11 @@ from cvjax.train.checkpoint import Checkpointer, restore_weights
 from cvjax.train.state import TrainState
 from cvjax.workflow.classification.model import parse_fields
 from cvjax.workflow.config import DataConfig
-from cvjax.workflow.frozen.encoder import frozen_encoder, load_vit
+from cvjax.workflow.frozen.copy_detection import describe
+from cvjax.workflow.frozen.encoder import Encoder, frozen_encoder, load_vit, tokens_of
 from cvjax.workflow.frozen.options import FrozenConfig, FrozenViTConfig
 from cvjax.workflow.restore import record_of
+from tests.models.drawn import random_like
 
 FIELDS = ("patch_size=4", "width=16", "depth=2", "heads=2")
 MODEL = "vit_tiny_patch16_224"
@@ -180,6 +184,37 @@ def test_without_a_class_token_patches_are_averaged(tmp_path):
         frozen_encoder(FrozenConfig(**words, pool="token"))
     with pytest.raises(ConfigError, match="a VisionTransformer without a class token: it must be a ViT, with a class"):
         load_vit(FrozenViTConfig(model=words["model"], weights=words["weights"], model_fields=words["model_fields"]))
+
+
+def small_encoder(features, **fields):
+    model = create_model(MODEL, **parse_fields(FIELDS), image_size=8, num_classes=0, **fields)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    return Encoder("published", model, variables, features, 2, 8, 3, Preprocessing())
+
+
+def test_registers_are_neither_class_tokens_nor_patches(tmp_path):
+    encoder = small_encoder("token+avg", registers=2)
+    images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    features, (first, last) = jax.tree.map(np.asarray, jax.jit(lambda variables: (
+        encoder.apply(variables, images), encoder.model.apply(variables, images, method="block_tokens")))(
+            encoder.variables))
+    np.testing.assert_allclose(features, np.concatenate(
+        [last[:, 3:].mean(axis=1), first[:, 0], last[:, 0]], axis=1), atol=1e-5)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "black.png")
+    tokens = tokens_of(encoder)(encoder.variables, jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    np.testing.assert_allclose(describe(encoder, [tmp_path / "black.png"], 8, 1, "all"),
+                               jax.jit(copy_features)(tokens[:, 0], tokens[:, 3:]), atol=1e-5)
+
+
+def test_features_of_attention_pooling_are_the_last_blocks():
+    encoder = small_encoder("map", class_token=False, pool="map")
+    images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    features, pooled = jax.jit(lambda variables: (
+        encoder.apply(variables, images), encoder.model.apply(variables, images)))(encoder.variables)
+    np.testing.assert_allclose(features, pooled, atol=1e-5)
+    assert features.shape == (2, encoder.knn_width) and encoder.protocol()["linear_probe_blocks"] == 1
+    with pytest.raises(ConfigError, match="--pool map: it must be another, because the encoder has no attention pool"):
+        small_encoder("map")
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 import pytest
 
+from cvjax.models import create_model
+from cvjax.models.vit import VisionTransformer
 from tests.interop.test_timm_convnets import QUICK
 from tests.interop.timm_convnets import STORED
+from tests.models.test_registry import COUNTS
 
 
 def test_a_table_of_layers_with_known_totals(command):
@@ -32,17 +35,25 @@ def test_one_row_for_each_model(command, monkeypatch):
     assert rows[2][1] == "269,722"  # He et al., table 6: 0.27 million
 
 
+# One of each form; the many ResNets, ConvNeXts and ViTs would take minutes.
+VITS = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2",
+        "vit_xsmall_patch16_clip_224", "vit_base_patch32_siglip_256", "vit_wee_patch16_reg1_gap_256")
+
+
 @pytest.mark.slow
 def test_every_model_there_is(command, monkeypatch):
-    """Of the many ResNets and ConvNeXts a few that differ."""
     import experiments.wiring.inspect as wiring
-    from cvjax.models import list_models
 
-    few = [name for name in list_models() if name not in STORED["architectures"] or name in QUICK]
-    monkeypatch.setattr(wiring, "list_models", lambda: few)
+    names = [name for name in wiring.list_models()
+             if name in (*VITS, *QUICK) or name not in STORED["architectures"]
+             and not isinstance(create_model(name), VisionTransformer)]
+    monkeypatch.setattr(wiring, "list_models", lambda: names)
     done = command("inspect", "--all")
     assert done.status == 0, done.err
-    assert len(done.out.splitlines()) == 1 + len([name for name in few if not name.startswith("mae_")])
+    rows = dict(line.split()[:2] for line in done.out.splitlines()[1:])
+    assert list(rows) == [name for name in names if not name.startswith("mae_")]
+    few = (*VITS, *QUICK)
+    assert {name: rows[name] for name in few} == {name: f"{COUNTS[name]:,}" for name in few}
 
 
 def test_the_lectures_arithmetic(command):

@@ -41,6 +41,16 @@ def test_another_head_starts_fresh_and_has_no_names(published):
     np.testing.assert_array_equal(found.variables["params"]["norm"]["scale"], variables["params"]["norm"]["scale"])
 
 
+def test_weights_without_a_head_give_features(tmp_path):
+    model = create_model("vit_tiny_patch16_224", image_size=32, num_classes=0, **SMALL)
+    variables = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 32, 32, 3), np.float32))
+    save_weights(variables, model, tmp_path / "model.safetensors", preprocessing=HALVES)
+    found = create_pretrained("vit_tiny_patch16_224", tmp_path / "model.safetensors", **SMALL)
+    assert found.model.num_classes == 0 and "head" not in found.variables["params"]
+    given = create_pretrained("vit_tiny_patch16_224", tmp_path / "model.safetensors", num_classes=3, **SMALL)
+    assert given.variables["params"]["head"]["kernel"].shape == (16, 3)
+
+
 def test_by_default_the_weights_are_timms_own(published, monkeypatch):
     asked, open_published = [], pretrained.open_published
 

@@ -76,7 +76,8 @@ def test_self_supervised_vits_have_no_head_and_imagenets_statistics() -> None:
 
 @pytest.mark.parametrize("given, name", [
     ("resnet50", "resnet50"), ("resnet50.a1_in1k", "resnet50"), ("vit_base_patch16_384", "vit_base_patch16_224"),
-    ("deit_small_patch16_224", "vit_small_patch16_224")])
+    ("deit_small_patch16_224", "vit_small_patch16_224"),
+    ("vit_base_patch16_clip_224", "vit_base_patch16_clip_quickgelu_224")])
 def test_the_same_architecture_by_another_size_or_name_is_taken(given: str, name: str) -> None:
     assert "says its config.json" in published(A1 | {"architecture": given}).check_architecture(name)
 
@@ -85,6 +86,9 @@ def test_the_same_architecture_by_another_size_or_name_is_taken(given: str, name
 def test_another_architecture_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match=f"says that the weights are of {given}, not of resnet50"):
         published(A1 | {"architecture": given}).check_architecture("resnet50")
+    with pytest.raises(ValueError, match="of vit_base_patch16_clip_quickgelu_224, not of vit_base_patch16_clip_224"):
+        published(A1 | {"architecture": "vit_base_patch16_clip_quickgelu_224"}).check_architecture(
+            "vit_base_patch16_clip_224")
     assert "only names and shapes were compared" in published().check_architecture("resnet50")
 
 
@@ -135,6 +139,8 @@ VIT = dict(width=8, depth=1, heads=2, patch_size=4, image_size=8, num_classes=0)
     (("cls_token", "mask_token", "decoder_embed.weight"), "", "deit"),
     (("cls_token", "head.weight"), "", "timm"),
     (("cls_token", "head.weight"), "state_dict", "timm"),
+    (("cls_token", "mask_token", "blocks.0.ls1.gamma"), "", "dino"),
+    (("cls_token", "reg_token", "blocks.0.ls1.gamma"), "", "timm"),
     (("norm.weight",), "", "timm"),
     (("class_token", "conv_proj.weight"), "", "torchvision"),
 ])

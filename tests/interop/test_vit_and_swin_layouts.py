@@ -36,7 +36,8 @@ def assert_equal(left: Any, right: Any) -> None:
 
 @pytest.mark.parametrize("model, layout", [
     (VIT, "timm"), (VIT, "torchvision"), (VIT, "torchvision-0.13"),
-    (VIT.clone(position="sincos2d", num_classes=0), "torchvision"),
+    (VIT.clone(position="sincos2d", num_classes=0), "torchvision"), (VIT.clone(distilled=True), "timm"),
+    (VIT.clone(class_token=False, pool="map", registers=2, prefix_positions=False, pre_norm=True), "timm"),
     (SWIN, "timm"), (SWIN, "torchvision"), (SWIN, "official"),
 ])
 def test_out_and_in_is_bit_exact(model: nn.Module, layout: str, tmp_path: Path,
@@ -135,6 +136,32 @@ def test_positions_know_the_grid_they_were_learnt_on(tmp_path: Path) -> None:
     square = load_weights(VIT.clone(image_size=16), tmp_path / "w.safetensors")["params"]["pos_embed"]
     np.testing.assert_array_equal(
         square[0, 1:], resize_positions(jnp.asarray(grid.reshape(60, 8)), (6, 10), (4, 4)))
+
+
+def test_positions_of_patches_alone_are_resized_without_a_class_token_among_them() -> None:
+    model = VIT.clone(registers=2, prefix_positions=False)
+    variables = variables_of(model)
+    loaded = load_weights(model.clone(image_size=(8, 12)), to_state_dict(variables, model))["params"]
+    stored = variables["params"]["pos_embed"][0]
+    np.testing.assert_array_equal(loaded["pos_embed"][0], resize_positions(stored, (2, 2), (2, 3)))
+    np.testing.assert_array_equal(loaded["reg_token"], variables["params"]["reg_token"])
+
+
+def test_both_heads_of_other_classes_start_fresh_and_an_unused_pool_is_ignored(
+        caplog: pytest.LogCaptureFixture) -> None:
+    model = VIT.clone(distilled=True)
+    loaded = load_weights(model.clone(num_classes=5), to_state_dict(variables_of(model), model))["params"]
+    assert loaded["head_dist"]["kernel"].shape == (8, 5)
+    assert "fresh: head.bias, head.weight, head_dist.bias, head_dist.weight" in caplog.records[-1].message
+    model = VIT.clone(class_token=False, pool="map")
+    load_weights(model.clone(pool="avg"), to_state_dict(variables_of(model), model))
+    assert "ignored: attn_pool." in caplog.records[-1].message
+
+
+def test_torchvision_has_no_names_for_what_came_later() -> None:
+    model = VIT.clone(registers=2)
+    with pytest.raises(ValueError, match="no layout 'torchvision' for VisionTransformer: there is timm$"):
+        to_state_dict(variables_of(model), model, "torchvision")
 
 
 def test_a_tree_of_gradients_has_no_fixed_tables() -> None:

@@ -13,18 +13,16 @@ from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.registry import register
 from tests.interop.timm_convnets import STORED
+from tests.parity.timm_vits import read_stored
 
-# ViT, DeiT and Swin: what timm's models of these names have (1000 classes). MAE: the authors' models without
-# their two fixed position tables; `tiny` and `small` are not theirs.
+# Swin: what timm's models of these names have (1000 classes), as the ViTs, ResNets and ConvNeXts that are stored. MAE:
+# the authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
+VITS = {name: entry["parameters"] for name, entry in read_stored()["models"].items()}
 COUNTS = {
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
     "airbench96": 9_915_704,
     "alexnet": 61_100_840,
     "alexnet_grouped": 60_965_224,
-    "deit_base_patch16_224": 86_567_656,
-    "deit_base_patch16_384": 86_859_496,
-    "deit_small_patch16_224": 22_050_664,
-    "deit_tiny_patch16_224": 5_717_416,
     "densenet121": 7_978_856,
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,
@@ -79,29 +77,10 @@ COUNTS = {
     "vgg16_bn": 138_365_992,
     "vgg19": 143_667_240,
     "vgg19_bn": 143_678_248,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_base_patch16_384": 86_859_496,
-    "vit_base_patch16_gap_224": 86_566_120,  # a class token and its position less
-    "vit_base_patch32_224": 88_224_232,
-    "vit_base_patch32_384": 88_297_192,
-    "vit_base_patch8_224": 86_576_872,
-    "vit_huge_patch14_224": 632_045_800,
-    "vit_huge_patch14_gap_224": 632_043_240,
-    "vit_large_patch14_224": 304_203_752,
-    "vit_large_patch16_224": 304_326_632,
-    "vit_large_patch16_384": 304_715_752,
-    "vit_large_patch32_224": 306_535_400,
-    "vit_large_patch32_384": 306_632_680,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_small_patch16_384": 22_196_584,
-    "vit_small_patch32_224": 22_878_952,
-    "vit_small_patch32_384": 22_915_432,
-    "vit_small_patch8_224": 22_055_272,
-    "vit_tiny_patch16_224": 5_717_416,
-    "vit_tiny_patch16_384": 5_790_376,
     "yolo": 12_496_478,
     "yolov1": 271_703_550,  # the authors' first network, of 7 x 7 cells with 2 boxes and 20 classes
     "yolov1_classifier": 23_428_136,
+    **VITS,
 }
 COUNTS |= {name: stored["parameters"] for name, stored in STORED["architectures"].items()}
 
@@ -114,9 +93,9 @@ def test_every_name_has_a_count() -> None:
 DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "fcn_resnet101")
 
 
-# tests/interop/test_timm_convnets.py counts those that are stored.
+# Those that are stored are counted by tests/interop/test_timm_convnets.py and tests/parity/test_timm_vits.py.
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
-                                  for name in list_models() if name not in STORED["architectures"]])
+                                  for name in list_models() if name not in STORED["architectures"] | VITS])
 def test_parameter_count(name: str) -> None:
     model = create_model(name)
     inputs = [jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32)]

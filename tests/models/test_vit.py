@@ -152,7 +152,8 @@ def test_without_a_class_token_the_norm_precedes_the_mean(images: jax.Array) -> 
     np.testing.assert_allclose(model.apply(variables, images, method="features"), tokens.mean(axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False)], ids=str)
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False), dict(registers=2, prefix_positions=False)],
+                         ids=str)
 def test_kept_patches_keep_their_positions(images: jax.Array, fields: dict) -> None:
     model = vit(**fields)
     variables = variables_of(model)
@@ -199,7 +200,9 @@ def test_impossible_requests_are_refused() -> None:
         init(vit(image_size=9), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="width 8 cannot be split into 3 heads"):
         init(vit(heads=3), 1, 8, 8, 3)
-    with pytest.raises(ValueError, match="pool 'token': it must be 'avg' without a class token"):
+    with pytest.raises(ValueError, match="pool 'token': it must be 'avg' or 'map' without a class token"):
         init(vit(class_token=False), 1, 8, 8, 3)
+    with pytest.raises(ValueError, match="distilled with pool 'avg', representation_size 0 and fc_norm None: they"):
+        init(vit(distilled=True, pool="avg"), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="a width that is a multiple of 4, got 6"):
         init(vit(width=6, position="sincos2d"), 1, 8, 8, 3)

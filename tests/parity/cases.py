@@ -60,7 +60,8 @@ class VitCase:
 
     def weight_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """The shapes of a model's parameters with those of the positions that are loaded."""
-        prefix = int(self.options.get("class_token", True))
+        tokens = self.options.get("class_token", True), self.options.get("distilled", False)
+        prefix = sum(tokens) + self.options.get("registers", 0) if self.options.get("prefix_positions", True) else 0
         length = prefix + _patches(self.weights_size or self.image_size, self.patch_size)
         return {**shapes, "pos_embed": (1, length, self.width)}
 
@@ -152,6 +153,27 @@ VIT_CASES = (
     VitCase("vit_resized_weights", image_size=(12, 28), weights_size=(16, 16)),
     VitCase("vit_without_class_token", image_size=(12, 28), weights_size=(16, 16),
             options=dict(class_token=False, pool="avg")),
+    VitCase("vit_clip_registers", input_size=(24, 20), options=dict(
+        registers=2, prefix_positions=False, pre_norm=True, norm_epsilon=1e-5, activation="quick_gelu")),
+    VitCase("vit_attention_pool", options=dict(class_token=False, pool="map", activation="gelu_tanh")),
+)
+# Compared live alone.
+VIT_FORMS = (
+    VitCase("vit_registers", options=dict(registers=2)),
+    VitCase("vit_no_position_of_the_class_token", weights_size=(12, 12),
+            options=dict(prefix_positions=False, layer_scale=0.1)),
+    VitCase("vit_pre_norm", options=dict(pre_norm=True)),
+    VitCase("vit_large_epsilon", options=dict(norm_epsilon=1e-2, qk_norm=True)),
+    VitCase("vit_quick_gelu", options=dict(activation="quick_gelu")),
+    VitCase("vit_gelu_tanh", options=dict(activation="gelu_tanh")),
+    VitCase("vit_swiglu", options=dict(activation="swiglu")),
+    VitCase("vit_no_qkv_bias", options=dict(qkv_bias=False)),
+    VitCase("vit_norm_after_the_mean", options=dict(class_token=False, pool="avg", fc_norm=True, registers=1)),
+    VitCase("vit_norm_after_the_class_token", options=dict(fc_norm=True)),
+    VitCase("vit_norm_before_the_mean", options=dict(pool="avg", fc_norm=False)),
+    VitCase("vit_attention_pool_registers", input_size=(24, 20),
+            options=dict(class_token=False, pool="map", registers=2, pre_norm=True)),
+    VitCase("vit_distilled", input_size=(24, 20), options=dict(distilled=True)),
 )
 SWIN = "swin_tiny_patch4_window7_224"
 SMALL_SWIN = dict(width=12, depths=(2, 2), heads=(2, 3), num_classes=5)

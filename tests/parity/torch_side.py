@@ -20,8 +20,9 @@ from mae_reference import TorchMae
 from resnet9_reference import TorchResNet9
 from resnet_reference import CifarResNet, NarrowResNet, PreactivationResNet
 from timm import create_model, list_models
-from timm.layers import BlurPool2d, PatchEmbed, resample_abs_pos_embed
+from timm.layers import BlurPool2d, LayerNorm, PatchEmbed, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.convnext import ConvNeXt
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.resnet import BasicBlock as TimmBasic
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -69,11 +70,18 @@ def mae_numbers(case: MaeCase) -> dict[str, np.ndarray]:
 
 
 def timm_vit(case: VitCase) -> VisionTransformer:
-    renamed = {"pool": "global_pool", "layer_scale": "init_values"}
+    renamed = {"pool": "global_pool", "layer_scale": "init_values", "registers": "reg_tokens",
+               "activation": "act_layer"}
     options = {renamed.get(name, name): value for name, value in case.options.items()}
     if not options.get("class_token", True):
-        options["fc_norm"] = False  # the norm comes before the mean, as in timm's own networks without a class token
-    return VisionTransformer(img_size=case.image_size, patch_size=case.patch_size, embed_dim=case.width,
+        options.setdefault("fc_norm", False)  # before the mean, as in most of timm's networks without a class token
+    if options.get("act_layer") == "swiglu":
+        options |= {"act_layer": "silu", "mlp_layer": SwiGLUPacked}
+    if "norm_epsilon" in options:
+        options["norm_layer"] = partial(LayerNorm, eps=options.pop("norm_epsilon"))
+    options["no_embed_class"] = not options.pop("prefix_positions", True)
+    network = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
+    return network(img_size=case.image_size, patch_size=case.patch_size, embed_dim=case.width,
                              depth=case.depth, num_heads=case.heads, num_classes=case.num_classes,
                              dynamic_img_size=True, **options)
 
@@ -81,8 +89,9 @@ def timm_vit(case: VitCase) -> VisionTransformer:
 def vit_numbers(case: VitCase) -> dict[str, np.ndarray]:
     model = timm_vit(case)
     weights = _tensors(fill(case.weight_shapes(parameter_shapes(model))))
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size,
-                                                  num_prefix_tokens=model.num_prefix_tokens)
+                                                  num_prefix_tokens=prefix)
     model.load_state_dict(weights)
     images = _images(case.inputs())
     logits = model(images)

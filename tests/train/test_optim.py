@@ -67,10 +67,11 @@ def test_undecayed_leaves_of_a_masked_autoencoder():
 
 def test_layer_wise_decay_is_the_table_of_mae_fine_tuning():
     """He et al. 2022, Table 9 and their lrd.py: 0.65 ** (layers - layer), with the embeddings at layer 0."""
-    params = params_of("vit_tiny_patch16_224", depth=4, num_classes=3, pool="avg")
+    params = params_of("vit_tiny_patch16_224", depth=4, num_classes=3, pool="avg", registers=1, pre_norm=True)
     scale = vit_layer_decay(0.65, 4)
-    table = {"patch_embed": 0.65**5, "cls_token": 0.65**5, "pos_embed": 0.65**5, "blocks/0": 0.65**4,
-             "blocks/1": 0.65**3, "blocks/2": 0.65**2, "blocks/3": 0.65, "fc_norm": 1.0, "head": 1.0}
+    stem = ("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
+    table = {**dict.fromkeys(stem, 0.65**5), "blocks/0": 0.65**4, "blocks/1": 0.65**3, "blocks/2": 0.65**2,
+             "blocks/3": 0.65, "fc_norm": 1.0, "head": 1.0}
     found = {}
     for name in jax.tree.leaves(leaf_names(params)):
         place = "/".join(name.split("/")[:2]) if name.startswith("blocks") else name.split("/")[0]

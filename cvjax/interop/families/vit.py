@@ -1,5 +1,6 @@
 """ViT's names: timm's, which the authors of DeiT and MAE use too, and torchvision's."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCH
 
 
 def stored_positions(width: int, grid: tuple[int, int], prefix: int = 1, moco: bool = False) -> np.ndarray:
-    """Fixed positions as files hold them, with zeros for the class token: `(1, prefix + L, width)`."""
+    """Fixed positions as files hold them, with zeros for the tokens before the patches: `(1, prefix + L, width)`."""
     return np.concatenate([np.zeros((prefix, width), np.float32), sincos_2d(width, grid, moco=moco)])[None]
 
 
@@ -40,17 +41,17 @@ def _grid(model: VisionTransformer) -> tuple[int, int]:
 def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
     """Fixed positions, stored under the `name` that a publisher gives to learned positions."""
     return lambda model: {} if model.position == "learned" else {
-        name: stored_positions(model.width, _grid(model), model.prefix, model.position == "sincos2d_moco")}
+        name: stored_positions(model.width, _grid(model), model.placed_prefix, model.position == "sincos2d_moco")}
 
 
 def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer,
                    trained: tuple[int, int] | None) -> np.ndarray:
-    """Resize positions `(1, prefix + L, D)` to the model's grid.
+    """Resize positions `(1, placed_prefix + L, D)` to the model's grid.
 
     trained: height and width of the images that they were learnt from. None for squares; grids that cannot be that are
     returned as they are.
     """
-    prefix = model.prefix
+    prefix = model.placed_prefix
     side = math.isqrt(positions.shape[1] - prefix)
     grid = (side, side) if trained is None else patch_grid(*trained, model.patch_size)
     if math.prod(grid) != positions.shape[1] - prefix:
@@ -84,14 +85,26 @@ def _torchvision(first: str, second: str) -> Naming:
     return Naming(rules, renames, _constants("encoder.pos_embedding"))
 
 
-# The head and its norm belong to a task, so another task starts them fresh. An MAE's decoder is not used. torchvision's
-# published files have the names that it used before version 0.14.
-VIT = Family(
-    namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed")), "torchvision": _torchvision("0", "3"),
-             "torchvision-0.13": _torchvision("linear_1", "linear_2")},
-    fresh=r"(head|fc_norm|heads\.head)\..+",
-    ignored=r"(head|fc_norm|norm|heads|encoder\.ln)\..+|decoder_.+|mask_token",
+# The heads and their norm belong to a task, so another task starts them fresh. Who takes the mean of the patches has no
+# use for attention pooling, and nobody for an MAE's decoder. torchvision's published files have the names that it used
+# before version 0.14.
+_TIMM = Family(
+    namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed"))},
+    fresh=r"(head|head_dist|fc_norm|heads\.head)\..+",
+    ignored=r"(head|head_dist|fc_norm|norm|attn_pool|heads|encoder\.ln)\..+|decoder_.+|mask_token",
     resized={r"pos_embed|encoder\.pos_embedding": _fit_positions},
 )
 
-register(VisionTransformer, VIT)
+_TORCHVISIONS = {"torchvision": _torchvision("0", "3"), "torchvision-0.13": _torchvision("linear_1", "linear_2")}
+# torchvision's ViT has none of what these fields can change.
+_LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm", "fc_norm", "qk_norm", "qkv_bias",
+          "activation", "norm_epsilon", "layer_scale")
+
+
+def _vit(model: VisionTransformer) -> Family:
+    usual = {field.name: field.default for field in dataclasses.fields(model)}
+    later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
+    return _TIMM if later else dataclasses.replace(_TIMM, namings={**_TIMM.namings, **_TORCHVISIONS})
+
+
+register(VisionTransformer, _vit)

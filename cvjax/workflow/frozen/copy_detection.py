@@ -38,8 +38,8 @@ def describe(encoder: Encoder, paths: Sequence[Path], image_size: int, batch_siz
 
     Each picture is squeezed into a square of `image_size`, a multiple of the patch size. DataError if unreadable.
     """
-    tokens, described = tokens_of(encoder), []
-    features = jax.jit(lambda tokens: copy_features(tokens[:, 0], tokens[:, 1:]))
+    tokens, prefix, described = tokens_of(encoder), encoder.model.prefix, []
+    features = jax.jit(lambda tokens: copy_features(tokens[:, 0], tokens[:, prefix:]))
     for start in tqdm(range(0, len(paths), batch_size), desc=what, unit="batch", delay=2):
         pictures = np.stack([read_picture(path, encoder.channels, square(image_size))[0]
                              for path in paths[start:start + batch_size]])

@@ -34,7 +34,8 @@ class Encoder:
     name: the name of its numbers, for example "dino".
     pool: features of a ViT are the class token ("token"), the mean of the patch tokens ("avg"), the class tokens beside
         the last block's mean ("token+avg", as Caron et al. 2021 probe ViT-B), or all patch tokens side by side
-        ("patches": as raw pixels do, they keep what is where); other networks have one output.
+        ("patches": as raw pixels do, they keep what is where), or what its attention pooling gives, of the last block
+        alone ("map"); other networks have one output.
     preprocessing: what images become before it sees them.
     blocks: a linear probe sees the features of this many last blocks of a ViT, side by side, or of all blocks if there
         are fewer (Caron et al. 2021 use four for ViT-S, https://arxiv.org/abs/2104.14294).
@@ -54,8 +55,12 @@ class Encoder:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
-        if self.is_vit and not self.has_class_token and self.pool.startswith("token"):
+        if not self.is_vit:
+            return
+        if self.pool.startswith("token") and not self.has_class_token:
             raise ConfigError(f"--pool {self.pool}: it must be avg or patches, because the encoder has no class token")
+        if self.pool == "map" and self.model.pool != "map":
+            raise ConfigError("--pool map: it must be another, because the encoder has no attention pooling")
 
     @property
     def is_vit(self) -> bool:
@@ -71,6 +76,8 @@ class Encoder:
         """Features float32 `(B, D)` of normalised images `(B, H, W, C)`; the last `knn_width` are the last block's."""
         if not self.is_vit:
             return outputs_of(self.model, variables, images, train=False).astype(jnp.float32)
+        if self.pool == "map":
+            return outputs_of(self.model, variables, images, method="features").astype(jnp.float32)
         outputs = outputs_of(self.model, variables, images, method="block_tokens")
         patches = [x[:, self.model.prefix:] for x in outputs[-self.blocks:]]
         tokens, means = [x[:, 0] for x in outputs[-self.blocks:]], [x.mean(axis=1) for x in patches]
@@ -96,7 +103,7 @@ class Encoder:
         """The features that its numbers judge, as JSON."""
         if not self.is_vit:
             return {"features": "pooled output"}
-        blocks = min(self.blocks, self.model.depth)
+        blocks = 1 if self.pool == "map" else min(self.blocks, self.model.depth)
         return {"pool": self.pool, "knn_blocks": 1, "linear_probe_blocks": blocks, "few_shot_blocks": blocks}
 
 
@@ -139,7 +146,8 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     """An encoder from a published weight file: a registered model's `name`, and what `load_weights` reads.
 
     image_size: None for the one that the weights are judged on, or else the model's own. options: what they say of
-    images replaces what is published. pool: None for the class token, or without one the mean of the patch tokens.
+    images replaces what is published. pool: None for what the network's head reads: without attention pooling, the
+    class token, or without one the mean of the patch tokens.
     """
     with config_errors():
         create_model(name)  # an unknown name comes before what is wrong with a file
@@ -153,8 +161,8 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     except ValueError as error:
         raise ConfigError(f"--weights {weights}: {str(error).splitlines()[0]}") from None
     size = model.image_size if isinstance(model.image_size, int) else model.image_size[0]
-    tokenless = isinstance(model, VisionTransformer) and not model.class_token
-    pool = pool or ("avg" if tokenless else "token")
+    if pool is None:
+        pool = "token" if not isinstance(model, VisionTransformer) or model.class_token else model.pool
     return Encoder("published", model, variables, pool, blocks, size, model.in_channels,
                    chosen(options, how, model.in_channels), origin=origin_of_weights(weights, published))
 
@@ -202,9 +210,10 @@ def check_sizes(encoder: Encoder, **sizes: int) -> None:
 
 
 def tokens_of(encoder: Encoder) -> Callable[[Any, jax.Array], jax.Array]:
-    """A compiled function from variables and images uint8 `(B, H, W, C)` to tokens float32 `(B, 1 + L, D)`.
+    """A compiled function from variables and images uint8 `(B, H, W, C)` to tokens float32 `(B, prefix + L, D)`.
 
-    They are those of the last block, class token first, after the last norm where the network has one there
+    They are those of the last block, the class token first, and the patches after `encoder.model.prefix`. They are
+    after the last norm where the network has one there
     (`token_protocol` says so). Images may have any size that the patches fill.
     """
     @jax.jit

@@ -7,7 +7,7 @@ from cvjax.errors import ConfigError
 from cvjax.workflow.config import RUN_DATA, DataConfig, PreprocessingOptions, RunData, require
 
 DEFAULT_RUN = "runs/mae_pretrain/digits"
-Pool = Literal["token", "avg", "token+avg", "patches"]  # features of a ViT, see `cvjax.workflow.frozen.encoder`
+Pool = Literal["token", "avg", "token+avg", "patches", "map"]  # features of a ViT, see `cvjax.workflow.frozen.encoder`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class FrozenConfig(PreprocessingOptions, DataConfig):
     image_size: int | None = None
     """Side of the images that it sees; by default the model's own. A run's encoder keeps the size it was trained on."""
     pool: Pool | None = None
-    """Class token, mean of the patch tokens, both, or all patch tokens side by side; by default what the pre-training
-    probed (published: token)."""
+    """Class token, mean of the patch tokens, both, all patch tokens side by side, or SigLIP's attention pooling; by
+    default what the pre-training probed (published: token, or what the network has)."""
     probe_blocks: int | None = None
     """Last blocks whose features the linear probe sees side by side; by default what the pre-training probed
     (published: 4)."""

@@ -80,7 +80,7 @@ def carrier(encoder: Encoder, *, image_size: int, side_multiple: int, queue: int
     Raises DataError for files that cannot be read, frames of several sizes, or a first frame without an object.
     """
     tokens, fit = tokens_of(encoder), short_side_down(image_size, side_multiple)
-    patch = encoder.model.patch_size
+    patch, prefix = encoder.model.patch_size, encoder.model.prefix
 
     def carry(video: Video) -> np.ndarray:
         _, size = read_picture(video.frames[0], encoder.channels, fit)
@@ -92,7 +92,7 @@ def carrier(encoder: Encoder, *, image_size: int, side_multiple: int, queue: int
                 raise DataError(f"{path} has {its_size[1]}x{its_size[0]} pixels, {video.frames[0].name} "
                                 f"{size[1]}x{size[0]}: the frames of a video have one size")
             rows, columns = picture.shape[0] // patch, picture.shape[1] // patch
-            features = tokens(encoder.variables, jnp.asarray(picture)[None])[0, 1:].reshape(rows, columns, -1)
+            features = tokens(encoder.variables, jnp.asarray(picture)[None])[0, prefix:].reshape(rows, columns, -1)
             if memory is None:
                 given = grid_labels(first, rows, columns)
                 if lost := sorted(set(np.unique(first)) - set(np.unique(given))):
