@@ -95,6 +95,7 @@ def run(tmp_path_factory, environment, patience):
     return start
 
 
+@pytest.mark.slow
 def test_a_run_under_an_ascii_locale_ends(run):
     written = run(**ASCII)
     data, noticed = written["printed"]

@@ -67,6 +67,7 @@ def test_a_run_writes_probes_of_the_teacher_what_the_guard_saw_and_a_picture_of_
     assert (folder / "figures" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_what_is_probed_is_the_teacher(pretrain):
     _, folder = pretrain("whole", "--steps", 20)
     weights, _ = restore_weights(folder / "checkpoints", "latest")

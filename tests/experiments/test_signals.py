@@ -84,6 +84,7 @@ def test_a_training_that_was_stopped_is_saved_and_does_not_count_as_done(started
     assert errors.endswith(" of 100000; the same command resumes\n")
 
 
+@pytest.mark.slow
 def test_five_signals_in_a_row_end_quickly_and_quietly(started, tmp_path):
     process = started("mae_pretrain", "--run-dir", tmp_path / "run", *LONG)
     wait_for_log(process, tmp_path / "run")
