@@ -64,6 +64,7 @@ def run(config: Config) -> None:
         print(f"\n{name}: python -m experiments.{' '.join(result.command)} --seed S\n"
               f"{compared(result, stated, found)}\n")
         if config.store:
+            (STORED / name).mkdir(parents=True, exist_ok=True)
             for seed, summary in found.items():
                 write_json(STORED / name / f"seed-{seed}.json", origin(result, seed) | summary)
             if result.picture:

@@ -1,6 +1,7 @@
 """Stated results beside new runs of them."""
 
 import json
+import shutil
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_one_seed_has_no_spread():
 
 
 def test_runs_are_stored_with_command_commit_and_machine(command, stated, tmp_path):
+    shutil.rmtree(tmp_path / "results")  # a first result
     stated.update({7: 0.96, 8: 0.97})
     done = command("reproduce", "digits", "--seeds", 7, 8, "--store", "--output", tmp_path / "runs")
     assert done.status == 0, done.err
