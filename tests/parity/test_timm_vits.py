@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import timm_vits
-from timm_vits import STORED, USUAL, USUAL_IMAGES, Shapes, fingerprint, of_one_block, read_stored
+from timm_vits import STORED, USUAL, USUAL_IMAGES, Shapes, of_one_block, read_stored
 
 from cvjax.interop import Published, to_state_dict
 from cvjax.interop.default_tags import DEFAULT_TAGS
@@ -16,6 +16,7 @@ from cvjax.interop.naming import model_images
 from cvjax.interop.pretrained import default_weights
 from cvjax.models import create_model, list_models
 from cvjax.models.vit import VisionTransformer
+from tests.interop.timm_convnets import fingerprint
 
 CONTENT = read_stored()
 MODELS = CONTENT["models"]

@@ -5,12 +5,13 @@ Of each name that is registered here: timm's arguments in the words of `cvjax.mo
 them is the default, with what images become for it. Of the other names of timm's two files: the tags.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.interop.timm_convnets import fingerprint
 
 STORED = Path(__file__).with_suffix(".json")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,12 +36,6 @@ def of_one_block(shapes: Shapes) -> dict[str, tuple[int, ...]]:
             blocks.setdefault(match[1], {})[name[match.end():]] = shape
     assert all(block == blocks["0"] for block in blocks.values())
     return {name: shape for name, shape in shapes.items() if not re.match(r"blocks\.[1-9]", name)}
-
-
-def fingerprint(shapes: Shapes) -> str:
-    """Of names and shapes, whatever their order."""
-    text = "\n".join(f"{name} {tuple(shape)}" for name, shape in sorted(shapes.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _arguments(model: Any) -> dict[str, Any]:
