@@ -1,7 +1,9 @@
 """Estimate a training's memory and time on other devices.
 
 `python -m experiments.plan --device h100 --devices 64 supervised deit_small --shard fsdp`: the plan's own options come
-first, then an experiment with its preset and options. Nothing is computed or written. Unless --data is given, a
+first, then an experiment with its preset and options. Nothing is computed or written. Memory is what the device's
+own compiler needs, where that is installed (`pip install ".[compile-gpu]"` or `".[compile-tpu]"`), and else reckoned
+from the step's trace, mostly within 15 % of it. Unless --data is given, a
 preset's data set on disk is replaced by as many blank pictures as ImageNet has (for segment and detect: by scenes of
 digits). `--lower tpu cuda rocm` also lowers the step.
 """
@@ -25,12 +27,16 @@ EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "simsiam_pretrain"
 class Config:
     """A training on devices that are not here."""
 
-    device: Literal["a100", "h100", "h200", "b200", "mi300x", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"] = "h100"
-    """The device whose rates are used."""
+    device: Literal["t4", "l4", "a100", "h100", "h200", "b200", "mi300x", "tpu_v2", "tpu_v3", "tpu_v4", "tpu_v5e",
+                    "tpu_v5p", "tpu_v6e"] = "h100"
+    """The device whose rates and memory are used; of tpu_v2 and tpu_v3 one core, two of which are a chip."""
     devices: int = 8
     """Number of devices."""
     efficiency: float = 0.4
     """Share of the peak that a step's arithmetic reaches; good code reaches 0.3 to 0.5."""
+    compile: bool | None = None
+    """Ask the device's own compiler for the memory instead of reckoning it; by default if it is installed. It takes
+    half a minute for a GPU, several for a TPU."""
     lower: tuple[Literal["cpu", "tpu", "cuda", "rocm"], ...] = ()
     """Also lower the step for these platforms, whose devices need not be here."""
 

@@ -1,4 +1,4 @@
-"""Lowers a whole training step for platforms that this machine need not have."""
+"""Lowers and compiles a whole training step for platforms that this machine need not have."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cvjax.errors import ConfigError
+from cvjax.train.layout import Layout
+from cvjax.train.mesh import MeshEngine
 from cvjax.workflow.prepared import Prepared
 
 
@@ -21,3 +24,16 @@ def lower_step(prepared: Prepared[Any], platforms: Sequence[str]) -> jax.export.
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     return jax.export.export(jax.jit(on_arrays), platforms=list(platforms))(
         prepared.state.replace(rng=None), key, prepared.batch)
+
+
+def compiled_peak(prepared: Prepared[Any], layout: Layout, devices: Sequence[Any]) -> int:
+    """Bytes that the training step needs on each of these devices, as their compiler says; arguments included.
+
+    Raises ConfigError if it does not compile, such as one that does not fit the memory.
+    """
+    engine = MeshEngine(devices=devices, layout=layout)
+    lowered = engine.compile_step(prepared.step, prepared.state).lower(prepared.state, prepared.batch)
+    try:
+        return lowered.compile().memory_analysis().peak_memory_in_bytes
+    except jax.errors.JaxRuntimeError as problem:
+        raise ConfigError(f"the step does not compile: {str(problem).strip().splitlines()[0]}") from None

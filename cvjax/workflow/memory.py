@@ -1,7 +1,7 @@
 """The memory that a training step takes on each device.
 
-The state is exact. Activations are counted before the compiler saves some of them.
-Nothing is computed or compiled; everything follows from shapes.
+The state is exact. What lies beside it is reckoned from the step's trace (`cvjax.workflow.liveness`); a compiler that
+is installed is asked by `experiments.plan --compile`. Nothing is computed or compiled here.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import jax
 from cvjax.train.layout import Layout
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import make_layout
+from cvjax.workflow.liveness import array_bytes, flatten, temporary_bytes
 from cvjax.workflow.prepared import Prepared
 
 
@@ -20,9 +21,8 @@ class Memory(NamedTuple):
     parameters: int
     optimizer: int
     others: int  # averages of parameters, batch statistics, a teacher
-    gradients: int
-    activations: int  # what the forward pass keeps for the backward pass
     batch: int  # images, as they arrive, and those that stay (--resident)
+    working: int  # activations, gradients and whatever else a step needs at the time when it needs most
 
     @property
     def total(self) -> int:
@@ -36,43 +36,54 @@ def print_memory(prepared: Prepared[Any]) -> None:
         print(memory_table(measure_memory(prepared, layout)))
 
 
-def measure_memory(prepared: Prepared[Any], layout: Layout) -> Memory:
+def measure_memory(prepared: Prepared[Any], layout: Layout, platform: str | None = None) -> Memory:
     """The memory of a training on the devices of `layout`.
 
-    Activations are counted as split over the axis `data` only, and gradients as all alive at once. Memory that a kernel
-    needs while it runs is not counted.
+    Activations are counted as split over the axis `data` only. Memory that a kernel needs while it runs is not counted.
+    platform: "cpu", "cuda" or "tpu"; by default that of the devices at hand.
     Raises ValueError where the state does not fit the layout.
     """
     state = prepared.state
     layout.specs(state)
-    parameters = layout.bytes_per_device(state.params)
-    rows = prepared.config.batch_size // layout.data
+    if platform is None:
+        platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     return Memory(
-        parameters, layout.bytes_per_device(state.opt_state), layout.bytes_per_device((state.model_state, state.ema)),
-        parameters, kept_per_example(prepared) * rows // prepared.config.accumulate,
-        Layout(1).bytes_per_device(prepared.batch) // layout.data + prepared.resident)
+        layout.bytes_per_device(state.params), layout.bytes_per_device(state.opt_state),
+        layout.bytes_per_device((state.model_state, state.ema)),
+        Layout(1).bytes_per_device(prepared.batch) // layout.data + prepared.resident,
+        _working_bytes(prepared, layout, platform))
 
 
-def kept_per_example(prepared: Prepared[Any]) -> int:
-    """Bytes that the forward pass keeps for the backward pass, for each example of a batch."""
-    def kept(rows: int) -> int:
-        batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-                 for name, leaf in prepared.batch.items()}
+def _working_bytes(prepared: Prepared[Any], layout: Layout, platform: str) -> int:
+    """Bytes of a step's temporary arrays on a device.
 
-        def backward(params: Any, model_state: Any, batch: Any, rng: jax.Array) -> Any:
-            return jax.vjp(lambda params: prepared.task.loss(params, model_state, batch, rng), params, has_aux=True)[1]
-
-        return Layout(1).bytes_per_device(jax.eval_shape(backward, prepared.state.params, prepared.state.model_state,
-                                                         batch, prepared.state.rng))
-
-    return (kept(4) - kept(2)) // 2  # the difference leaves out what no batch size changes: casts of parameters
+    An array that grows with the batch is split over the devices; for that the step is traced with twice the batch as
+    well. One with the shape of a parameter (a gradient, an update) is as large as the parameter is on a device.
+    """
+    trace = flatten(jax.make_jaxpr(prepared.step)(prepared.state, prepared.batch), platform)
+    if layout.data * layout.model == 1:
+        return temporary_bytes(trace)
+    doubled = {name: jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
+               for name, leaf in prepared.batch.items()}
+    larger = flatten(jax.make_jaxpr(prepared.step)(prepared.state, doubled), platform)
+    if [operation.name for operation in larger.operations] != [operation.name for operation in trace.operations]:
+        raise ValueError("the step's operations depend on the batch size: its memory on several devices is not known")
+    parts = {tuple(sorted(leaf.shape)): layout.bytes_per_device(leaf) / array_bytes(leaf)
+             for leaf in jax.tree.leaves(prepared.state.params)}
+    sizes = []
+    for once, twice in zip(trace.shapes, larger.shapes, strict=True):
+        whole = array_bytes(once)
+        growing = array_bytes(twice) - whole
+        fixed = (whole - growing) * (parts.get(tuple(sorted(once.shape)), 1) if not growing else 1)
+        sizes.append(int(fixed + growing / layout.data))
+    return temporary_bytes(trace, sizes)
 
 
 def memory_table(memory: Memory) -> str:
     """One line per part, and the total."""
     parts = [("parameters", memory.parameters), ("optimizer state", memory.optimizer),
-             ("averages, statistics, teacher", memory.others), ("gradients", memory.gradients),
-             ("activations kept", memory.activations), ("images", memory.batch), ("in all", memory.total)]
+             ("averages, statistics, teacher", memory.others), ("images", memory.batch),
+             ("activations and gradients", memory.working), ("in all, at the peak", memory.total)]
     return "\n".join(["memory per device:", *(f"  {name:30} {size_text(size):>10}" for name, size in parts)])
 
 

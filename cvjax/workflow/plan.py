@@ -8,7 +8,6 @@ collect it (Patarasuk and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002)
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,31 +18,9 @@ from cvjax.layers.attention import SelfAttention
 from cvjax.layers.mlp import Mlp
 from cvjax.models.summary import multiply_accumulates
 from cvjax.train.layout import Layout
+from cvjax.workflow.accelerators import DEVICES, Device
 from cvjax.workflow.memory import Memory, measure_memory, memory_table, size_text
 from cvjax.workflow.prepared import Prepared
-
-
-class Device(NamedTuple):
-    """Rates of one device, as its maker states them."""
-
-    bfloat16: float  # FLOP/s of dense matrix products
-    float32: float  # FLOP/s, as JAX multiplies by default: TF32 on NVIDIA, one pass of bfloat16 on TPUs
-    memory: float  # bytes
-    link: float  # bytes/s out of a device to its peers, one direction
-
-
-# Makers' data sheets; links are NVLink, Infinity Fabric and the TPU's inter-chip interconnect, within a machine or pod.
-DEVICES: Mapping[str, Device] = {
-    "a100": Device(312e12, 156e12, 80e9, 300e9),
-    "h100": Device(989e12, 494e12, 80e9, 450e9),
-    "h200": Device(989e12, 494e12, 141e9, 450e9),
-    "b200": Device(2250e12, 1125e12, 180e9, 900e9),
-    "mi300x": Device(1307e12, 163e12, 192e9, 448e9),
-    "tpu_v4": Device(275e12, 275e12, 32e9, 150e9),
-    "tpu_v5e": Device(197e12, 197e12, 16e9, 100e9),
-    "tpu_v5p": Device(459e12, 459e12, 95e9, 300e9),
-    "tpu_v6e": Device(918e12, 918e12, 32e9, 224e9),
-}
 
 
 class Plan(NamedTuple):
@@ -57,13 +34,14 @@ class Plan(NamedTuple):
     link_seconds: float
 
 
-def make_plan(prepared: Prepared[Any], layout: Layout, device: Device, efficiency: float) -> Plan:
+def make_plan(prepared: Prepared[Any], layout: Layout, device: Device, efficiency: float,
+              platform: str = "cuda") -> Plan:
     """The plan of a training.
 
-    efficiency: share of the peak that the whole step reaches, in (0, 1].
+    efficiency: share of the peak that the whole step reaches, in (0, 1]. platform: the devices', "cuda" or "tpu".
     Raises ValueError if the state does not fit the layout.
     """
-    memory = measure_memory(prepared, layout)
+    memory = measure_memory(prepared, layout, platform)
     flops = 2 * multiply_accumulates(prepared.step, prepared.state, prepared.batch) / (layout.data * layout.model)
     bytes_out = traffic(prepared, layout)
     peak = device.bfloat16 if prepared.config.dtype == "bfloat16" else device.float32
@@ -106,15 +84,16 @@ def _spread_outputs(prepared: Prepared[Any], layout: Layout) -> int:
     return sum(sizes)
 
 
-def plan_table(plan: Plan, device: str, efficiency: float, batch_size: int) -> str:
-    """The plan as text, with the rates it assumes."""
+def plan_table(plan: Plan, device: str, efficiency: float, batch_size: int, compiled: int | None = None) -> str:
+    """The plan as text, with the rates it assumes. compiled: bytes of memory by the device's own compiler."""
     rates, layout = DEVICES[device], plan.layout
     count, slow, fast = layout.data * layout.model, *sorted((plan.compute_seconds, plan.link_seconds), reverse=True)
-    room = rates.memory - plan.memory.total
+    room = rates.memory - (plan.memory.total if compiled is None else compiled)
     return "\n".join([
         f"layout: {count} {device}, batches split over {layout.data}, layers over {layout.model}, state "
         f"{'spread over ' + str(layout.data) if layout.shard == 'fsdp' else 'copied'}",
         memory_table(plan.memory),
+        *([] if compiled is None else [f"  {'by the compiler':30} {size_text(compiled):>10}"]),
         f"  of {size_text(rates.memory)}: " + (f"{size_text(room)} left" if room > 0 else
                                                f"{size_text(-room)} TOO MUCH; try --shard fsdp, --remat, --accumulate"),
         "per step and device:",

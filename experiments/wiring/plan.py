@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvjax.errors import ConfigError
+from cvjax.workflow.absent_devices import Target, absent_devices, as_on, missing_compiler, target_of
+from cvjax.workflow.accelerators import DEVICES
 from cvjax.workflow.command import parse
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import make_layout
 from cvjax.workflow.folder import RunFolder
-from cvjax.workflow.lowering import lower_step
-from cvjax.workflow.plan import DEVICES, make_plan, plan_table
+from cvjax.workflow.lowering import compiled_peak, lower_step
+from cvjax.workflow.plan import make_plan, plan_table
 from cvjax.workflow.prepared import Prepared
 from experiments.plan import Config
 
@@ -37,11 +40,26 @@ def prepare(experiment: str, arguments: Sequence[str]) -> Prepared[Any]:
 
 def run(config: Config, training: Sequence[str]) -> None:
     """Print the plan."""
-    prepared = prepare(training[0], training[1:])
-    with config_errors():
-        layout = make_layout(prepared.config, config.devices)
-        plan = make_plan(prepared, layout, DEVICES[config.device], config.efficiency)
-    print(plan_table(plan, config.device, config.efficiency, prepared.config.batch_size))
+    platform = "tpu" if config.device.startswith("tpu_") else "cuda"
+    target = target_of(config.device, config.devices)
+    missing = missing_compiler(target) if target else "none for so many of these devices"
+    if config.compile and missing:
+        raise ConfigError(f"--compile: the compiler for {config.devices} {config.device} is not installed: {missing}")
+    with as_on(target or Target(config.device, config.devices, platform)):
+        prepared = prepare(training[0], training[1:])
+        with config_errors():
+            layout = make_layout(prepared.config, config.devices)
+            plan = make_plan(prepared, layout, DEVICES[config.device], config.efficiency, platform)
+            peak = None
+            if target and not missing and config.compile is not False:
+                print(f"compiling for {config.device}; --no-compile reckons the memory instead ...", flush=True)
+                try:
+                    peak = compiled_peak(prepared, layout, absent_devices(target))
+                except ConfigError as problem:
+                    if config.compile:
+                        raise
+                    print(f"the memory is reckoned: {problem}")
+    print(plan_table(plan, config.device, config.efficiency, prepared.config.batch_size, peak))
     if config.lower:
         exported = lower_step(prepared, config.lower)
         print(f"lowered for {', '.join(config.lower)}: {len(exported.mlir_module_serialized):,} bytes of StableHLO")

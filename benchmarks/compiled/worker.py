@@ -1,0 +1,99 @@
+"""Compiles one program for one target, in a process of its own: JAX answers as on the target there.
+
+`python -m benchmarks.compiled.worker TARGET MODE CHECKOUT CACHE EXPERIMENT ...` prints the path of a JSON file in the
+cache with what `Facts` holds; the program's text lies beside it, as .hlo.gz.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Facts(NamedTuple):
+    """What the compiler says of a program, per device."""
+
+    error: str | None  # why it does not compile
+    peak_bytes: int  # of memory, arguments included
+    argument_bytes: int
+    reckoned_bytes: int  # by `experiments.plan`
+    flops: float  # by the model's definition: products and convolutions, a multiply-add counts as two
+    compiled_flops: float | None  # by the compiler, of all operations; a card's does not tell
+    images: int
+    dtype: str
+    parameters: int
+    seconds: float  # of compilation
+    versions: dict[str, str]
+
+
+def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str) -> None:
+    """Compile, unless the cache has the program."""
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    sys.path.insert(0, checkout)  # `benchmarks` is this one's already; `cvjax` and `experiments` become the other's
+    os.chdir(checkout)
+    import jax
+
+    from cvjax.models.summary import multiply_accumulates
+    from cvjax.train.mesh import MeshEngine
+    from cvjax.workflow.absent_devices import absent_devices, as_on, parse_target
+    from cvjax.workflow.devices import make_layout
+    from cvjax.workflow.memory import measure_memory
+    from experiments.wiring.plan import prepare
+
+    target = parse_target(target_name)
+    devices = absent_devices(target)
+    with as_on(target), contextlib.redirect_stdout(sys.stderr):
+        prepared = prepare(arguments[0], arguments[1:])
+        layout = make_layout(prepared.config, target.count)
+        engine = MeshEngine(devices=devices, layout=layout)
+        if mode == "train":
+            function, inputs = prepared.step, (prepared.state, prepared.batch)
+            lowered = engine.compile_step(function, prepared.state).lower(*inputs)
+        else:
+            variables = {"params": prepared.state.params, **prepared.state.model_state}
+            function, inputs = prepared.task.evaluate, (variables, prepared.batch)
+            lowered = engine.compile_evaluation(function).lower(*inputs)
+        flops = 2 * multiply_accumulates(function, *inputs) / target.count
+        try:
+            reckoned = measure_memory(prepared, layout).total
+        except ValueError:
+            reckoned = 0
+    packages = ("jax", "jaxlib", "libtpu" if target.platform == "tpu" else "jax-cuda12-plugin")
+    versions = {name: metadata.version(name) for name in packages}
+    told = json.dumps([target_name, versions])
+    name = hashlib.sha256(f"{told}\n{lowered.as_text()}".encode()).hexdigest()[:24]
+    path = Path(cache) / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begin, error, peak, argument, counted = time.perf_counter(), None, 0, 0, None
+        try:
+            compiled = lowered.compile()
+            memory = compiled.memory_analysis()
+            peak, argument = memory.peak_memory_in_bytes, memory.argument_size_in_bytes
+            counted = (compiled.cost_analysis() or {}).get("flops")
+            text = compiled.as_text() or ""
+        except Exception as problem:  # the compiler's own, of many types
+            error, text = f"{type(problem).__name__}: {problem}", ""
+        seconds = time.perf_counter() - begin
+        with gzip.open(path.with_suffix(".hlo.gz"), "wt") as file:
+            file.write(text)
+        facts = Facts(error, peak, argument, reckoned, flops, counted, prepared.config.batch_size,
+                      prepared.config.dtype, sum(x.size for x in jax.tree.leaves(prepared.state.params)), seconds,
+                      versions)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(facts._asdict()))
+        partial.replace(path)
+    else:  # what the checkout reckons is not the compiler's
+        facts = json.loads(path.read_text()) | {"reckoned_bytes": reckoned, "flops": flops}
+        path.write_text(json.dumps(facts))
+    print(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
