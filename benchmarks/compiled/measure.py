@@ -16,7 +16,7 @@ from benchmarks.compiled.report import Row, differences, markdown, text
 from benchmarks.compiled.worker import Facts
 from cvjax.data.cache import cache_folder
 from cvjax.errors import ConfigError
-from cvjax.text import write_text
+from cvjax.text import read_text, write_text
 from cvjax.workflow.absent_devices import missing_compiler, parse_target
 from cvjax.workflow.folder import write_json
 from experiments.plan import EXPERIMENTS
@@ -72,11 +72,10 @@ def compile_one(command: list[str], target: str, mode: str, checkout: Path, cach
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
         raise ConfigError(f"{title}: {last[0] if last else 'it ended with status ' + str(done.returncode)}")
     path = Path(done.stdout.splitlines()[-1])
-    facts = Facts(**json.loads(path.read_text()))
+    facts = Facts(**json.loads(read_text(path)))
     kinds, names = {}, {}
     if facts.error is None:
-        with gzip.open(path.with_suffix(".hlo.gz"), "rt") as file:
-            kinds, names = costs(parse(file.read()))
+        kinds, names = costs(parse(gzip.decompress(path.with_suffix(".hlo.gz").read_bytes()).decode()))
     return Row(title, parse_target(target), facts, kinds, names)
 
 

@@ -40,9 +40,11 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
     import jax
 
     from cvjax.models.summary import multiply_accumulates
+    from cvjax.text import read_text
     from cvjax.train.mesh import MeshEngine
     from cvjax.workflow.absent_devices import absent_devices, as_on, parse_target
     from cvjax.workflow.devices import make_layout
+    from cvjax.workflow.folder import write_json
     from cvjax.workflow.memory import measure_memory
     from experiments.wiring.plan import prepare
 
@@ -50,7 +52,7 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
     devices = absent_devices(target)
     with as_on(target), contextlib.redirect_stdout(sys.stderr):
         prepared = prepare(arguments[0], arguments[1:])
-        layout = make_layout(prepared.config, target.count)
+        layout = make_layout(prepared.config, target.chips)
         engine = MeshEngine(devices=devices, layout=layout)
         if mode == "train":
             function, inputs = prepared.step, (prepared.state, prepared.batch)
@@ -59,11 +61,8 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
             variables = {"params": prepared.state.params, **prepared.state.model_state}
             function, inputs = prepared.task.evaluate, (variables, prepared.batch)
             lowered = engine.compile_evaluation(function).lower(*inputs)
-        flops = 2 * multiply_accumulates(function, *inputs) / target.count
-        try:
-            reckoned = measure_memory(prepared, layout).total
-        except ValueError:
-            reckoned = 0
+        flops = 2 * multiply_accumulates(function, *inputs) / target.chips
+        reckoned = measure_memory(prepared, layout).total
     packages = ("jax", "jaxlib", "libtpu" if target.platform == "tpu" else "jax-cuda12-plugin")
     versions = {name: metadata.version(name) for name in packages}
     told = json.dumps([target_name, versions])
@@ -81,17 +80,13 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
         except Exception as problem:  # the compiler's own, of many types
             error, text = f"{type(problem).__name__}: {problem}", ""
         seconds = time.perf_counter() - begin
-        with gzip.open(path.with_suffix(".hlo.gz"), "wt") as file:
-            file.write(text)
+        path.with_suffix(".hlo.gz").write_bytes(gzip.compress(text.encode()))
         facts = Facts(error, peak, argument, reckoned, flops, counted, prepared.config.batch_size,
                       prepared.config.dtype, sum(x.size for x in jax.tree.leaves(prepared.state.params)), seconds,
                       versions)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(facts._asdict()))
-        partial.replace(path)
+        write_json(path, facts._asdict())
     else:  # what the checkout reckons is not the compiler's
-        facts = json.loads(path.read_text()) | {"reckoned_bytes": reckoned, "flops": flops}
-        path.write_text(json.dumps(facts))
+        write_json(path, json.loads(read_text(path)) | {"reckoned_bytes": reckoned, "flops": flops})
     print(path)
 
 

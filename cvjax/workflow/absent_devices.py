@@ -1,9 +1,8 @@
 """Compiles for accelerators that this machine does not have, by their own compilers.
 
-TPUs: `pip install libtpu`, in the version that belongs to this jax. NVIDIA cards: `pip install jax-cuda12-plugin
-jax-cuda12-pjrt`, in jax's version; the compiler is told what it would ask the card. Neither the hardware nor its driver
-is needed. JAX calls this ahead-of-time compilation for a topology
-(https://docs.jax.dev/en/latest/aot.html).
+TPUs: libtpu (`pip install ".[compile-tpu]"`). NVIDIA cards: JAX's CUDA plugin (`pip install ".[compile-gpu]"`), whose
+compiler is told what it would ask the card. Neither the hardware nor its driver is needed. JAX calls this ahead-of-time
+compilation for a topology (https://docs.jax.dev/en/latest/aot.html).
 """
 
 import contextlib
@@ -59,7 +58,7 @@ class Target(NamedTuple):
     """Devices that are not here."""
 
     kind: str  # a name of `cvjax.workflow.accelerators.DEVICES`
-    count: int
+    chips: int  # or cores, where each is a device
     platform: str  # "tpu" or "cuda"
 
 
@@ -96,7 +95,7 @@ def absent_devices(target: Target) -> list[Any]:
     if target.platform == "cuda":
         description = topologies.get_topology_desc(
             platform="cuda", topology_name=target.kind, target_config=_description(CARDS[target.kind]),
-            topology=f"1x1x{target.count}")
+            topology=f"1x1x{target.chips}")
         return list(description.devices)
     # libtpu asks Google's cloud what machine this is unless it is told.
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
@@ -104,11 +103,11 @@ def absent_devices(target: Target) -> list[Any]:
         os.environ.setdefault(name, value)
     name = target.kind.removeprefix("tpu_")
     options: dict[str, Any] = {}
-    if bounds := _HOSTS.get((name, target.count)):
+    if bounds := _HOSTS.get((name, target.chips)):
         options["chips_per_host_bounds"] = bounds
     if name == "v4":
         options["chip_config_name"] = "megacore"  # both cores of a chip are one device
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{_TORI[name][target.count]}",
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{_TORI[name][target.chips]}",
                                              **options).devices)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -54,7 +55,7 @@ class Trace(NamedTuple):
 
 def array_bytes(shape: Any) -> int:
     """Bytes of an array; a random key counts as its two words."""
-    width = 8 if jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key) else np.dtype(shape.dtype).itemsize
+    width = 8 if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key) else np.dtype(shape.dtype).itemsize
     return math.prod(shape.shape) * width
 
 
