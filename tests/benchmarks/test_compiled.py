@@ -44,13 +44,13 @@ ENTRY %main (a: f32[64,128], w: f32[128,100]) -> f32[8,100] {
   %start = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%zero, %first)
   %loop = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%start), condition=%cond, body=%body, TRIPS(5)
   %last = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
-  ROOT %dot = f32[8,100]{1,0:T(8,128)} dot(%last, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, NAME(jit(step)/head) CYCLES(100)
+  ROOT %dot = f32[8,100]{1,0:T(8,128)} dot(%last, %w), rhs_contracting_dims={0}, NAME(jit(step)/head) CYCLES(100)
 }
 """
 PROGRAM = ABBREVIATED
-for short_form, long_form in ((r"NAME\((\S*)\)", r'metadata={op_name="\1"}'), (r"TRIPS\((\d+)\)", r'known_trip_count":{"n":"\1"}'),
-                              (r"CYCLES\((\d+)\)", r'"estimated_cycles":"\1"')):
-    PROGRAM = re.sub(short_form, long_form, PROGRAM)
+for mark, meant in ((r"NAME\((\S*)\)", r'metadata={op_name="\1"}'), (r"TRIPS\((\d+)\)", r'known_trip_count":{"n":"\1"}'),
+                    (r"CYCLES\((\d+)\)", r'"estimated_cycles":"\1"')):
+    PROGRAM = re.sub(mark, meant, PROGRAM)
 
 
 def test_sizes_are_of_tiles_and_of_main_memory():
