@@ -48,8 +48,9 @@ ENTRY %main (a: f32[64,128], w: f32[128,100]) -> f32[8,100] {
 }
 """
 PROGRAM = ABBREVIATED
-for mark, meant in ((r"NAME\((\S*)\)", r'metadata={op_name="\1"}'), (r"TRIPS\((\d+)\)", r'known_trip_count":{"n":"\1"}'),
-                    (r"CYCLES\((\d+)\)", r'"estimated_cycles":"\1"')):
+for mark, meant in (
+        (r"NAME\((\S*)\)", r'metadata={op_name="\1"}'), (r"TRIPS\((\d+)\)", r'known_trip_count":{"n":"\1"}'),
+        (r"CYCLES\((\d+)\)", r'"estimated_cycles":"\1"')):
     PROGRAM = re.sub(mark, meant, PROGRAM)
 
 
