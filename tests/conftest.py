@@ -16,16 +16,19 @@ ROOT = Path(__file__).parents[1]
 CACHES = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")  # may place caches outside HOME
 
 # Most of the suite's time is XLA's, which compiles thousands of small programs that run once. These flags make it three
-# times as quick at that; what they compile is slower, and rounds in other places. The long tests do without.
+# times as quick at that; what they compile is slower, and rounds in other places. Trainings of a minute take as long.
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jax") < "0.12":  # later ones have no such emitters to choose
     QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Quick compilation for this process and those that tests start, unless long tests are chosen or XLA_FLAGS set."""
-    if config.option.markexpr.startswith("not slow"):
-        os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+    """Quick compilation for this process and those that tests start, unless XLA_FLAGS is set.
+
+    torch has one thread: the workers of a test run share the cores, and threads of its kind wait by spinning.
+    """
+    os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclasses.dataclass(frozen=True)
