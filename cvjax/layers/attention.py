@@ -41,6 +41,7 @@ class SelfAttention(nn.Module):
     """Self-attention `(B, T, D) -> (B, T, D)` over all tokens of an example.
 
     bias: float32, broadcastable to `(B, heads, T, T)`, added to the scores of queries (rows) with keys.
+    hidden: so many tokens at the end are no tokens, see `cvjax.ops.attention.attend`.
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
     dtype: compute type; the softmax is always float32. implementation: see `cvjax.ops.attention.attend`.
@@ -56,7 +57,7 @@ class SelfAttention(nn.Module):
     norm_epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None = None, hidden: int = 0) -> jax.Array:
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
@@ -65,8 +66,8 @@ class SelfAttention(nn.Module):
             q = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="k_norm")(k)
         # Attention maps are made from these. They are kept only if the caller makes `intermediates` mutable.
-        self.sow("intermediates", "queries", q)
-        self.sow("intermediates", "keys", k)
+        self.sow("intermediates", "queries", q[:, :-hidden] if hidden else q)
+        self.sow("intermediates", "keys", k[:, :-hidden] if hidden else k)
         self.sow("intermediates", "score_bias", 0.0 if bias is None else bias)
-        x = attend(q, k, v, bias, self.implementation).reshape(batch, length, dim)
+        x = attend(q, k, v, bias, self.implementation, hidden).reshape(batch, length, dim)
         return Dense(dim, kernel_init=self.inits.linear, dtype=self.dtype, name="proj")(x)

@@ -15,14 +15,14 @@ from cvjax.layers.layer_scale import LayerScale
 from cvjax.layers.mlp import Activation, Mlp
 from cvjax.layers.partition import spread
 from cvjax.layers.remat import Remat, rematerialized
-from cvjax.ops.attention import Implementation
+from cvjax.ops.attention import Implementation, hidden_tokens
 
 
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on `(B, T, D)`.
 
     qkv_bias: whether queries, keys and values have biases. activation: see `cvjax.layers.mlp.Mlp`. norm_epsilon: what
-    all norms add to the variance.
+    all norms add to the variance. hidden: so many tokens at the end are no tokens: the others do not see them.
     """
 
     heads: int
@@ -36,6 +36,7 @@ class Block(nn.Module):
     qkv_bias: bool = True
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-6
+    hidden: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -52,7 +53,7 @@ class Block(nn.Module):
         x = x.reshape(-1, shape[-1])
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm1")(x).reshape(shape)
         x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, self.inits,
-                                            self.qkv_bias, self.norm_epsilon, name="attn")(y))
+                                            self.qkv_bias, self.norm_epsilon, name="attn")(y, hidden=self.hidden))
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm2")(x)
         x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, self.inits.linear,
                                   self.activation, name="mlp")(y))
@@ -88,16 +89,21 @@ class Blocks(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, count: int | None = None) -> list[jax.Array]:
         """count: run only so many blocks, the first ones; None for all."""
         rates = np.linspace(0.0, self.drop_path, self.depth)[:count]
+        # Padded here, the tokens need not be copied for each attention.
+        length, hidden = x.shape[1], hidden_tokens(x.shape, self.heads, self.dtype, self.attention)
         block = partial(rematerialized(Block, self.remat), self.heads, self.mlp_ratio, self.qk_norm, self.layer_scale,
                         dtype=self.dtype, attention=self.attention, inits=self.inits, qkv_bias=self.qkv_bias,
-                        activation=self.activation, norm_epsilon=self.norm_epsilon)
+                        activation=self.activation, norm_epsilon=self.norm_epsilon, hidden=hidden)
+        if hidden:
+            x = jnp.pad(x, ((0, 0), (0, hidden), (0, 0)))
         if self.scan and train and not self.is_initializing():
-            return self._scan(block, x, rates)
-        outputs = []
-        for i, rate in enumerate(rates):
-            x = block(drop_path=float(rate), name=str(i))(x, train)
-            outputs.append(x)
-        return outputs
+            outputs = self._scan(block, x, rates)
+        else:
+            outputs = []
+            for i, rate in enumerate(rates):
+                x = block(drop_path=float(rate), name=str(i))(x, train)
+                outputs.append(x)
+        return [x[:, :length] for x in outputs] if hidden else outputs
 
     def _scan(self, block: Any, x: jax.Array, rates: np.ndarray) -> list[jax.Array]:
         """All blocks in training, as a loop over one compiled block."""

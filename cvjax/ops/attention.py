@@ -1,6 +1,7 @@
 """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
 
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,41 @@ Implementation = Literal["auto", "xla", "cudnn"]
 
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None,
-           implementation: Implementation = "auto") -> jax.Array:
+           implementation: Implementation = "auto", hidden: int = 0) -> jax.Array:
     """Means of values, weighted by `softmax(queries keys / sqrt(D) + bias)`: all `(B, T, heads, D)`.
 
     bias: float32, broadcastable to `(B, heads, T, T)`, or None. The softmax is always computed in float32.
     implementation: "cudnn" takes the fused kernel (FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135)
     of NVIDIA's cuDNN, which must be installed. It needs bfloat16 or float16, D a multiple of 8, and no bias. "auto"
     takes it on a GPU wherever it is possible. Raises ValueError if "cudnn" is asked for and is not possible.
+    hidden: so many tokens at the end are no tokens: none is attended to, and what is returned for them says nothing.
     The fused kernel can be differentiated once, in reverse mode; everything else any number of times, in both
     modes.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation {implementation!r}: it must be one of {', '.join(get_args(Implementation))}")
+    fused, plain = partial(_fused, hidden=hidden), partial(_by_heads, hidden=hidden)
     if implementation == "cudnn":
-        return _fused(queries, keys, values, bias)
+        return fused(queries, keys, values, bias)
     inputs = (queries, keys, values) if bias is None else (queries, keys, values, bias)
     if implementation == "auto" and _can_be_fused(*inputs):
-        return lax.platform_dependent(*inputs, cuda=_fused, default=_by_heads)
-    return _by_heads(*inputs)
+        return lax.platform_dependent(*inputs, cuda=fused, default=plain)
+    return plain(*inputs)
 
 
-def _can_be_fused(*inputs: jax.Array) -> bool:
+def hidden_tokens(shape: tuple[int, ...], heads: int, dtype: Any, implementation: Implementation) -> int:
+    """How many hidden tokens `(B, T, D)` should get before layers whose attention has no bias: 0 or 1.
+
+    JAX trains cuDNN's kernel with an even number of tokens only, and `attend` copies an odd number of them each time.
+    """
+    batch, length, dim = shape
+    if length % 2 == 0 or implementation == "xla":
+        return 0
+    inputs = [jax.ShapeDtypeStruct((batch, length, heads, dim // heads), dtype)] * 3
+    return int(implementation == "cudnn" or _can_be_fused(*inputs))
+
+
+def _can_be_fused(*inputs: Any) -> bool:
     if jax.default_backend() != "gpu":
         return False
     try:
@@ -42,24 +57,33 @@ def _can_be_fused(*inputs: jax.Array) -> bool:
     return True
 
 
-def _fused(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`attend` by cuDNN. JAX does not train it with an odd number of tokens, so a hidden token is added then."""
+def _fused(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None, *, hidden: int = 0
+           ) -> jax.Array:
+    """`attend` by cuDNN. An odd number of tokens gets a hidden one more.
+
+    Hidden tokens are no keys, but they are queries: the kernel would leave their results as they lay in memory.
+    """
     if queries.dtype not in (jnp.bfloat16, jnp.float16) or bias is not None:
         raise ValueError("attention by cudnn is for bfloat16 or float16 and no bias, not for "
                          f"{queries.dtype}{'' if bias is None else ' with a bias'}; set the model's dtype to bfloat16")
     batch, length = queries.shape[:2]
     padded = [jnp.pad(x, ((0, 0), (0, length % 2), (0, 0), (0, 0))) for x in (queries, keys, values)]
-    lengths = jnp.full((batch,), length, jnp.int32) if length % 2 else None
+    lengths: dict[str, jax.Array] = {}
+    if hidden or length % 2:
+        lengths = {"query_seq_lengths": jnp.full((batch,), padded[0].shape[1], jnp.int32),
+                   "key_value_seq_lengths": jnp.full((batch,), length - hidden, jnp.int32)}
     try:
-        return jax.nn.dot_product_attention(*padded, query_seq_lengths=lengths, key_value_seq_lengths=lengths,
-                                            implementation="cudnn")[:, :length]
+        return jax.nn.dot_product_attention(*padded, **lengths, implementation="cudnn")[:, :length]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(f"attention by cudnn: {str(error).splitlines()[0]}") from None
 
 
-def _by_heads(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def _by_heads(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None = None, *,
+              hidden: int = 0) -> jax.Array:
     """`attend` with the axis of heads before that of tokens: each head is one matrix, in the gradients as well."""
     q, k, v = (x.swapaxes(1, 2) for x in (queries, keys, values))  # (B, heads, T, D)
+    if hidden:
+        k, v = k[:, :, :-hidden], v[:, :, :-hidden]
     scores = _scores(q, k) / q.shape[-1] ** 0.5
     weights = jax.nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)
     return lax.dot_general(weights, v, (((3,), (2,)), _HEADS)).swapaxes(1, 2)

@@ -1,10 +1,14 @@
 """Masking, position embeddings and drop path, the parts whose mistakes a trained model would hide."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.layers import transformer
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.transformer import Blocks
 from cvjax.ops.masking import gather_tokens, num_visible, random_masking
@@ -125,3 +129,34 @@ def test_scanned_blocks_start_with_train_too() -> None:
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     started, plain = (blocks.init(keys, x, train=train) for train in (True, False))
     jax.tree.map(np.testing.assert_array_equal, started, plain)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_hidden_token_changes_nothing(scan: bool, monkeypatch) -> None:
+    """Neither the others' outputs nor any gradient, up to the rounding of other products."""
+    blocks, x = Blocks(2, heads=2, scan=scan, qk_norm=True), jax.random.normal(jax.random.key(1), (2, 3, 8))
+    params = blocks.init(jax.random.key(0), x, train=False)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+
+    def numbers() -> Any:
+        def loss(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+            outputs = blocks.apply(params, x, train=True)
+            return jnp.sin(outputs[-1]).sum() + outputs[0].sum(), outputs
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+    plain = numbers()
+    seen = []
+    monkeypatch.setattr(transformer, "hidden_tokens", lambda *arguments: seen.append(arguments) or 1)
+    hiding = numbers()
+    assert seen == [((2, 3, 8), 2, jnp.float32, "auto")]
+    # Gradients are sums of at most 30 numbers around 1, each with some roundings of 6e-8.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=30 * 1e-6), hiding, plain)
+
+
+def test_attention_maps_leave_hidden_tokens_out(monkeypatch) -> None:
+    blocks, x = Blocks(1, heads=2), jnp.ones((2, 3, 8))
+    monkeypatch.setattr(transformer, "hidden_tokens", lambda *arguments: 1)
+    params = blocks.init(jax.random.key(0), x, train=False)["params"]
+    _, kept = blocks.apply({"params": params}, x, train=False, mutable="intermediates")
+    assert kept["intermediates"]["0"]["attn"]["queries"][0].shape == (2, 3, 2, 4)
