@@ -29,6 +29,7 @@ from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
 from cvjax.models.registry import register
 from cvjax.ops.gelu import gelu
+from cvjax.ops.pooling import global_max_pool
 
 LOGIT_SCALE = 1 / 9
 PATCH = 2  # side of the patches that the first layer sees
@@ -133,7 +134,7 @@ class Airbench(ImageModel):
         x = yield "whiten", gelu(self.whiten(images))
         for name in ("group1", "group2", "group3"):
             x = yield name, getattr(self, name)(x, train)
-        return x.max(axis=(1, 2))
+        return global_max_pool(x)
 
     def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
                  ) -> jax.Array | dict[str, jax.Array]:

@@ -22,6 +22,7 @@ from cvjax.layers.pool import MaxPool
 from cvjax.models.image_model import ImageModel, LayerOrder
 from cvjax.models.images import check_images
 from cvjax.models.registry import register
+from cvjax.ops.pooling import global_max_pool
 
 LOGIT_SCALE = 0.125
 
@@ -93,7 +94,7 @@ class ResNet9(ImageModel):
         x = yield "prep", self.prep(images, train)
         for name in ("layer1", "layer2", "layer3"):
             x = yield name, getattr(self, name)(x, train)
-        return x.max(axis=(1, 2))
+        return global_max_pool(x)
 
     def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
                  ) -> jax.Array | dict[str, jax.Array]:

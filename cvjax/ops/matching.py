@@ -41,7 +41,10 @@ def match_anchors(anchors: jax.Array, boxes: jax.Array, box_mask: jax.Array, *, 
     usable = jnp.ones(len(anchors), bool) if usable is None else usable
     overlaps = jnp.where(usable[:, None], overlaps, 0)
     index, overlap = _best(overlaps)
-    is_best = ((overlaps == overlaps.max(axis=0)) & (overlaps > 0)).any(axis=1)
+    highest = overlaps.max(axis=0)
+    is_best = ((overlaps == highest) & (overlaps > 0)).any(axis=1)
+    # Where XLA computes overlaps anew to compare them and rounds them otherwise, none is equal: one is best anyway.
+    is_best = is_best.at[overlaps.argmax(axis=0)].max(highest > 0)
     positive = (overlap >= high) | is_best
     # If high is 0, the threshold lets padding through.
     positive &= usable & box_mask.any()

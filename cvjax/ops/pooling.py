@@ -61,6 +61,20 @@ def _largest(values: list[jax.Array]) -> jax.Array:
     return largest
 
 
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """The largest value of each channel, `(B, H, W, C) -> (B, C)`; see `largest_along`."""
+    return largest_along(largest_along(x, 1), 1)
+
+
+def largest_along(x: jax.Array, axis: int) -> jax.Array:
+    """The maximum over an axis, by comparisons; the first of equals gets the gradient, and nan wins, as in torch.
+
+    The gradient of `jnp.max` looks for the maximum again. Where XLA computes the values anew for that and rounds them
+    otherwise, it finds none, and is nan.
+    """
+    return _largest([lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])])
+
+
 def average_pool(x: jax.Array, window: int, strides: int, *, ceil_mode: bool = False) -> jax.Array:
     """The mean of each window; with `ceil_mode` that of a last window over the pixels that it still has."""
     pads = [(0, _right_padding(n, window, strides, 0, ceil_mode)) for n in x.shape[1:3]]

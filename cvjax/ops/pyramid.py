@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cvjax.ops.pooling import largest_along
 from cvjax.ops.window_maxima import window_maxima
 
 LEVELS = (1, 2, 3, 6)  # 50 bins, the paper's for detection and its best for classification
@@ -20,13 +21,13 @@ LEVELS = (1, 2, 3, 6)  # 50 bins, the paper's for detection and its best for cla
 def pyramid_pool(features: jax.Array, levels: Sequence[int] = LEVELS) -> jax.Array:
     """The largest value in each bin of whole maps, `(B, H, W, C)` -> `(B, sum of n * n, C)`; nan wins.
 
-    The gradient of a value that several pixels of a bin share is shared by them.
+    Of the pixels of a bin that share the largest value, the first gets its gradient.
     """
     _check(features, levels)
 
     def maxima(x: jax.Array, axis: int, bins: int) -> list[jax.Array]:
         length = x.shape[axis]
-        return [lax.slice_in_dim(x, i * length // bins, -(-(i + 1) * length // bins), axis=axis).max(axis)
+        return [largest_along(lax.slice_in_dim(x, i * length // bins, -(-(i + 1) * length // bins), axis=axis), axis)
                 for i in range(bins)]
 
     return jnp.stack([x for bins in levels for row in maxima(features, 1, bins) for x in maxima(row, 1, bins)], axis=1)
