@@ -58,6 +58,14 @@ def test_memory_of_a_linear_model_is_the_hand_worked():
     assert spread_out == (*[matrix // 2 + vector] * 2, 0, 4 * 8 * 128 // 2, answers + matrix // 2)
 
 
+def test_norms_of_groups_are_planned_for_on_few_and_many_devices():
+    """Groups of 32 images, of which 8 devices have 8 each."""
+    prepared = prepare("supervised", ["resnet50", "--model", "resnet20", "--model-fields", "width=8", "depths=(1,)",
+                                      "--image-size", "32", "--batch-size", "64", "--data", "blank:256,40,10"])
+    one, eight = (measure_memory(prepared, Layout(count), "cuda").working for count in (1, 8))
+    assert one / 8 < eight < one / 7, "all but what does not grow with the batch is split"
+
+
 def test_arithmetic_counts_loops_and_the_costliest_alternative():
     a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 5), (5, 5)))
     assert multiply_accumulates(lambda a, b: a @ b, a, b) == 75
