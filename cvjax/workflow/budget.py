@@ -1,4 +1,5 @@
-"""How many steps a training makes in a number of minutes: measured on this machine, said, and kept when it resumes."""
+"""What a training makes of the machine at hand: the micro-batches that fit its memory (`cvjax.workflow.fitting`), and
+as many steps as fit into a number of minutes: measured here, said, and kept when it resumes."""
 
 import contextlib
 import dataclasses
@@ -16,6 +17,7 @@ from cvjax.train.loop import fit
 from cvjax.train.observers import Observer, StepRead
 from cvjax.workflow.config import TrainingConfig
 from cvjax.workflow.devices import make_engine
+from cvjax.workflow.fitting import fitting, memory_here
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.prepared import Prepared
 from cvjax.workflow.training import first_state
@@ -29,11 +31,13 @@ Config = TypeVar("Config", bound=TrainingConfig)
 
 def prepare_within(prepare: Callable[[Config, RunFolder], Prepared[Any]], config: Config,
                    folder: RunFolder) -> Prepared[Any]:
-    """`prepare(config, folder)`, with as many steps as `--minutes` allows if it is given.
+    """`prepare(config, folder)`, with as many steps as `--minutes` allows and micro-batches as `--fit` needs.
 
     A training that goes on makes as many as it was begun with. ConfigError in several processes, which would measure
     different numbers.
     """
+    if config.fit:
+        config = fitting(prepare, config, folder, devices=jax.device_count(), memory=memory_here())
     if config.minutes is None:
         return prepare(config, folder)
     if jax.process_count() > 1:

@@ -77,6 +77,9 @@ class TrainingConfig(DataConfig):
     """Mirror half of the training images."""
     accumulate: int = 1
     """Split each batch into this many micro-batches, one after the other, to save memory."""
+    fit: bool = False
+    """Choose --accumulate: the least that fits the memory of the devices at hand, as reckoned. Batch norms see one
+    micro-batch at a time."""
     parallel: Literal["jit", "pmap"] = "jit"
     """jit: one program over a mesh of all devices. pmap: the older way. Its numbers are the same, except that
     each device draws mixup, dropout and drop path for itself."""

@@ -5,7 +5,9 @@ import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from cvjax.errors import ConfigError
 from cvjax.workflow.absent_devices import Target, absent_devices, as_on, missing_compiler, target_of
@@ -13,18 +15,31 @@ from cvjax.workflow.accelerators import DEVICES
 from cvjax.workflow.command import parse
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.devices import make_layout
+from cvjax.workflow.fitting import SHARE, fitting, memory_here
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.lowering import compiled_peak, lower_step
 from cvjax.workflow.plan import make_plan, plan_table
 from cvjax.workflow.prepared import Prepared
 from experiments.plan import Config
 
+
+class Room(NamedTuple):
+    """Devices: how many, the bytes of memory that a training may take on each, and their platform."""
+
+    devices: int
+    memory: int
+    platform: str | None
+
+
 BLANK: Mapping[str, str] = dict.fromkeys(("segment", "detect"), "scenes:256,1,32")  # replaces a preset's data set
 IMAGENET = "blank:1281167,256,1000"
 
 
-def prepare(experiment: str, arguments: Sequence[str]) -> Prepared[Any]:
-    """The `Prepared` of a training command."""
+def prepare(experiment: str, arguments: Sequence[str], room: Room | None = None) -> Prepared[Any]:
+    """The `Prepared` of a training command.
+
+    room: of the devices that it is for, which `--fit` asks for; by default they are those at hand.
+    """
     options = f"experiments.{experiment}"
     module = importlib.import_module(options)
     config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "", arguments)
@@ -35,7 +50,11 @@ def prepare(experiment: str, arguments: Sequence[str]) -> Prepared[Any]:
     with tempfile.TemporaryDirectory() as nowhere:
         config = dataclasses.replace(config, dry_run=True, parallel="jit", run_dir=str(Path(nowhere) / name))
         work = importlib.import_module(f"experiments.wiring.{experiment}")
-        return work.prepare(config, RunFolder(config, experiment, name))
+        folder = RunFolder(config, experiment, name)
+        if config.fit:
+            room = room or Room(jax.device_count(), memory_here(), None)
+            config = fitting(work.prepare, config, folder, **room._asdict())
+        return work.prepare(config, folder)
 
 
 def run(config: Config, training: Sequence[str]) -> None:
@@ -46,10 +65,11 @@ def run(config: Config, training: Sequence[str]) -> None:
     if config.compile and missing:
         raise ConfigError(f"--compile: the compiler for {config.devices} {config.device} is not installed: {missing}")
     with as_on(target or Target(config.device, config.devices, platform)):
-        prepared = prepare(training[0], training[1:])
+        rates = DEVICES[config.device]
+        prepared = prepare(training[0], training[1:], Room(config.devices, int(SHARE * rates.memory), platform))
         with config_errors():
             layout = make_layout(prepared.config, config.devices)
-            plan = make_plan(prepared, layout, DEVICES[config.device], config.efficiency, platform)
+            plan = make_plan(prepared, layout, rates, config.efficiency, platform)
             peak = None
             if target and not missing and config.compile is not False:
                 print(f"compiling for {config.device}; --no-compile reckons the memory instead ...", flush=True)
