@@ -77,7 +77,8 @@ def missing_compiler(target: Target) -> str | None:
     """What to install before programs for the target can be compiled; None if it is installed."""
     if target.platform == "tpu":
         return None if importlib.util.find_spec("libtpu") else 'pip install ".[compile-tpu]"'
-    return None if importlib.util.find_spec("jax_cuda12_plugin") else 'pip install ".[compile-gpu]"'
+    found = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    return None if found else 'pip install ".[compile-gpu]"'
 
 
 def target_of(kind: str, count: int) -> Target | None:

@@ -81,7 +81,7 @@ def _choices(config: TrainingConfig, devices: int) -> list[int]:
 
 def _needed(prepare: Prepare[Config], config: Config, folder: RunFolder, devices: int, platform: str | None) -> int:
     """Bytes on each device."""
-    dry = dataclasses.replace(config, dry_run=True)
+    dry = dataclasses.replace(config, dry_run=True, parallel="jit")  # what pmap compiles takes as much
     with contextlib.redirect_stdout(io.StringIO()), config_errors():  # all of it is said again for the training itself
         prepared = prepare(dry, RunFolder(dry, folder.experiment, folder.name))
         return measure_memory(prepared, make_layout(prepared.config, devices), platform).total

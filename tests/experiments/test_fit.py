@@ -44,7 +44,7 @@ def test_a_training_says_what_it_chose_and_learns_the_same_as_by_hand(command, t
     monkeypatch.setattr(budget, "memory_here", lambda: reckoned(4))
     numbers = []
     for name, options in (("fit", ("--fit",)), ("hand", ("--accumulate", 4))):
-        done = command(*MLP, *options, "--run-dir", tmp_path / name)
+        done = command(*MLP, *options, "--parallel", "pmap", "--run-dir", tmp_path / name)
         assert done.status == 0, done.err
         assert ("--fit: --accumulate 4, 120 of 480 images" in done.out) == (name == "fit")
         numbers.append((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0].partition('"loss"')[2])
