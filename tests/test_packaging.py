@@ -22,12 +22,14 @@ def test_the_models_need_three_libraries_within_the_bounds_of_the_experiments() 
     experiments = requirements(ROOT / "requirements.txt")
     assert set(models) == {"jax", "flax", "numpy"}
     assert {name: models[name] for name in ("jax", "flax")} == {name: experiments[name] for name in ("jax", "flax")}
+    compilers = [requirements(ROOT / f"benchmarks/compiled/requirements-{name}.txt") for name in ("tpu", "gpu")]
+    assert compilers == [{"jax[tpu]": models["jax"]}, {"jax[cuda12-local]": models["jax"]}]
 
 
 def test_extras_read_files_that_setuptools_can_read() -> None:
     """setuptools knows no `-r` inside a file."""
     extras = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(extras) == {"experiments", "hf", "remote", "docs", "dev", "parity"}
+    assert set(extras) == {"experiments", "hf", "remote", "docs", "dev", "parity", "compile-tpu", "compile-gpu"}
     for extra in extras.values():
         for name in extra["file"]:
             assert requirements(ROOT / name) and "\n-" not in (ROOT / name).read_text()

@@ -65,12 +65,12 @@ def run(config: Config) -> None:
 
 def compile_one(command: list[str], target: str, mode: str, checkout: Path, cache: Path, title: str) -> Row:
     """Compile one program, or take it from the cache."""
-    worker = [sys.executable, "-m", "benchmarks.compiled.worker", target, mode, str(checkout), str(cache.resolve()),
-              *command]
+    worker = [sys.executable, str(Path(__file__).with_name("worker.py")), target, mode, str(checkout),
+              str(cache.resolve()), *command]
     done = subprocess.run(worker, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise ConfigError(f"{title}: {last[0] if last else 'it ended with status ' + str(done.returncode)}")
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        raise ConfigError(f"{title}: {said[-1].removeprefix('cvjax.errors.ConfigError: ')}")
     path = Path(done.stdout.splitlines()[-1])
     facts = Facts(**json.loads(read_text(path)))
     kinds, names = {}, {}

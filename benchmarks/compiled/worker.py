@@ -1,19 +1,21 @@
 """Compiles one program for one target, in a process of its own: JAX answers as on the target there.
 
-`python -m benchmarks.compiled.worker TARGET MODE CHECKOUT CACHE EXPERIMENT ...` prints the path of a JSON file in the
-cache with what `Facts` holds; the program's text lies beside it, as .hlo.gz.
+`python benchmarks/compiled/worker.py TARGET MODE CHECKOUT CACHE EXPERIMENT ...` prints the path of a JSON file in the
+cache with what `Facts` holds; the program's text lies beside it, as .hlo.gz. It is started as a file, not as a module:
+that would import a part of this checkout's cvjax, and the rest could not come from another one.
 """
 
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import json
 import os
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Facts(NamedTuple):
@@ -35,22 +37,25 @@ class Facts(NamedTuple):
 def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str) -> None:
     """Compile, unless the cache has the program."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    sys.path.insert(0, checkout)  # `benchmarks` is this one's already; `cvjax` and `experiments` become the other's
+    sys.path[0] = checkout
     os.chdir(checkout)
     import jax
 
+    import cvjax
     from cvjax.models.summary import multiply_accumulates
     from cvjax.text import read_text
     from cvjax.train.mesh import MeshEngine
-    from cvjax.workflow.absent_devices import absent_devices, as_on, parse_target
     from cvjax.workflow.devices import make_layout
     from cvjax.workflow.folder import write_json
     from cvjax.workflow.memory import measure_memory
     from experiments.wiring.plan import prepare
 
-    target = parse_target(target_name)
-    devices = absent_devices(target)
-    with as_on(target), contextlib.redirect_stdout(sys.stderr):
+    if not Path(str(cvjax.__file__)).is_relative_to(checkout):
+        raise RuntimeError(f"cvjax was imported from {cvjax.__file__}, not from {checkout}")
+    absent = _our_module("cvjax/workflow/absent_devices.py")
+    target = absent.parse_target(target_name)
+    devices = absent.absent_devices(target)
+    with absent.as_on(target), contextlib.redirect_stdout(sys.stderr):
         prepared = prepare(arguments[0], arguments[1:])
         layout = make_layout(prepared.config, target.chips)
         engine = MeshEngine(devices=devices, layout=layout)
@@ -62,7 +67,10 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
             function, inputs = prepared.task.evaluate, (variables, prepared.batch)
             lowered = engine.compile_evaluation(function).lower(*inputs)
         flops = 2 * multiply_accumulates(function, *inputs) / target.chips
-        reckoned = measure_memory(prepared, layout).total
+        try:
+            reckoned = measure_memory(prepared, layout).total
+        except ValueError:  # what another checkout does not know
+            reckoned = 0
     packages = ("jax", "jaxlib", "libtpu" if target.platform == "tpu" else "jax-cuda12-plugin")
     versions = {name: metadata.version(name) for name in packages}
     told = json.dumps([target_name, versions])
@@ -88,6 +96,15 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
     else:  # what the checkout reckons is not the compiler's
         write_json(path, json.loads(read_text(path)) | {"reckoned_bytes": reckoned, "flops": flops})
     print(path)
+
+
+def _our_module(path: str) -> Any:
+    """A file of this checkout as a module, although the package is the other's: that may not have it yet."""
+    found = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parents[2] / path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
