@@ -42,6 +42,9 @@ ALSO_CALLED: dict[str, tuple[str, str]] = {
     "dtype": (" bfloat16", "amp fp16 bf16 half mixed-precision precision use-amp"),
     "accumulate": ("",
         "grad-accum grad-accum-steps gradient-accumulation-steps accum-iter accum-steps accumulate-grad-batches"),
+    "fit": (" (micro-batches that fit the memory)",
+        "auto-batch-size auto-scale-batch-size find-batch-size auto-find-batch-size micro-batch-size microbatch-size "
+        "device-train-microbatch-size"),
     "clip_norm": ("", "clip-grad grad-clip max-grad-norm gradient-clip-val clip-grad-norm max-norm"),
     "ema_decay": ("", "ema model-ema model-ema-decay"),
     "label_smoothing": ("", "smoothing smooth ls"),
