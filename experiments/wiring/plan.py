@@ -51,7 +51,7 @@ def prepare(experiment: str, arguments: Sequence[str], room: Room | None = None)
         config = dataclasses.replace(config, dry_run=True, parallel="jit", run_dir=str(Path(nowhere) / name))
         work = importlib.import_module(f"experiments.wiring.{experiment}")
         folder = RunFolder(config, experiment, name)
-        if config.fit:
+        if getattr(config, "fit", False):  # not of a probe
             room = room or Room(jax.device_count(), memory_here(), None)
             config = fitting(work.prepare, config, folder, **room._asdict())
         return work.prepare(config, folder)
