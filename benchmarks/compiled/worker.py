@@ -71,7 +71,7 @@ def main(target_name: str, mode: str, checkout: str, cache: str, *arguments: str
             reckoned = measure_memory(prepared, layout).total
         except ValueError:  # what another checkout does not know
             reckoned = 0
-    packages = ("jax", "jaxlib", "libtpu" if target.platform == "tpu" else "jax-cuda12-plugin")
+    packages = ("jax", "jaxlib", absent.compiler_of(target))
     versions = {name: metadata.version(name) for name in packages}
     told = json.dumps([target_name, versions])
     name = hashlib.sha256(f"{told}\n{lowered.as_text()}".encode()).hexdigest()[:24]

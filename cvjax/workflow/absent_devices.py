@@ -73,12 +73,15 @@ def parse_target(text: str) -> Target:
     raise ConfigError(f"target {text!r}: it must be one of {', '.join(known)}, or of {', '.join(CARDS)} with any :N")
 
 
+def compiler_of(target: Target) -> str | None:
+    """The installed package that compiles for the target; None if there is none."""
+    packages = ("libtpu",) if target.platform == "tpu" else ("jax-cuda12-plugin", "jax-cuda13-plugin")
+    return next((name for name in packages if importlib.util.find_spec(name.replace("-", "_"))), None)
+
+
 def missing_compiler(target: Target) -> str | None:
     """What to install before programs for the target can be compiled; None if it is installed."""
-    if target.platform == "tpu":
-        return None if importlib.util.find_spec("libtpu") else 'pip install ".[compile-tpu]"'
-    found = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    return None if found else 'pip install ".[compile-gpu]"'
+    return None if compiler_of(target) else f'pip install ".[compile-{"tpu" if target.platform == "tpu" else "gpu"}]"'
 
 
 def target_of(kind: str, count: int) -> Target | None:
@@ -114,24 +117,21 @@ def absent_devices(target: Target) -> list[Any]:
 
 @contextlib.contextmanager
 def as_on(target: Target) -> Iterator[None]:
-    """Let JAX and cvjax answer as on a machine with the target: the backend's name, and cuDNN's for a card."""
+    """Let JAX and cvjax answer as on a machine with the target: the backend's name, and cuDNN's for one of CARDS."""
     with contextlib.ExitStack() as stack:
         backend = "gpu" if target.platform == "cuda" else "tpu"
         stack.enter_context(mock.patch.object(jax, "default_backend", lambda: backend))
-        if target.platform == "cuda":
+        if target.kind in CARDS:
             from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
             capability = CARDS[target.kind].capability
-            if capability < (8, 0):  # cuDNN's fused attention begins with Ampere
 
-                def refuse(*_: Any) -> None:
+            def check(*_: Any) -> None:
+                if capability < (8, 0):  # cuDNN's fused attention begins with Ampere
                     raise RuntimeError("fused attention needs compute capability 8.0")
-            else:
 
-                def refuse(*_: Any) -> None:
-                    return None
             stack.enter_context(mock.patch.object(cudnn, "check_cudnn_version", lambda: 91000))
-            stack.enter_context(mock.patch.object(cudnn, "check_compute_capability", refuse))
+            stack.enter_context(mock.patch.object(cudnn, "check_compute_capability", check))
             stack.enter_context(mock.patch.object(cudnn, "is_cuda_compute_capability_equal",
                                                   lambda wanted: wanted == f"{capability[0]}.{capability[1]}"))
         yield

@@ -118,6 +118,12 @@ def test_data_given_in_either_form_are_those_planned_for(capsys):
     assert "data blank:64,32,7: 64 training and 2 test images, 7 classes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("device", ["b200", "mi300x", "tpu_v3"])
+def test_devices_without_a_compiler_are_planned_for(device, capsys):
+    plan.run(plan.Config(device=device, devices=1, compile=False), [*TINY_VIT])
+    assert f"layout: 1 {device}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options, complaint", [
     (("--batch-size", "36"), "--batch-size 36 does not split over 8 devices"),
     (("--mesh", "data=3"), "data times model must be the 8 devices"),
