@@ -72,8 +72,7 @@ def temporary_bytes(trace: Trace, sizes: Sequence[int] | None = None) -> int:
     sizes: of each array, where they are not those of its shape.
     """
     sizes = trace.sizes() if sizes is None else sizes
-    kept = _kept(trace, sizes)
-    roots = _roots(trace, kept)
+    kept, roots = _kept(trace, sizes)
     last = _last_uses(trace, kept, roots)
     free = trace.arguments | trace.outputs
     ends = collections.defaultdict(list)
@@ -94,8 +93,8 @@ def temporary_bytes(trace: Trace, sizes: Sequence[int] | None = None) -> int:
     return most
 
 
-def _kept(trace: Trace, sizes: Sequence[int]) -> set[int]:
-    """Numbers of the arrays that lie in memory at some time."""
+def _kept(trace: Trace, sizes: Sequence[int]) -> tuple[set[int], dict[int, frozenset[int]]]:
+    """Numbers of the arrays that lie in memory at some time, and what `_roots` gives for them."""
     uses = collections.Counter(number for operation in trace.operations for number in set(operation.inputs))
     kernels, never = set(trace.arguments), set()
     for operation in trace.operations:
@@ -129,7 +128,7 @@ def _kept(trace: Trace, sizes: Sequence[int]) -> set[int]:
                 if longer > sizes[number]:
                     kept.add(number)
             roots[number] = frozenset([number]) if number in kept else under
-    return kept
+    return kept, roots
 
 
 def _is_kernel(name: str) -> bool:

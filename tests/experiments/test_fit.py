@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from cvjax.errors import ConfigError
+from cvjax.train.layout import Layout
 from cvjax.workflow import budget, fitting
 from cvjax.workflow.memory import measure_memory
 from experiments.wiring import plan
@@ -15,8 +16,6 @@ MLP = ("supervised", "digits", "--model", "mlp", "--model-fields", "hidden=(16,)
 
 
 def reckoned(accumulate):
-    from cvjax.train.layout import Layout
-
     prepared = prepare(MLP[0], [*MLP[1:], "--accumulate", str(accumulate)])
     return measure_memory(prepared, Layout(1), "cpu").total
 
