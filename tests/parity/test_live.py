@@ -92,11 +92,11 @@ PUBLISHED = [name for name in list_models()
 
 # Each structure once. The other published models differ from these only in depth, width and size, and their parameters'
 # names and shapes are compared below.
-FULL_SIZE = ("airbench94", "alexnet", "alexnet_grouped", "convnext_tiny", "convnextv2_atto", "deit_tiny_patch16_224",
-             "densenet121", "densenet_bc100_k12", "fcn8s_vgg16", "fcn_resnet50", "googlenet", "googlenet_lrn",
-             "resnet9", "resnet18", "resnet50", "resnet110", "resnetblur18", "resnext50_32x4d",
-             "seresnext26t_32x4d", "swin_tiny_patch4_window7_224", "vgg16_bn", "vit_base_patch16_gap_224",
-             "vit_small_patch16_384", "wide_resnet50_2")
+FULL_SIZE = ("airbench94", "airbench96", "alexnet", "alexnet_grouped", "convnext_tiny", "convnextv2_atto",
+             "deit_tiny_patch16_224", "densenet121", "densenet_bc100_k12", "fcn8s_vgg16", "fcn32s_vgg16",
+             "fcn_resnet50", "googlenet", "googlenet_lrn", "resnet9", "resnet18", "resnet50", "resnet110",
+             "resnetblur18", "resnext50_32x4d", "seresnext26t_32x4d", "swin_tiny_patch4_window7_224", "vgg16",
+             "vgg16_bn", "vit_base_patch16_gap_224", "vit_small_patch16_384", "wide_resnet50_2")
 
 
 @pytest.mark.slow
