@@ -187,7 +187,9 @@ class Checkpointer:
 
         target: a TrainState of jax.Arrays or ShapeDtypeStructs with shardings; the result has its structure,
         dtypes and shardings. A damaged checkpoint is reported in one line and the one before it is taken; the
-        damaged one is then renamed to `<step>.damaged`, so that the run can save that step again.
+        damaged one is then renamed to `<step>.damaged`, so that the run can save that step again. Surplus
+        checkpoints are removed, as after a save: a killed run may not have come to that, and a run that was killed at
+        its end saves nothing more.
 
         Raises CheckpointError with every difference if the checkpoint and the target do not have the same
         arrays (an earlier checkpoint is not tried), and if all checkpoints are damaged.
@@ -204,6 +206,9 @@ class Checkpointer:
                 _log.warning("checkpoint %d in %s is damaged: %s", step, self._directory, damage)
                 continue
             self._set_aside(problems)
+            if is_first():
+                sync(self._directory)  # a killed run may not have come to sync the new name
+            self._remove_surplus()
             structure = jax.tree.structure(_fields(target))
             restored = jax.tree.unflatten(structure, [arrays[name] for name in wanted])
             return dataclasses.replace(target, **restored), meta

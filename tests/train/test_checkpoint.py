@@ -203,6 +203,18 @@ def test_the_latest_and_the_best_are_kept_also_after_reopening(tmp_path):
         assert (checkpointer.all_steps(), checkpointer.best_step()) == ([7, 8], 8)
 
 
+def test_a_restore_removes_what_a_kill_left_to_remove(tmp_path):
+    """A run that is killed between its last save and the removal after it has nothing more to save."""
+    with Checkpointer(tmp_path, keep_latest=4, best_metric="top1") as checkpointer:
+        for step, value in enumerate([0.9, 0.1, 0.1, 0.1], start=1):
+            checkpointer.save(make_state(step), {}, {"top1": value})
+    with Checkpointer(tmp_path, best_metric="top1") as checkpointer:
+        assert checkpointer.all_steps() == [1, 2, 3, 4]
+        restored, _ = checkpointer.restore_latest(abstract(make_state(0)))
+        assert_same(restored, make_state(4))
+        assert checkpointer.all_steps() == [1, 3, 4]
+
+
 def test_best_may_be_the_smallest_and_several(tmp_path):
     options = dict(keep_latest=1, best_metric="loss", best_mode="min", keep_best=2)
     with Checkpointer(tmp_path, **options) as checkpointer:
