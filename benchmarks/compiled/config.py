@@ -26,7 +26,8 @@ class Config:
     programs: Annotated[tuple[str, ...], Positional] = ("mae_pretrain paper --batch-size 64",)
     """Training commands, each in quotes."""
     target: tuple[str, ...] = ("h200",)
-    """Devices: v5e:1, v5e:4, v6e:1, v4:4, v2:8, ..., or t4, l4, a100, h100, h200, with :N for several."""
+    """Devices: v5e:1, v5e:4, v6e:1, v4:4, v2:8, ..., or t4, l4, a100, h100, h200, with :N for several. v5e:fit: as many
+    as the batch needs."""
     mode: Literal["train", "inference"] = "train"
     """train: the whole training step. inference: the program that judges a batch of the test part."""
     against: Path | None = None

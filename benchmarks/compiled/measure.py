@@ -17,7 +17,7 @@ from benchmarks.compiled.worker import Facts
 from cvjax.data.cache import cache_folder
 from cvjax.errors import ConfigError
 from cvjax.text import read_text, write_text
-from cvjax.workflow.absent_devices import missing_compiler, parse_target
+from cvjax.workflow.absent_devices import Target, missing_compiler, slices
 from cvjax.workflow.folder import write_json
 from experiments.plan import EXPERIMENTS
 
@@ -31,8 +31,7 @@ def run(config: Config) -> None:
         ConfigError: a target or an experiment is unknown, a compiler is not installed, a program cannot be traced, or
             the other checkout is none.
     """
-    targets = [parse_target(name) for name in config.target]
-    for target in targets:
+    for target in (slices(name)[0] for name in config.target):
         if needed := missing_compiler(target):
             raise ConfigError(f"the compiler for {target.kind} is not installed: {needed}")
     commands = [shlex.split(program) for program in config.programs]
@@ -76,7 +75,7 @@ def compile_one(command: list[str], target: str, mode: str, checkout: Path, cach
     kinds, names = {}, {}
     if facts.error is None:
         kinds, names = costs(parse(gzip.decompress(path.with_suffix(".hlo.gz").read_bytes()).decode()))
-    return Row(title, parse_target(target), facts, kinds, names)
+    return Row(title, Target(*facts.target), facts, kinds, names)
 
 
 def _as_json(row: Row) -> dict[str, Any]:

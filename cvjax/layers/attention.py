@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import TransformerInit, xavier_uniform
@@ -33,8 +34,25 @@ class QKV(nn.Module):
         # Heads get an axis in the kernel already, so that devices can share them out before there are activations.
         kernel = spread(kernel.reshape(dim, *split), 2)
         bias = None if bias is None else spread(bias.reshape(split), 1)
-        q, k, v = jnp.moveaxis(linear(x.astype(self.dtype), kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
-        return q, k, v
+        return lax.platform_dependent(x.astype(self.dtype), kernel, bias, tpu=_three_products, default=_one_product)
+
+
+def _one_product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v = jnp.moveaxis(linear(x, kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
+    return q, k, v
+
+
+def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, ...]:
+    """The same. A TPU's compiler copies each part out of one result and pads each gradient to add it to the others.
+
+    The products have one axis of columns: with one of heads they get a layout that is transposed later.
+    """
+    parts = []
+    for part in range(3):
+        columns = kernel[:, part].reshape(len(kernel), -1)
+        y = linear(x, columns, None if bias is None else bias[part].reshape(-1))
+        parts.append(y.reshape(*x.shape[:-1], *kernel.shape[2:]))
+    return tuple(parts)
 
 
 class SelfAttention(nn.Module):

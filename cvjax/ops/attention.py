@@ -85,8 +85,33 @@ def _by_heads(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.
     if hidden:
         k, v = k[:, :, :-hidden], v[:, :, :-hidden]
     scores = _scores(q, k) / q.shape[-1] ** 0.5
-    weights = jax.nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)
-    return lax.dot_general(weights, v, (((3,), (2,)), _HEADS)).swapaxes(1, 2)
+    return _weighted_mean(scores if bias is None else scores + bias, v).swapaxes(1, 2)
+
+
+@jax.custom_jvp
+def _weighted_mean(scores: jax.Array, values: jax.Array) -> jax.Array:
+    """`softmax(scores) values`: float32 `(B, heads, T, T)` and `(B, heads, T, D)`.
+
+    In the derivative of softmax, `P (dS - sum(P dS))`, the sum is taken after the product with the values, where it is
+    a number times the result. Transposed that is FlashAttention's `P (dP - sum(dO O))` (Dao et al. 2022, eq. 4): the
+    gradient of the scores is elementwise in what the product before it writes, and no sum over them is left.
+    """
+    return _mean(jax.nn.softmax(scores).astype(values.dtype), values)
+
+
+@_weighted_mean.defjvp
+def _weighted_mean_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+                       ) -> tuple[jax.Array, jax.Array]:
+    (scores, values), (scores_dot, values_dot) = primals, tangents
+    weights = jax.nn.softmax(scores).astype(values.dtype)
+    result = _mean(weights, values)
+    moved = weights.astype(jnp.float32) * scores_dot
+    shift = moved.sum(axis=-1, keepdims=True) * result.astype(jnp.float32)  # (B, heads, T, D)
+    return result, (_mean(moved.astype(values.dtype), values) - shift.astype(result.dtype) + _mean(weights, values_dot))
+
+
+def _mean(weights: jax.Array, values: jax.Array) -> jax.Array:
+    return lax.dot_general(weights, values, (((3,), (2,)), _HEADS))
 
 
 _HEADS = (0, 1), (0, 1)

@@ -70,7 +70,16 @@ def parse_target(text: str) -> Target:
     if name in _TORI and (not count or count.isdecimal() and int(count) in _TORI[name]):
         return Target(f"tpu_{name}", int(count or min(_TORI[name])), "tpu")
     known = [f"{name}:{'|'.join(map(str, sizes))}" for name, sizes in _TORI.items()]
-    raise ConfigError(f"target {text!r}: it must be one of {', '.join(known)}, or of {', '.join(CARDS)} with any :N")
+    raise ConfigError(f"target {text!r}: it must be one of {', '.join(known)}, of {', '.join(CARDS)} with any :N, or "
+                      "of these names with :fit")
+
+
+def slices(text: str) -> list[Target]:
+    """The target, or of a kind with `:fit`, as in "v5e:fit", all numbers of devices, from one on."""
+    name, _, count = text.removeprefix("tpu_").partition(":")
+    if count != "fit" or name not in {*CARDS, *_TORI}:
+        return [parse_target(text)]
+    return [parse_target(f"{name}:{size}") for size in (_TORI[name] if name in _TORI else (1, 2, 4, 8, 16, 32, 64, 128))]
 
 
 def compiler_of(target: Target) -> str | None:

@@ -60,11 +60,11 @@ def test_bfloat16_stays_and_its_softmax_is_float32():
 
 
 def test_products_stay_bfloat16_in_the_gradients_too():
-    """One of the scores, and four for the gradients, all of bfloat16, which accelerators take quickly."""
+    """One of the scores, one of the result, and four for the gradients: of bfloat16, which accelerators take quickly."""
     x = jnp.ones(SHAPE, jnp.bfloat16)
     program = jax.jit(jax.grad(lambda *a: attend(*a).astype(jnp.float32).sum(), (0, 1, 2))).lower(x, x, x).as_text()
     products = [line.split(" : ")[1] for line in program.splitlines() if "stablehlo.dot_general" in line]
-    assert len(products) == 5
+    assert len(products) == 6
     assert all(line.split("->")[0].count("bf16") == 2 for line in products), products
 
 
