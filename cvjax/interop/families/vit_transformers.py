@@ -99,7 +99,7 @@ def _tower(model: VisionTransformer) -> Naming:
         for name, parts in stacked.items():
             if name in found and len(found[name]) % 3 == 0:
                 found |= zip(parts, np.split(found.pop(name), 3), strict=True)
-        if model.pre_norm and f"{head}.weight" in found:
+        if model.pre_norm and model.num_classes and f"{head}.weight" in found:
             found.setdefault(projection, np.zeros(len(found[f"{head}.weight"]), np.float32))
         return found
 
