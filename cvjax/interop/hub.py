@@ -1,4 +1,4 @@
-"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache, and from folders like those there."""
+"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache, and from folders like its own."""
 
 import contextlib
 from pathlib import Path

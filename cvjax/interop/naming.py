@@ -152,8 +152,9 @@ class Composite(Naming):
         if not path.startswith("backbone/"):
             return super().lookup(path)
         names, layout = self.inner.lookup(path.removeprefix("backbone/"))
-        return tuple(self.prefix + name for name in names), Layout(lambda array, model: layout.to_theirs(array, self.backbone),
-                                                                   lambda array, model: layout.to_ours(array, self.backbone))
+        own = Layout(lambda array, model: layout.to_theirs(array, self.backbone),
+                     lambda array, model: layout.to_ours(array, self.backbone))
+        return tuple(self.prefix + name for name in names), own
 
 
 def model_images(model: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -168,7 +169,8 @@ Fit = Callable[[np.ndarray, tuple[int, ...], Any, tuple[int, int] | None], np.nd
 class Family:
     """One family's table.
 
-    namings: publisher ("timm", "torchvision", "official", "transformers") -> names. Files are written in the first by default.
+    namings: publisher ("timm", "torchvision", "official", "transformers") -> names. Files are written in the first by
+        default.
     inputs: shapes of the inputs that `init` takes.
     fresh: pattern of their names that a file may lack, or hold in another shape. The model initialises these.
     ignored: pattern of their names that a file may hold although the model has no use for them.

@@ -32,8 +32,9 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
 
     name: a registered name; or `hf-hub:OWNER/NAME` or a folder, whose `config.json` names the model.
     weights: a .safetensors or .pth file, a folder with one, or `hf-hub:OWNER/NAME`; None for those that timm takes by
-    default, from the hub. fields: of the model; with another `num_classes` than the weights have, the head starts fresh, and the log says
-    so. By default the model has the size and the classes of the weights, and no head where they have none.
+    default, from the hub. fields: of the model; with another `num_classes` than the weights have, the head starts
+    fresh, and the log says so. By default the model has the size and the classes of the weights, and no head where they
+    have none.
 
     Raises:
         ValueError: for an unknown name, for weights that do not fit, and for None where timm has no weights.

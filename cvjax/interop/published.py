@@ -30,6 +30,7 @@ from cvjax.interop.transformers_config import (
     registered_name,
     stated_images,
     stated_licence,
+    whole_patches,
 )
 from cvjax.models import create_model, list_models
 from cvjax.models.image_model import ImageModel
@@ -204,7 +205,8 @@ class Published:
         given = self.config.get("architecture")
         if different and also:
             known = f"; it is of {given}" if given and given != name else ""
-            raise ValueError(f"{CONFIG} of {self.source} says that the weights are not of {name}: {different}{known}")
+            raise ValueError(f"{CONFIG} of {self.source} says that the weights are not of {name}: "
+                             f"{min(different, also, key=len)}{known}")
         said = f"{self.source} is of {name if not given or not different else given}, says its {CONFIG}"
         return f"{said}; licence: {self.licence}" if self.licence else said
 
@@ -301,8 +303,8 @@ def open_published(source: str | Path, part: str | None = None) -> Published:
     """Weights and what is published beside them.
 
     source: a file for `read_state_dict`, whose folder may hold `config.json`, such a folder, or `hf-hub:OWNER/NAME`;
-    each with `#PART` at the end instead of the argument. part: see `read_state_dict`. Raises ValueError and OSError for what
-    cannot be read.
+    each with `#PART` at the end instead of the argument. part: see `read_state_dict`. Raises ValueError and OSError for
+    what cannot be read.
     """
     name = str(source)
     if part is None and "#" in name and not Path(name).exists():
@@ -341,7 +343,7 @@ def _of_transformers(name: str, path: Path, content: Mapping[str, Any], arrays: 
         if not isinstance(said, Mapping):
             raise ValueError(f"{images}: it holds no object")
         stated |= stated_images(said, str(images))
-        side = stated.pop("size")
+        side = whole_patches(found.network, stated.pop("size"))
         stated["test_input_size"] = [stated["input_size"][0], side, side]
     readme = beside(name, path, _README)
     if readme is not None:

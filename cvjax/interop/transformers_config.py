@@ -87,8 +87,9 @@ def _transformer(config: _Values, patch: int = 16, epsilon: float = 1e-12, act: 
     if "mlp_ratio" not in fields:
         fields["mlp_ratio"] = (config.count("intermediate_size", 3072) + 0.5) / width  # the half is rounded down again
     fields.setdefault("activation", config.activation(act))
+    patch = config.side("patch_size", patch)
     return VisionTransformer(
-        image_size=config.side("image_size", 224), patch_size=config.side("patch_size", patch),
+        image_size=max(config.side("image_size", 224) // patch, 1) * patch, patch_size=patch,
         in_channels=config.count("num_channels", 3), width=width, depth=config.count("num_hidden_layers", 12),
         heads=config.count("num_attention_heads", 12), qkv_bias=config.flag("qkv_bias", True),
         norm_epsilon=config.number("layer_norm_eps", epsilon), **fields)
@@ -254,6 +255,16 @@ def own_fields(network: ImageModel) -> dict[str, Any]:
             if isinstance(network, VisionTransformer)}
 
 
+def _side(model: Any) -> int:
+    return as_pair(model.image_size)[0]
+
+
+def whole_patches(network: ImageModel, side: int) -> int:
+    """The side of images that a ViT's patches fill; theirs leaves out the pixels of 384 that patches of 14 do not."""
+    patch = network.patch_size if isinstance(network, VisionTransformer) else 1
+    return max(side // patch, 1) * patch
+
+
 def registered_name(network: ImageModel, kind: str) -> str | None:
     """The registered name of a network, None where no name has its sizes; its activation need not be the name's."""
     for own in ({}, own_fields(network)):
@@ -261,14 +272,14 @@ def registered_name(network: ImageModel, kind: str) -> str | None:
                  and not differences(network, model.clone(**own))]
         if found:
             return min(found, key=lambda name: (
-                as_pair(create_model(name).image_size) != as_pair(network.image_size),  # type: ignore[attr-defined]
-                not name.startswith(kind.split("_")[0]), name))
+                abs(_side(create_model(name)) - _side(network)), not name.startswith(kind.split("_")[0]), name))
     return None
 
 
 def stated_images(content: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """What a `preprocessor_config.json` says of images, in the terms of timm's `pretrained_cfg`, and `size`, the side of
-    the square that the network sees.
+    """What a `preprocessor_config.json` says of images, in the terms of timm's `pretrained_cfg`.
+
+    `size` is the side of the square that the network sees.
 
     Raises ValueError for steps that images here do not take.
     """

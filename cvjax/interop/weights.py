@@ -79,8 +79,8 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     """The model's variables, float32, from a published weight file or from its names and arrays.
 
     weights: a file for `read_state_dict`, `hf-hub:OWNER/NAME` (see `cvjax.interop.hub`), or name -> array, in the
-    names and layout of any publisher that the family's table knows: timm, torchvision, transformers, the authors. A ViT also takes
-    an MAE's file and ignores its decoder. Learned positions of another resolution are resized as the model's
+    names and layout of any publisher that the family's table knows: timm, torchvision, transformers, the authors. A ViT
+    also takes an MAE's file and ignores its decoder. Learned positions of another resolution are resized as the model's
     `position_resize` says, or where that is None as the weights' publisher does (see `position_resize_of`);
     relative-position tables as timm does. A head that is missing or has other classes starts fresh.
     A backbone takes its own part of a DINO checkpoint and ignores the head. For images of other than three channels,

@@ -77,8 +77,8 @@ def open_pretrained(source: str, name: Callable[[], str], fields: Mapping[str, A
                     ) -> Pretrained:
     """Weights from a file, `hf-hub:OWNER/NAME`, a folder like those there, or a run's: supervised, MAE or DINO.
 
-    name() -> the registered name of the model that the weights are for, and fields of it. ConfigError for weights that cannot be read, or
-    that are of another architecture. Prints what their images become.
+    name() -> the registered name of the model that the weights are for; fields: of it. ConfigError for weights that
+    cannot be read, or that are of another architecture. Prints what their images become.
     """
     if Path(source).is_dir() and not holds_weights(Path(source)):
         run = load_run(source)

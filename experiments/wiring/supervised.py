@@ -28,6 +28,7 @@ from cvjax.workflow.classification.model import (
     check_model,
     create_model_or_fail,
     load_classifier,
+    parse_fields,
 )
 from cvjax.workflow.classification.report import report
 from cvjax.workflow.classification.transfer import (

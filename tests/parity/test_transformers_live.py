@@ -19,8 +19,9 @@ from PIL import Image
 
 from cvjax.data.crops import EvaluationCrop
 from cvjax.data.preprocessing import Preprocessing
-from cvjax.interop import Published, create_pretrained, load_weights, open_published, read_state_dict, to_state_dict
+from cvjax.interop import create_pretrained, open_published, read_state_dict, to_state_dict
 from cvjax.workflow.normalization import normalized
+from tests.interop.transformers_names import STORED
 
 pytestmark = pytest.mark.parity
 
@@ -156,8 +157,10 @@ def test_logits_and_gradients_are_theirs(case: str, transformers: ModuleType, tm
     there = gradients(theirs, tmp_path / "gradients")
     if case == "dinov2_with_registers":  # the class token's position is part of the token here
         there["embeddings.position_embeddings"][:, 0] = 0
-    plain = {re.sub(r"^vision_model\.", "", key): value for key, value in there.items()}
-    reached = {re.sub(r"^vision_model\.", "", key): value for key, value in reached.items()}
+    plain, reached = ({re.sub(r"^(vision_model|vit)\.", "", key): value for key, value in arrays.items()}
+                      for arrays in (there, reached))
+    if case == "vit_mae":  # there they are fixed, and stored
+        del reached["embeddings.position_embeddings"], plain["embeddings.position_embeddings"]
     for key, value in reached.items():
         # Softmax does not see a bias of the keys: its gradient is rounding alone, and is judged as the queries' is.
         query = re.sub(r"\.key\.bias$", ".query.bias", key).replace(".k_proj.bias", ".q_proj.bias")
@@ -232,3 +235,33 @@ def test_a_photo_becomes_what_their_processor_makes(kind: str, options: dict[str
     assert np.all(np.abs(found - expected) <= level), np.abs(found - expected).max()
     usual = np.asarray(normalized(seen[None], Preprocessing((0.4,), (0.3,))))[0]
     assert np.abs(usual - expected).max() > 3 * level.max()
+
+
+def test_what_is_stored_is_what_they_write(transformers: ModuleType) -> None:
+    import make_transformers_names
+
+    assert make_transformers_names.content() == STORED
+
+
+def test_the_guides_example_for_those_who_come_from_flax(transformers: ModuleType, tmp_path: Path) -> None:
+    """With a repository of a ViT-Ti of two blocks in the place of that on the hub."""
+    import torch
+
+    from cvjax.models.registry import register
+    from cvjax.models.vit import TINY, VisionTransformer
+
+    register({"vit_docs_patch16_224": (VisionTransformer, TINY | dict(depth=2))})
+    guide = (Path(__file__).parents[2] / "docs/guides/weights.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", guide, re.S)
+    theirs = network(transformers, "ViTForImageClassification", dict(
+        hidden_size=192, num_hidden_layers=2, num_attention_heads=3, intermediate_size=768))
+    theirs.save_pretrained(tmp_path)
+    assert "hf-hub:google/vit-base-patch16-224" in block and "np.zeros(" in block
+    block = block.replace("hf-hub:google/vit-base-patch16-224", str(tmp_path)).replace("np.zeros(", "np.ones(")
+    place: dict[str, Any] = {}
+    exec(compile(block, "guide", "exec"), place)
+    with torch.no_grad():
+        expected = theirs(torch.ones(1, 3, 224, 224))
+        last = theirs.vit(torch.ones(1, 3, 224, 224)).last_hidden_state
+    assert_close(place["logits"], expected.logits.numpy(), 1e-4)
+    assert_close(place["tokens"], last.numpy(), 1e-4)

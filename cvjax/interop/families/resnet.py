@@ -1,4 +1,4 @@
-"""ResNet's names: torchvision's and timm's are ours but for the kernel of a gate by ECA-Net; and those of transformers."""
+"""ResNet's names: torchvision's and timm's, which are ours but for ECA-Net's gate, and those of transformers."""
 
 from cvjax.interop.families.registry import register
 from cvjax.interop.families.transformers import transformers

@@ -15,7 +15,6 @@ from cvjax.models.vit import VisionTransformer
 from cvjax.ops.patches import patch_grid
 from cvjax.ops.position import resize_positions, sincos_2d
 
-
 TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCHES), *TORCH)
 
 
