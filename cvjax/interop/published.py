@@ -333,9 +333,10 @@ def _of_transformers(name: str, path: Path, content: Mapping[str, Any], arrays: 
                      trained: tuple[int, int] | None, own: PositionResize | None) -> Published:
     """Weights beside a configuration of transformers, which is turned into timm's terms."""
     found = described(content, arrays, str(path.with_name(CONFIG)))
-    size = as_pair(getattr(found.network, "image_size"))  # noqa: B009  every model here has one
+    network: Any = found.network
+    size = as_pair(network.image_size)
     stated: dict[str, Any] = {"num_classes": found.num_classes, "label_names": list(found.class_names),
-                              "input_size": [getattr(found.network, "in_channels"), *size]}  # noqa: B009
+                              "input_size": [network.in_channels, *size]}
     images = beside(name, path, _IMAGES) or beside(name, path, _PROCESSOR)
     if images is not None:
         said = _read_json(images)
