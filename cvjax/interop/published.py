@@ -199,9 +199,11 @@ class Published:
 
     def _check_network(self, name: str, fields: Mapping[str, Any], own: bool) -> str:
         assert self.network is not None
-        base = self.fields if own and isinstance(create_model(name), type(self.network)) else {}
+        alike = isinstance(create_model(name), type(self.network))
+        base = self.fields if own and alike else {}
         # Other fields than those of the name are a user's own change, unless only they make it the same network.
-        different, also = (differences(self.network, create_model(name, **base | each)) for each in ({}, dict(fields)))
+        different, also = (differences(self.network, create_model(name, **base | each))
+                           for each in ({}, dict(fields) if alike else {}))
         given = self.config.get("architecture")
         if different and also:
             known = f"; it is of {given}" if given and given != name else ""

@@ -35,10 +35,10 @@ def published_network(name: str, weights: str, *, fields: Sequence[str] = (), im
     ConfigError for weights without a head of the model's classes.
     """
     create_model_or_fail(name)
+    published, how = open_weights("weights", weights, name, parse_fields(fields))
     given = {} if image_size is None else {"image_size": image_size}
     with config_errors():
         create_model(name, **given | parse_fields(fields))  # says what is wrong with the options alone
-    published, how = open_weights("weights", weights, name, parse_fields(fields))
     try:
         model, variables = fitted(name, published, given | parse_fields(fields), whole=True)
     except ValueError as error:
