@@ -12,7 +12,7 @@ from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.hub import HUB
 from cvjax.interop.published import QUICK_GELU, Published, open_published, resizing_as
 from cvjax.interop.weights import load_weights
-from cvjax.models import create_model
+from cvjax.models import create_model, list_models
 from cvjax.models.image_model import ImageModel
 from cvjax.spelling import did_you_mean
 
@@ -40,7 +40,7 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
         ValueError: for an unknown name, for weights that do not fit, and for None where timm has no weights.
         OSError: for a file that cannot be read.
     """
-    if weights is None and (name.startswith(HUB) or Path(name).is_dir()):
+    if weights is None and name not in list_models() and (name.startswith(HUB) or Path(name).is_dir()):
         published = open_published(name)
         name = published.name
     else:
