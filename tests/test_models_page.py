@@ -24,7 +24,8 @@ ENTRIES = dict(re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", PAGE, re.M))
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| \[(.+)\]\(#.+\) \| (.+) \| (.+) \|$", PAGE, re.M)}
 COMMANDS = [line for line in PAGE.splitlines() if line.startswith("python ")]
 # Whose a table of names is, by how its layout's name begins; other layouts are the project's own.
-PUBLISHERS = {"timm": "timm", "torchvision": "torchvision", "official": "authors", "caffe": "Caffe"}
+PUBLISHERS = {"timm": "timm", "torchvision": "torchvision", "official": "authors", "caffe": "Caffe",
+              "transformers": "transformers"}
 
 
 def item(entry: str, label: str) -> str:

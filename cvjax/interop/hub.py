@@ -1,4 +1,4 @@
-"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache."""
+"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache, and from folders like its own."""
 
 import contextlib
 from pathlib import Path
@@ -6,8 +6,38 @@ from pathlib import Path
 from cvjax.storage import check_repository
 
 HUB = "hf-hub:"  # timm's prefix of names on the hub
-CONFIG = "config.json"  # what timm publishes beside the weights: their images, classes and architecture
+CONFIG = "config.json"  # what is published beside the weights: their architecture and classes; timm's: their images
 _FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds weights as repositories on the hub do."""
+    return any((folder / file).is_file() for file in _FILES)
+
+
+def in_folder(folder: Path) -> Path:
+    """The weight file of a folder that is like a repository on the hub; FileNotFoundError if there is none."""
+    for file in _FILES:
+        if (folder / file).is_file():
+            return folder / file
+    raise FileNotFoundError(f"{folder}: holds neither {' nor '.join(_FILES)}")
+
+
+def beside(name: str, weights: Path, file: str) -> Path | None:
+    """Another file of the repository or the folder that weights are from, None if there is none.
+
+    name: where the weights are from, `hf-hub:OWNER/NAME` or a path. weights: their file on this machine.
+    """
+    if name.startswith(HUB):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+        repository, _, revision = name.removeprefix(HUB).partition("@")
+        with contextlib.suppress(EntryNotFoundError, HfHubHTTPError):  # also a cache without it
+            return Path(hf_hub_download(repository, file, revision=revision or None))
+        return None
+    path = weights.with_name(file)
+    return path if path.is_file() else None
 
 
 def download(name: str) -> Path:

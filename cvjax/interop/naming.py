@@ -54,12 +54,50 @@ def after_flattening(height: int, width: int) -> Layout:
     return Layout(to_theirs, to_ours)
 
 
+def _patches_to_convolution(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
+    p = model.patch_size
+    return kernel.reshape(p, p, model.in_channels, -1).transpose(3, 2, 0, 1)
+
+
+def _convolution_to_patches(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
+    return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+
+
+PATCHES = Layout(_patches_to_convolution, _convolution_to_patches)  # (p*p*C, D) <-> (D, C, p, p)
+
+
 class Rule(NamedTuple):
-    """A pattern that matches a whole path, the name that the path becomes (slashes turn to dots), and the layout."""
+    """A pattern that matches a whole path, the name that the path becomes (slashes turn to dots), and the layout.
+
+    A name with `{q,k,v}` in it stands for several: theirs are so many arrays, equally long, which are one here, in this
+    order along the first axis of their layout.
+    """
 
     pattern: str
     name: str
     layout: Layout = SAME
+
+
+def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
+    """Rules of a linear layer that others call `name`. kernel, bias: what they append to it for the two parameters."""
+    return Rule(rf"{path}/kernel", name + kernel, KERNEL), Rule(rf"{path}/bias", name + bias)
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def as_they_are(arrays: Arrays, model: Any) -> Arrays:
+    """The arrays of a file that needs no step of its own."""
+    return arrays
+
+
+def _several(name: str) -> tuple[str, ...]:
+    """The names that a rule's name stands for."""
+    start, brace, rest = name.partition("{")
+    if not brace:
+        return (name,)
+    words, _, end = rest.partition("}")
+    return tuple(start + word + end for word in words.split(","))
 
 
 @dataclass(frozen=True)
@@ -68,22 +106,26 @@ class Naming:
 
     rules: names and layouts. The first rule that matches a path is used.
     renames: pattern at the start of a path, and its replacement, which the rules then see. The first match is used.
+        A replacement may refer to groups of its pattern.
     constants: arrays that the model computes and their files store, by their names. Reading compares them; saving
         writes them.
+    read: (a file's arrays, model) -> the arrays that the rules name, where they are not the same. write: the way back.
     """
 
     rules: tuple[Rule, ...]
     renames: tuple[tuple[str, str], ...] = ()
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}
+    read: Callable[[Arrays, Any], Arrays] = as_they_are
+    write: Callable[[Arrays, Any], Arrays] = as_they_are
 
-    def lookup(self, path: str) -> tuple[str, Layout]:
-        """Their name and the layout of our parameter or statistic `path`."""
+    def lookup(self, path: str) -> tuple[tuple[str, ...], Layout]:
+        """Their names, mostly one, and the layout of our parameter or statistic `path`."""
         for pattern, start in self.renames:
             if match := re.match(pattern, path):
-                path = start + path[match.end():]
+                path = match.expand(start) + path[match.end():]
                 break
         rule = next(rule for rule in self.rules if re.fullmatch(rule.pattern, path))
-        return re.sub(rule.pattern, rule.name, path, count=1).replace("/", "."), rule.layout
+        return _several(re.sub(rule.pattern, rule.name, path, count=1).replace("/", ".")), rule.layout
 
 
 # Torch's names for weights, scales and running statistics, which every network has. The last rule matches any path.
@@ -106,12 +148,13 @@ class Composite(Naming):
     inner: Naming = Naming(TORCH)
     prefix: str = "backbone."
 
-    def lookup(self, path: str) -> tuple[str, Layout]:
+    def lookup(self, path: str) -> tuple[tuple[str, ...], Layout]:
         if not path.startswith("backbone/"):
             return super().lookup(path)
-        name, layout = self.inner.lookup(path.removeprefix("backbone/"))
-        return self.prefix + name, Layout(lambda array, model: layout.to_theirs(array, self.backbone),
-                                          lambda array, model: layout.to_ours(array, self.backbone))
+        names, layout = self.inner.lookup(path.removeprefix("backbone/"))
+        own = Layout(lambda array, model: layout.to_theirs(array, self.backbone),
+                     lambda array, model: layout.to_ours(array, self.backbone))
+        return tuple(self.prefix + name for name in names), own
 
 
 def model_images(model: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -126,7 +169,8 @@ Fit = Callable[[np.ndarray, tuple[int, ...], Any, tuple[int, int] | None], np.nd
 class Family:
     """One family's table.
 
-    namings: publisher ("timm", "torchvision", "official") -> names. Files are written in the first by default.
+    namings: publisher ("timm", "torchvision", "official", "transformers") -> names. Files are written in the first by
+        default.
     inputs: shapes of the inputs that `init` takes.
     fresh: pattern of their names that a file may lack, or hold in another shape. The model initialises these.
     ignored: pattern of their names that a file may hold although the model has no use for them.

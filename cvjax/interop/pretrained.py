@@ -12,7 +12,7 @@ from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.hub import HUB
 from cvjax.interop.published import QUICK_GELU, Published, open_published, resizing_as
 from cvjax.interop.weights import load_weights
-from cvjax.models import create_model
+from cvjax.models import create_model, list_models
 from cvjax.models.image_model import ImageModel
 from cvjax.spelling import did_you_mean
 
@@ -30,19 +30,23 @@ class Pretrained(NamedTuple):
 def create_pretrained(name: str, weights: str | Path | None = None, **fields: Any) -> Pretrained:
     """The model called `name` with published weights.
 
-    weights: a .safetensors or .pth file, or `hf-hub:OWNER/NAME`; None for those that timm takes by default, from the
-    hub. fields: of the model; with another `num_classes` than the weights have, the head starts fresh, and the log says
-    so. By default the model has the size and the classes of the weights, and no head where they have none.
+    name: a registered name; or `hf-hub:OWNER/NAME` or a folder, whose `config.json` names the model.
+    weights: a .safetensors or .pth file, a folder with one, or `hf-hub:OWNER/NAME`; None for those that timm takes by
+    default, from the hub. fields: of the model; with another `num_classes` than the weights have, the head starts
+    fresh, and the log says so. By default the model has the size and the classes of the weights, and no head where they
+    have none.
 
     Raises:
         ValueError: for an unknown name, for weights that do not fit, and for None where timm has no weights.
         OSError: for a file that cannot be read.
     """
-    create_model(name, **fields)  # an unknown name or field comes before what is wrong with a file
-    if weights is None:
-        weights = default_weights(name)
-    published = open_published(weights)
-    published.check_architecture(name)
+    if weights is None and name not in list_models() and (name.startswith(HUB) or Path(name).is_dir()):
+        published = open_published(name)
+        name = published.name
+    else:
+        create_model(name, **fields)  # an unknown name or field comes before what is wrong with a file
+        published = open_published(default_weights(name) if weights is None else weights)
+    published.check_architecture(name, fields)
     headless = {"num_classes": 0} if published.num_classes == 0 else {}
     model, variables = fitted(name, published, headless | fields)
     own = published.num_classes in (None, getattr(model, "num_classes", None))
@@ -63,5 +67,5 @@ def fitted(name: str, published: Published, fields: dict[str, Any], *, whole: bo
     its variables; whole and ValueError as in `load_weights`."""
     stated = {"image_size": published.image_size, "num_classes": published.num_classes}
     given = {field: value for field, value in stated.items() if value}
-    model = resizing_as(create_model(name, **given | fields), published.position_resize)
+    model = resizing_as(create_model(name, **published.fields | given | fields), published.position_resize)
     return model, load_weights(model, published.arrays, trained=published.trained, whole=whole)

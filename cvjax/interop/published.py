@@ -1,15 +1,18 @@
 """What is published beside weights: the statistics and the crop of their images, their classes, their architecture.
 
-timm writes it into `config.json` (https://huggingface.co/docs/timm, `save_for_hf`). A bare file has no such companion;
-then what its family's publishers state holds.
+timm writes it into `config.json` (https://huggingface.co/docs/timm, `save_for_hf`). What transformers writes is turned
+into timm's terms (`cvjax.interop.transformers_config`). A bare file has no such companion; then what its family's
+publishers state holds.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -17,8 +20,18 @@ import numpy as np
 from cvjax.data.preprocessing import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
 from cvjax.durable import write_whole
 from cvjax.errors import CvjaxError
-from cvjax.interop.hub import CONFIG, HUB, download
+from cvjax.interop.hub import CONFIG, HUB, beside, download, in_folder
 from cvjax.interop.state_dict import read_notes, read_wrapped
+from cvjax.interop.transformers_config import (
+    described,
+    differences,
+    is_transformers,
+    own_fields,
+    registered_name,
+    stated_images,
+    stated_licence,
+    whole_patches,
+)
 from cvjax.models import create_model, list_models
 from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
@@ -28,6 +41,9 @@ from cvjax.text import read_text
 
 # Among a file's own notes: HEIGHTxWIDTH, and how learned positions were resized.
 TRAINED, POSITION_RESIZE = "image_size", "position_resize"
+# Where transformers states what images become; of networks that also read text, under a key of the second.
+_IMAGES, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_README = "README.md"
 
 # By the start of a model's name, a shell pattern, longest first: what its publishers state where no config.json does.
 # torchvision, https://pytorch.org/vision/stable/models.html: bilinear, 256 to 224; its GoogLeNet turns ImageNet's
@@ -83,10 +99,11 @@ QUICK_GELU = ("_clip_quickgelu_", "_clip_")
 class Published:
     """Weights as they were published.
 
-    source: the file, or its name on the hub. arrays: name -> array. config: the content of `config.json`, empty where
-    there is none. trained: height and width of the images that the weights learnt from, None where nobody states it.
-    position_resize: how their publisher's code resizes learned positions, see `position_resize_of`. path: the file on
-    this machine.
+    source: the file, or its name on the hub. arrays: name -> array. config: the content of `config.json`, in timm's
+    terms, empty where there is none. trained: height and width of the images that the weights learnt from, None where
+    nobody states it. position_resize: how their publisher's code resizes learned positions, see `position_resize_of`.
+    path: the file on this machine. network: the one that a configuration of transformers states, None without one.
+    images: the file that states what images become.
     """
 
     source: str
@@ -95,6 +112,31 @@ class Published:
     trained: tuple[int, int] | None = None
     position_resize: PositionResize = "timm"
     path: Path | None = None
+    network: ImageModel | None = None
+    images: str = CONFIG
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of their network that its name does not tell."""
+        return {} if self.network is None else own_fields(self.network)
+
+    @property
+    def licence(self) -> str:
+        """The licence that their publisher states, "" where nobody does."""
+        return str(self._stated.get("license") or "")
+
+    @property
+    def name(self) -> str:
+        """The registered name of their network; ValueError where nobody states one, or where it has none here."""
+        given = str(self.config.get("architecture") or self._stated.get("architecture") or "").split(".")[0]
+        if given in list_models():
+            return given
+        if self.network is not None:
+            near = name_of(self.network)
+            raise ValueError(f"{CONFIG} of {self.source} is of a network that has no name here; beside {near}: "
+                             f"{differences(self.network, create_model(near, **self.fields))}")
+        raise ValueError(f"{CONFIG} of {self.source} names {given}, which is no model here" if given else
+                         f"{self.source} has no {CONFIG} that names its architecture: give the model's name")
 
     @property
     def _stated(self) -> Mapping[str, Any]:
@@ -123,7 +165,7 @@ class Published:
         """What their images become, and who says so. name: the registered name of their model."""
         stated = self._stated
         if "mean" not in stated or "std" not in stated:
-            return _of_family(name, self.arrays)
+            return _of_family(name, self.arrays, self.images)
         crop = stated.get("crop_pct")
         if stated.get("test_input_size"):
             crop = stated.get("test_crop_pct") or crop
@@ -132,14 +174,19 @@ class Published:
                 field: value for field, value in (("crop", crop), ("crop_mode", stated.get("crop_mode")),
                                                   ("interpolation", stated.get("interpolation"))) if value})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{CONFIG} of {self.source}: {error}") from None
-        return how, f"{CONFIG} of {self.source}"
+            raise ValueError(f"{self.images} of {self.source}: {error}") from None
+        return how, f"{self.images} of {self.source}"
 
-    def check_architecture(self, name: str) -> str:
+    def check_architecture(self, name: str, fields: Mapping[str, Any] = MappingProxyType({}), *, own: bool = True
+                           ) -> str:
         """Raise ValueError unless the weights are of the registered model `name`, at any size and number of classes.
 
+        fields: of the model, with which it may be the network that a configuration of transformers states. own: whether
+        the model also gets `self.fields`.
         Returns a line that says what was compared.
         """
+        if self.network is not None:
+            return self._check_network(name, fields, own)
         given = self.config.get("architecture") or self._stated.get("architecture")
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
@@ -149,6 +196,21 @@ class Published:
         if given != name and not known:
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
         return f"{self.source} is of {given}, says its {CONFIG}"
+
+    def _check_network(self, name: str, fields: Mapping[str, Any], own: bool) -> str:
+        assert self.network is not None
+        alike = isinstance(create_model(name), type(self.network))
+        base = self.fields if own and alike else {}
+        # Other fields than those of the name are a user's own change, unless only they make it the same network.
+        different, also = (differences(self.network, create_model(name, **base | each))
+                           for each in ({}, dict(fields) if alike else {}))
+        given = self.config.get("architecture")
+        if different and also:
+            known = f"; it is of {given}" if given and given != name else ""
+            raise ValueError(f"{CONFIG} of {self.source} says that the weights are not of {name}: "
+                             f"{min(different, also, key=len)}{known}")
+        said = f"{self.source} is of {name if not given or not different else given}, says its {CONFIG}"
+        return f"{said}; licence: {self.licence}" if self.licence else said
 
 
 def _is_published(content: Any) -> bool:
@@ -186,6 +248,7 @@ def position_resize_of(arrays: Mapping[str, Any], place: str = "") -> PositionRe
 
     arrays: name -> array. place: the name under which they lay in the file. torchvision's are known by their names;
     those of DeiT and MAE, also fine-tuned, by the place `model`, MAE's also by its decoder or its fixed positions.
+    transformers' are resized as DeiT's, but for those with registers.
     Other files with a class token, without registers and without a classifier are DINO's or DINOv2's. The rest is
     timm's, whose way is also that of DINOv2's authors where there are registers.
     """
@@ -193,6 +256,8 @@ def position_resize_of(arrays: Mapping[str, Any], place: str = "") -> PositionRe
     positions = next((arrays[name] for name in arrays if name.split(".")[-1] == "pos_embed"), None)
     if any(map(_is_torchvisions, names)):
         return "torchvision"
+    if any(".position_embedding" in f".{name}" for name in names):
+        return "timm" if any(name.endswith("register_tokens") for name in names) else "deit"
     masked = "mask_token" in names and not any(name.endswith("ls1.gamma") for name in names)  # DINOv2 has both
     if place == "model" or masked or positions is not None and _are_fixed(np.asarray(positions)):
         return "deit"
@@ -212,7 +277,7 @@ def resizing_as(model: Any, how: PositionResize) -> Any:
     return model.clone(position_resize=how) if getattr(model, POSITION_RESIZE, "") is None else model
 
 
-def _of_family(name: str, arrays: Iterable[str]) -> tuple[Preprocessing, str]:
+def _of_family(name: str, arrays: Iterable[str], missing: str = CONFIG) -> tuple[Preprocessing, str]:
     names, stated, who = tuple(arrays), _STATED, f"the publishers of {name}"
     if any(map(_is_torchvisions, names)):
         stated, who = _STATED | _TORCHVISION, "torchvision"
@@ -222,7 +287,7 @@ def _of_family(name: str, arrays: Iterable[str]) -> tuple[Preprocessing, str]:
         how, who = Preprocessing(crop=0.9), "the authors of self-supervised ViTs"  # DINO, MAE and I-JEPA
     if name.endswith(_SIZES_UNCROPPED) and start != "vit_*_siglip_*":
         how = dataclasses.replace(how, crop=1.0)
-    return how, f"no {CONFIG}: as {who} state{'s' * (who == 'torchvision')}"
+    return how, f"no {missing}: as {who} state{'s' * (who == 'torchvision')}"
 
 
 # Fields that change neither the names nor the meaning of weights, or what is said beside the architecture.
@@ -239,24 +304,24 @@ def _structure(model: ImageModel) -> tuple[Any, ...]:
 def open_published(source: str | Path, part: str | None = None) -> Published:
     """Weights and what is published beside them.
 
-    source: a file for `read_state_dict`, whose folder may hold `config.json`, or `hf-hub:OWNER/NAME`; either with
-    `#PART` at the end instead of the argument. part: see `read_state_dict`. Raises ValueError and OSError for what
-    cannot be read.
+    source: a file for `read_state_dict`, whose folder may hold `config.json`, such a folder, or `hf-hub:OWNER/NAME`;
+    each with `#PART` at the end instead of the argument. part: see `read_state_dict`. Raises ValueError and OSError for
+    what cannot be read.
     """
     name = str(source)
     if part is None and "#" in name and not Path(name).exists():
         name, _, part = name.rpartition("#")
     path = Path(download(name)) if name.startswith(HUB) else Path(name)
+    path = in_folder(path) if path.is_dir() else path
     config = path.with_name(CONFIG)
     arrays, place = read_wrapped(path, part)
     notes = read_notes(path) if path.suffix == ".safetensors" else {}
     trained, own = _trained(notes), _noted_resize(notes)
     if not config.is_file():
         return Published(name, arrays, {}, trained, own or position_resize_of(arrays, place), path)
-    try:
-        content = json.loads(read_text(config))
-    except (ValueError, RecursionError, CvjaxError) as error:
-        raise ValueError(f"{config} is not JSON: {error}") from None
+    content = _read_json(config)
+    if is_transformers(content) and not _is_published(content):
+        return _of_transformers(name, path, content, arrays, trained, own)
     if not _is_published(content):  # a file of that name that is about something else: a run's options
         content = {}
     _check_fields(config, content)
@@ -264,6 +329,39 @@ def open_published(source: str | Path, part: str | None = None) -> Published:
     stated = (content.get("pretrained_cfg") or content).get("input_size")
     return Published(name, arrays, content, trained or (stated and (int(stated[1]), int(stated[2]))), resize,
                      path)
+
+
+def _of_transformers(name: str, path: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+                     trained: tuple[int, int] | None, own: PositionResize | None) -> Published:
+    """Weights beside a configuration of transformers, which is turned into timm's terms."""
+    found = described(content, arrays, str(path.with_name(CONFIG)))
+    network: Any = found.network
+    size = as_pair(network.image_size)
+    stated: dict[str, Any] = {"num_classes": found.num_classes, "label_names": list(found.class_names),
+                              "input_size": [network.in_channels, *size]}
+    images = beside(name, path, _IMAGES) or beside(name, path, _PROCESSOR)
+    if images is not None:
+        said = _read_json(images)
+        said = said.get("image_processor", said) if isinstance(said, Mapping) else None
+        if not isinstance(said, Mapping):
+            raise ValueError(f"{images}: it holds no object")
+        stated |= stated_images(said, str(images))
+        side = whole_patches(found.network, stated.pop("size"))
+        stated["test_input_size"] = [stated["input_size"][0], side, side]
+    readme = beside(name, path, _README)
+    if readme is not None:
+        with contextlib.suppress(OSError, CvjaxError):
+            stated["license"] = stated_licence(read_text(readme))
+    config = {"architecture": registered_name(found.network, found.kind), "pretrained_cfg": stated}
+    return Published(name, arrays, config, trained or size, own or cast(PositionResize, found.position_resize),
+                     path, found.network, _IMAGES if images is None else images.name)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError, CvjaxError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _trained(notes: Mapping[str, str]) -> tuple[int, int] | None:

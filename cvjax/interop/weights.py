@@ -39,7 +39,7 @@ _CONSTANT_TOLERANCE = 5e-3
 
 
 class _Slot(NamedTuple):
-    """Where one of their arrays goes."""
+    """Where one of their arrays goes. Several that go to one path follow each other."""
 
     path: tuple[str, ...]  # in the model's variables
     layout: Layout
@@ -50,9 +50,11 @@ def _slots(model: nn.Module, shapes: Mapping[tuple[str, ...], Any], naming: Nami
     """The model's parameters and statistics, path -> shape, by the names that files give them."""
     slots = {}
     for path, leaf in shapes.items():
-        name, layout = naming.lookup("/".join(path[1:]))
+        names, layout = naming.lookup("/".join(path[1:]))
         stand_in = np.broadcast_to(np.float32(0), leaf.shape)
-        slots[name] = _Slot(path, layout, layout.to_theirs(stand_in, model).shape)
+        shape = layout.to_theirs(stand_in, model).shape
+        shape = shape if len(names) == 1 else (shape[0] // len(names), *shape[1:])
+        slots |= {name: _Slot(path, layout, shape) for name in names}
     return slots
 
 
@@ -77,8 +79,8 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     """The model's variables, float32, from a published weight file or from its names and arrays.
 
     weights: a file for `read_state_dict`, `hf-hub:OWNER/NAME` (see `cvjax.interop.hub`), or name -> array, in the
-    names and layout of any publisher that the family's table knows: timm, torchvision, the authors. A ViT also takes
-    an MAE's file and ignores its decoder. Learned positions of another resolution are resized as the model's
+    names and layout of any publisher that the family's table knows: timm, torchvision, transformers, the authors. A ViT
+    also takes an MAE's file and ignores its decoder. Learned positions of another resolution are resized as the model's
     `position_resize` says, or where that is None as the weights' publisher does (see `position_resize_of`);
     relative-position tables as timm does. A head that is missing or has other classes starts fresh.
     A backbone takes its own part of a DINO checkpoint and ignores the head. For images of other than three channels,
@@ -106,8 +108,9 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     given = {name: np.asarray(array, np.float32) for name, array in content.items()
              if not name.endswith("num_batches_tracked")}
     variables = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model)))
-    tables = [(_slots(model, variables, naming), naming) for naming in family.namings.values()]
-    slots, naming = max(tables, key=lambda table: len(table[0].keys() & given.keys()))
+    tables = [(_slots(model, variables, naming), naming, dict(naming.read(given, model)))
+              for naming in family.namings.values()]
+    slots, naming, given = max(tables, key=lambda table: len(table[0].keys() & table[2].keys()))
     constants = naming.constants(model)
     shapes = {name: value.shape for name, value in (slots | constants).items()}
 
@@ -148,8 +151,14 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
                            "adapted to other channels": adapted}):
         _log.warning("weights of %s: %s", type(model).__name__, printable(notes))
 
-    loaded = {slot.path: jnp.asarray(slot.layout.to_ours(given[name], model))
-              for name, slot in slots.items() if name not in fresh}
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for name, slot in slots.items():
+        if name not in fresh:
+            parts.setdefault(slot.path, []).append(name)
+    loaded = {}
+    for path, names in parts.items():
+        array = given[names[0]] if len(names) == 1 else np.concatenate([given[name] for name in names])
+        loaded[path] = jnp.asarray(slots[names[0]].layout.to_ours(array, model))
     if fresh:
         key = jax.random.key(0) if rng is None else rng
         loaded |= _start(model, family, [slots[name].path for name in fresh], key)
@@ -172,7 +181,7 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | 
     """The variables in the names and the layout of a publisher, with any fixed positions and index tables it stores.
 
     variables: `{"params": ...}` with any `batch_stats`, or whatever has the same structure.
-    layout: "timm", "torchvision" or "official", where the family's table has it; None takes its first.
+    layout: "timm", "torchvision", "transformers" or "official", where the family's table has it; None takes its first.
     constants: False without fixed positions and tables, which have no gradients: for a tree of these.
     """
     family = family_of(model)
@@ -182,9 +191,10 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module, layout: str | 
     naming = family.namings[layout]
     theirs = {}
     for path, array in flatten_dict(dict(variables)).items():
-        name, axes = naming.lookup("/".join(path[1:]))
-        theirs[name] = axes.to_theirs(np.asarray(array), model)
-    return theirs | naming.constants(model) if constants else theirs
+        names, axes = naming.lookup("/".join(path[1:]))
+        array = axes.to_theirs(np.asarray(array), model)
+        theirs |= dict(zip(names, [array] if len(names) == 1 else np.split(array, len(names)), strict=True))
+    return dict(naming.write(theirs | naming.constants(model) if constants else theirs, model))
 
 
 def save_weights(variables: Mapping[str, Any], model: nn.Module, path: str | Path, layout: str | None = None, *,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
 from cvjax.interop import load_weights, to_state_dict
+from cvjax.interop.hub import HUB, holds_weights
 from cvjax.interop.published import POSITION_RESIZE, Published, open_published, resizing_as
 from cvjax.models.image_model import ImageModel
 from cvjax.ops.position import PositionResize
@@ -71,13 +73,14 @@ class Pretrained:
             raise ConfigError(f"--pretrained {self.source}: {str(error).splitlines()[0]}") from None
 
 
-def open_pretrained(source: str, name: Callable[[], str]) -> Pretrained:
-    """Weights from a file, `hf-hub:OWNER/NAME`, or a run's folder: supervised, MAE or DINO.
+def open_pretrained(source: str, name: Callable[[], str], fields: Mapping[str, Any] = MappingProxyType({})
+                    ) -> Pretrained:
+    """Weights from a file, `hf-hub:OWNER/NAME`, a folder like those there, or a run's: supervised, MAE or DINO.
 
-    name() -> the registered name of the model that the weights are for. ConfigError for weights that cannot be read, or
-    that are of another architecture. Prints what their images become.
+    name() -> the registered name of the model that the weights are for; fields: of it. ConfigError for weights that
+    cannot be read, or that are of another architecture. Prints what their images become.
     """
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not holds_weights(Path(source)):
         run = load_run(source)
         try:
             arrays = to_state_dict(run.variables, run.model)
@@ -86,19 +89,21 @@ def open_pretrained(source: str, name: Callable[[], str]) -> Pretrained:
         print(f"images: {run.preprocessing}, as in {source}")
         return Pretrained(source, arrays, run.preprocessing, run.image_size,
                           getattr(run.model, POSITION_RESIZE, None) or "timm", run.origin)
-    published, how = open_weights("pretrained", source, name())
+    published, how = open_weights("pretrained", source, name(), fields, own=False)
     return Pretrained(source, published.arrays, how, published.trained, published.position_resize,
                       origin_of_weights(source, published))
 
 
-def open_weights(option: str, source: str, name: str) -> tuple[Published, Preprocessing]:
+def open_weights(option: str, source: str, name: str, fields: Mapping[str, Any] = MappingProxyType({}), *,
+                 own: bool = True) -> tuple[Published, Preprocessing]:
     """Published weights of the registered model `name`, and what their images become; prints both.
 
+    fields, own: see `Published.check_architecture`.
     ConfigError, which names the option, for weights that cannot be read or that are of another architecture.
     """
     try:
         published = open_published(source)
-        said = published.check_architecture(name)
+        said = published.check_architecture(name, fields, own=own)
         how, whose = published.preprocessing(name)
     except (ValueError, OSError) as error:
         raise ConfigError(f"--{option} {source}: {str(error).splitlines()[0]}") from None
@@ -109,4 +114,5 @@ def open_weights(option: str, source: str, name: str) -> tuple[Published, Prepro
 def origin_of_weights(source: str, published: Published) -> Origin:
     """The origin of published weights; `source` is their name on the command line."""
     assert published.path is not None, "they were read from a file"
-    return origin_of_file(source, published.path)
+    inside = not source.startswith(HUB) and Path(source).is_dir()
+    return origin_of_file(str(published.path) if inside else source, published.path)

@@ -28,6 +28,7 @@ from cvjax.workflow.classification.model import (
     check_model,
     create_model_or_fail,
     load_classifier,
+    parse_fields,
 )
 from cvjax.workflow.classification.report import report
 from cvjax.workflow.classification.transfer import (
@@ -83,7 +84,8 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training of one model (the first fold's, if there are folds), see `cvjax.workflow.prepared.Prepared`."""
     if config.folds and config.fold is None:
         config = dataclasses.replace(config, fold=0)
-    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
+    start = (open_pretrained(config.pretrained, lambda: config.model, parse_fields(config.model_fields))
+             if config.pretrained else None)
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
                          prepare=partial(select_images, config), preprocessing=start and start.preprocessing,

@@ -8,18 +8,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cvjax.data.crops import EvaluationCrop
 from cvjax.data.preprocessing import Preprocessing
+from cvjax.errors import ConfigError
 from cvjax.interop import save_weights
 from cvjax.workflow.classification.model import Classifier, load_classifier
 from cvjax.workflow.frozen.encoder import load_encoder
 from cvjax.workflow.prediction.predictor import ClassifierNetwork
+from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import load_run
 from experiments.predict import Config
 from experiments.wiring.predict import open_network
 from tests.data.pictures import encode
 from tests.experiments.tiny_vit import FIELDS, NAME, SIZE, tiny_vit
+from tests.interop.transformers_names import STORED, VIT
 
 HALVES = Preprocessing((0.5,) * 3, (0.5,) * 3, 0.9)
 
@@ -119,3 +123,30 @@ def test_a_run_goes_on_with_the_statistics_of_its_start(command: Callable[..., A
     done = command(*train, "--pretrained", tmp_path / "run", "--run-dir", tmp_path / "next", "--std", 1, 1, 1)
     assert done.status == 0, done.err
     assert load_run(tmp_path / "next").preprocessing == Preprocessing((0.5,) * 3, (1.0,) * 3, 0.9)
+
+
+def test_a_folder_of_transformers_is_fed_what_its_processor_says(photo: Path, tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """By `--weights`, which takes the configuration's activation, too, and by `--pretrained`, which asks for it."""
+    stored, folder = STORED["networks"]["vit"], tmp_path / "repository"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    safetensors.numpy.save_file({name: np.asarray(random.standard_normal(shape), np.float32)
+                                 for name, shape in stored["shapes"].items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(stored["config"] | {"hidden_act": "gelu_new"}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "resample": 2,
+        "image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    name, fields = "vit_tiny_patch16_224", tuple(f"{field}={value}" for field, value in VIT.items())
+    network, (origin,) = open_network(Config((str(photo),), model=name, weights=str(folder), model_fields=fields))
+    assert isinstance(network, ClassifierNetwork)
+    (classifier,) = network.classifiers
+    how = Preprocessing((0.5,) * 3, (0.25,) * 3, 1.0, "squash", "bilinear")
+    assert classifier.preprocessing == how and classifier.goal.names == ("a", "b", "c")
+    assert (classifier.model.activation, classifier.image_size) == ("gelu_tanh", 8)
+    assert origin.is_same(origin.now()) and "licence: mit" in capsys.readouterr().out
+    start = open_pretrained(str(folder), lambda: name, VIT | {"activation": "gelu_tanh"})
+    assert start.preprocessing == how and start.trained == (8, 8) and start.position_resize == "deit"
+    with pytest.raises(ConfigError, match=r"are not of vit_tiny_patch16_224: activation gelu_tanh \(not gelu\)$"):
+        open_pretrained(str(folder), lambda: name, VIT)

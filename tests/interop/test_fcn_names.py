@@ -58,8 +58,10 @@ def test_a_classifier_s_file_starts_the_backbone(variables: Any, caplog: pytest.
     assert "fresh: aux_classifier.1" in fresh and "classifier.4.bias" in fresh and "backbone" not in fresh
     assert ignored == "ignored: fc.weight, fc.bias" or ignored == "ignored: fc.bias, fc.weight"
     expected = {name: layer for name, layer in classifier["params"].items() if name != "fc"}
-    assert_same(loaded["params"]["backbone"], expected)
-    assert_same(loaded["batch_stats"]["backbone"], classifier["batch_stats"])
+    there = load_weights(MODEL, to_state_dict(classifier, resnet, "transformers"))
+    for each in (loaded, there):
+        assert_same(each["params"]["backbone"], expected)
+        assert_same(each["batch_stats"]["backbone"], classifier["batch_stats"])
     with pytest.raises(ValueError, match="missing: .*layer1.0.conv1.weight"):
         names = to_state_dict(classifier, resnet)
         del names["layer1.0.conv1.weight"]

@@ -23,7 +23,7 @@ def names_and_shapes(name: str) -> tuple[dict[str, tuple[int, ...]], int]:
     variables = jax.eval_shape(model.init, jax.random.key(0), *model_images(model))
     shapes = {}
     for path, leaf in flatten_dict(dict(variables)).items():
-        theirs, layout = naming.lookup("/".join(path[1:]))
+        (theirs,), layout = naming.lookup("/".join(path[1:]))
         shapes[theirs] = layout.to_theirs(np.broadcast_to(np.float32(0), leaf.shape), model).shape
     return shapes, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 

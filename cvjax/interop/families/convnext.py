@@ -1,8 +1,8 @@
-"""ConvNeXt's names: timm's, torchvision's, and the authors' (of both papers)."""
+"""ConvNeXt's names: timm's, torchvision's, the authors' (of both papers), and those of transformers."""
 
 from cvjax.interop.families.registry import register
-from cvjax.interop.families.vit import linear
-from cvjax.interop.naming import TORCH, Family, Layout, Naming, Rule
+from cvjax.interop.families.transformers import transformers
+from cvjax.interop.naming import TORCH, Family, Layout, Naming, Rule, linear
 from cvjax.models.convnext import ConvNeXt
 
 _CHANNELS_FIRST = Layout(lambda array, model: array[:, None, None], lambda array, model: array[:, 0, 0])  # (C, 1, 1)
@@ -34,6 +34,27 @@ OFFICIAL = (
     Rule("(.+)/mlp/grn/bias", r"\1/grn/beta", _CHANNELS_LAST),
     *TORCH,
 )
+TRANSFORMERS = (
+    Rule("(.+)/layer_scale/gamma", r"\1/layer_scale_parameter"),
+    *linear("(.+)/conv_dw", r"\1/dwconv"),
+    Rule("(encoder/.+/layers/.+)/norm/scale", r"\1/layernorm/weight"),
+    Rule("(encoder/.+/layers/.+)/norm/bias", r"\1/layernorm/bias"),
+    *linear(r"(.+)/mlp/fc(\d)", r"\1/pwconv\2"),
+    Rule("(.+)/mlp/grn/scale", r"\1/grn/weight", _CHANNELS_LAST),
+    Rule("(.+)/mlp/grn/bias", r"\1/grn/bias", _CHANNELS_LAST),
+    *TORCH,
+)
+
+
+def _transformers(model: ConvNeXt) -> Naming:
+    stages = [(i, f"encoder/stages/{i}") for i in range(len(model.depths))]
+    renames = (("stem/conv/", "embeddings/patch_embeddings/"), ("stem/norm/", "embeddings/layernorm/"),
+               *((f"stages_{i}/downsample/norm/", f"{place}/downsampling_layer/0/") for i, place in stages),
+               *((f"stages_{i}/downsample/conv/", f"{place}/downsampling_layer/1/") for i, place in stages),
+               *((f"stages_{i}/", f"{place}/layers/") for i, place in stages),
+               ("norm/", "layernorm/"), ("head/", "classifier/"))
+    return transformers("convnextv2" if model.response_norm else "convnext", TRANSFORMERS, renames,
+                        others=("convnext", "convnextv2"), head=r"classifier\..+")
 
 
 def _places(model: ConvNeXt, stem: str, downsamples: list[str], blocks: list[str]) -> tuple[tuple[str, str], ...]:
@@ -55,7 +76,8 @@ def convnext(model: ConvNeXt) -> Family:
     official = _places(model, "downsample_layers/0", [f"downsample_layers/{i}" for i in stages],
                        [f"stages/{i}" for i in stages])
     norm = "norm_pre/" if model.norm_first else "head/norm/"
-    head = r"(head(\.fc)?|classifier\.2)\.(weight|bias)"
+    head = r"(head(\.fc)?|classifier(\.2)?)\.(weight|bias)"
+    there = model.stem_width is None and not model.norm_first and not model.representation_size
     # Pre-trained as masked autoencoders, those of V2 have no norm there.
     fresh = rf"{head}|head\.norm\.(weight|bias)" if model.response_norm else head
     return Family(
@@ -63,7 +85,8 @@ def convnext(model: ConvNeXt) -> Family:
                                        ("head/", "head/fc/"))),
                  "torchvision": Naming(TORCHVISION, (*torchvision, ("norm/", "classifier/0/"),
                                                      ("head/", "classifier/2/"))),
-                 "official": Naming(OFFICIAL, official)},
+                 "official": Naming(OFFICIAL, official),
+                 **({"transformers": _transformers(model)} if there else {})},
         fresh=fresh,
         ignored=head,
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.interop.families.registry import family_of, register
-from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Layout, Naming, Rule
+from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Layout, Naming, Rule, as_they_are
 from cvjax.models.dino import DINO
 
 _LENGTHS = Layout(lambda array, model: array.T, lambda array, model: array.T)  # (1, K) <-> (K, 1)
@@ -32,7 +32,7 @@ def dino(model: DINO) -> Family:
         return ([jax.ShapeDtypeStruct((1, *images.shape), jnp.float32)],)
 
     namings = {publisher: Composite(_HEAD, constants=constants(naming), backbone=model.backbone, inner=naming)
-               for publisher, naming in backbone.namings.items()}
+               for publisher, naming in backbone.namings.items() if naming.read is as_they_are}
     return Family(namings=namings, inputs=inputs)
 
 

@@ -7,7 +7,7 @@ sets.
 
 
 from cvjax.interop.families.registry import family_of, register
-from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Rule, after_flattening
+from cvjax.interop.naming import KERNEL, TORCH, Composite, Family, Rule, after_flattening, as_they_are
 from cvjax.models.faster_rcnn import FasterRCNN
 
 
@@ -22,6 +22,8 @@ def faster_rcnn(model: FasterRCNN) -> Family:
                  *_convolutions("rpn/conv", f"rpn/head/conv{2 * inside}"), *TORCH)
         renames = (("rpn/(?!conv/)", "rpn/head/"), ("(?=box_(?!head/fc6/kernel))", "roi_heads/"))
         for publisher, naming in family.namings.items():
+            if naming.read is not as_they_are:
+                continue  # transformers have no such detector
             namings[publisher + end] = Composite(rules, renames, backbone=backbone, inner=naming, prefix=prefix)
     heads = r"(rpn|roi_heads|backbone\.fpn)\..+"
     return Family(namings=namings, fresh=heads, ignored=rf"({_prefix(model)})?({family.ignored})|(fc|head)\..+")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cvjax.interop.families.registry import family_of, register
 from cvjax.interop.families.vgg import vgg
-from cvjax.interop.naming import TORCH, Composite, Family, Layout, Rule
+from cvjax.interop.naming import TORCH, Composite, Family, Layout, Rule, as_they_are
 from cvjax.models.fcn import FCN, FCNVGG, bilinear_kernel
 
 
@@ -32,8 +32,11 @@ def fcn(model: FCN) -> Family:
     namings = {}
     for end, prefix in (("", "backbone."), ("_backbone", "")):
         for publisher, naming in family.namings.items():
+            if naming.read is not as_they_are and prefix:
+                continue  # a file of transformers holds a backbone alone
             constants = {prefix + name: array for name, array in naming.constants(backbone).items()}
             namings[publisher + end] = Composite(TORCH, constants=lambda model, made=constants: made,
+                                                 read=lambda arrays, model, read=naming.read: read(arrays, backbone),
                                                  backbone=backbone, inner=naming, prefix=prefix)
     heads = r"((aux_)?classifier|score_\w+)\..+"
     return Family(namings=namings, fresh=heads, ignored=rf"{heads}|(backbone\.)?({family.ignored})|head\..+")
@@ -49,7 +52,7 @@ def fcn_vgg(model: FCNVGG) -> Family:
     backbone = model.make_backbone()
     namings = {"caffe": Composite((up, *TORCH), constants=lambda model: last, backbone=backbone, prefix="")}
     for publisher, naming in vgg(backbone).namings.items():
-        paths = {layer: naming.lookup(f"{layer}/kernel")[0].removesuffix(".weight").replace(".", "/")
+        paths = {layer: naming.lookup(f"{layer}/kernel")[0][0].removesuffix(".weight").replace(".", "/")
                  for layer in ("fc6", "fc7")}
         layouts = {"fc6": _FLATTENED, "fc7": _FLAT} if publisher == "torchvision" else {}  # timm has convolutions, too
         rules = [Rule(f"{paths[layer]}/kernel", f"{paths[layer]}/weight", layout) for layer, layout in layouts.items()]

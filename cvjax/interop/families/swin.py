@@ -1,12 +1,13 @@
-"""Swin's names: timm's, torchvision's, and the authors', which are also those of timm's first versions."""
+"""Swin's names: timm's, torchvision's, the authors', which timm had at first, too, and those of transformers."""
 
 import math
 
 import numpy as np
 
 from cvjax.interop.families.registry import register
-from cvjax.interop.families.vit import PATCHES, TRANSFORMER, linear
-from cvjax.interop.naming import TORCH, Family, Naming, Rule
+from cvjax.interop.families.transformers import transformers
+from cvjax.interop.families.vit import TRANSFORMER
+from cvjax.interop.naming import PATCHES, TORCH, Family, Naming, Rule, linear
 from cvjax.models.images import as_pair
 from cvjax.models.swin import SwinTransformer
 from cvjax.ops.windows import Size, relative_position_index, resize_relative_positions, shifted_window_mask
@@ -18,6 +19,25 @@ TORCHVISION = (
     *linear("(.+)/mlp/fc2", r"\1/mlp/3"),
     *TORCH,
 )
+_PARTS = (
+    Rule("patch_embed/proj/kernel", "embeddings/patch_embeddings/projection/weight", PATCHES),
+    Rule("patch_embed/proj/bias", "embeddings/patch_embeddings/projection/bias"),
+    *linear("(.+)/attn/qkv", r"encoder/\1/attention/self/{query,key,value}"),
+    *linear("(.+)/attn/proj", r"encoder/\1/attention/output/dense"),
+    Rule("(.+)/attn/relative_position_bias_table", r"encoder/\1/attention/self/relative_position_bias_table"),
+    *linear("(.+)/mlp/fc1", r"encoder/\1/intermediate/dense"),
+    *linear("(.+)/mlp/fc2", r"encoder/\1/output/dense"),
+    *TORCH,
+)
+
+
+def _transformers(model: SwinTransformer) -> Naming:
+    norms = tuple((rf"(layers/\d+/blocks/\d+)/norm{i}/", rf"encoder/\1/layernorm_{where}/")
+                  for i, where in ((1, "before"), (2, "after")))
+    merges = tuple((f"layers/{i + 1}/downsample/", f"encoder/layers/{i}/downsample/") for i in range(len(model.depths)))
+    renames = (*norms, *merges, ("patch_embed/norm/", "embeddings/norm/"), ("norm/", "layernorm/"),
+               ("head/", "classifier/"))
+    return transformers("swin", _PARTS, renames, head=r"classifier\..+")
 
 
 def _index_tables(model: SwinTransformer) -> dict[str, np.ndarray]:
@@ -69,9 +89,10 @@ def swin(model: SwinTransformer) -> Family:
     return Family(
         namings={"timm": Naming(TRANSFORMER, (("head/", "head/fc/"),)),
                  "torchvision": Naming(TORCHVISION, features, _index_tables),
-                 "official": Naming(TRANSFORMER, merged_at_the_end, _buffers)},
-        fresh=r"head\..+",
-        ignored=r"head\..+|.+\.(relative_position_index|attn_mask)",
+                 "official": Naming(TRANSFORMER, merged_at_the_end, _buffers),
+                 "transformers": _transformers(model)},
+        fresh=r"(head|classifier)\..+",
+        ignored=r"(head|classifier)\..+|.+\.(relative_position_index|attn_mask)",
         resized={r".+\.relative_position_bias_table": _fit_table},
     )
 

@@ -1,31 +1,20 @@
-"""ViT's names: timm's, which the authors of DeiT and MAE use too, and torchvision's."""
+"""ViT's names: timm's, which the authors of DeiT and MAE use too, torchvision's, and those of transformers."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from cvjax.interop.families.registry import register
-from cvjax.interop.naming import KERNEL, TORCH, Family, Layout, Naming, Rule
+from cvjax.interop.families.vit_transformers import vit_transformers
+from cvjax.interop.naming import PATCHES, TORCH, Family, Naming, Rule, linear
 from cvjax.models.images import as_pair
 from cvjax.models.vit import VisionTransformer
 from cvjax.ops.patches import patch_grid
 from cvjax.ops.position import resize_positions, sincos_2d
 
-
-def _patches_to_convolution(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
-    p = model.patch_size
-    return kernel.reshape(p, p, model.in_channels, -1).transpose(3, 2, 0, 1)
-
-
-def _convolution_to_patches(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
-    return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
-
-
-PATCHES = Layout(_patches_to_convolution, _convolution_to_patches)  # (p*p*C, D) <-> (D, C, p, p)
 TRANSFORMER = (Rule(r"patch_embed/proj/kernel", "patch_embed/proj/weight", PATCHES), *TORCH)
 
 
@@ -60,11 +49,6 @@ def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionT
     return np.concatenate([positions[:, :prefix], np.asarray(patches)[None]], axis=1)
 
 
-def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
-    """Rules of a linear layer that others call `name`. kernel, bias: what they append to it for the two parameters."""
-    return Rule(rf"{path}/kernel", name + kernel, KERNEL), Rule(rf"{path}/bias", name + bias)
-
-
 def _torchvision(first: str, second: str) -> Naming:
     """torchvision's names, where the layers of an MLP are called `first` and `second`."""
     block = r"encoder/layers/encoder_layer_\1"
@@ -85,14 +69,23 @@ def _torchvision(first: str, second: str) -> Naming:
     return Naming(rules, renames, _constants("encoder.pos_embedding"))
 
 
+def _fit_matrix(positions: np.ndarray, shape: tuple[int, ...], model: VisionTransformer,
+                trained: tuple[int, int] | None) -> np.ndarray:
+    """The same for positions `(placed_prefix + L, D)`."""
+    return _fit_positions(positions[None], (1, *shape), model, trained)[0] if positions.ndim == 2 else positions
+
+
 # The heads and their norm belong to a task, so another task starts them fresh. Who takes the mean of the patches has no
 # use for attention pooling, and nobody for an MAE's decoder. torchvision's published files have the names that it used
-# before version 0.14.
+# before version 0.14. transformers' have a pooler that classifiers do not look at, and beside CLIP's tower another.
 _TIMM = Family(
     namings={"timm": Naming(TRANSFORMER, constants=_constants("pos_embed"))},
-    fresh=r"(head|head_dist|fc_norm|heads\.head)\..+",
-    ignored=r"(head|head_dist|fc_norm|norm|attn_pool|heads|encoder\.ln)\..+|decoder_.+|mask_token",
-    resized={r"pos_embed|encoder\.pos_embedding": _fit_positions},
+    fresh=r"(head|head_dist|fc_norm|heads\.head|(cls_|distillation_)?classifier|visual_projection)\.(weight|bias)",
+    ignored=r"(head|head_dist|fc_norm|norm|attn_pool|heads|encoder\.ln)\..+|decoder_.+|mask_token"
+            r"|((cls_|distillation_)?classifier|visual_projection|text_projection|pooler|decoder|text_model)\..+"
+            r"|logit_(scale|bias)|embeddings\.(mask_token|position_ids)",
+    resized={r"pos_embed|encoder\.pos_embedding|embeddings\.position_embeddings": _fit_positions,
+             r"embeddings\.position_embedding\.weight": _fit_matrix},
 )
 
 _TORCHVISIONS = {"torchvision": _torchvision("0", "3"), "torchvision-0.13": _torchvision("linear_1", "linear_2")}
@@ -104,7 +97,9 @@ _LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm
 def _vit(model: VisionTransformer) -> Family:
     usual = {field.name: field.default for field in dataclasses.fields(model)}
     later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
-    return _TIMM if later else dataclasses.replace(_TIMM, namings={**_TIMM.namings, **_TORCHVISIONS})
+    return dataclasses.replace(_TIMM, namings={
+        **_TIMM.namings, **({} if later else _TORCHVISIONS),
+        **vit_transformers(model, _constants("embeddings.position_embeddings"))})
 
 
 register(VisionTransformer, _vit)

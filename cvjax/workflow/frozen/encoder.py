@@ -151,10 +151,11 @@ def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), 
     """
     with config_errors():
         create_model(name)  # an unknown name comes before what is wrong with a file
-    published, how = open_weights("weights", weights, name)
-    sizes = {} if image_size is None else {"image_size": image_size}
     with config_errors():
         asked = parse_fields(fields)
+    published, how = open_weights("weights", weights, name, asked)
+    sizes = {} if image_size is None else {"image_size": image_size}
+    with config_errors():
         create_model(name, num_classes=0, **sizes, **asked)  # says what is wrong with the options alone
     try:
         model, variables = fitted(name, published, sizes | asked | {"num_classes": 0})

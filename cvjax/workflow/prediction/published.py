@@ -35,7 +35,7 @@ def published_network(name: str, weights: str, *, fields: Sequence[str] = (), im
     ConfigError for weights without a head of the model's classes.
     """
     create_model_or_fail(name)
-    published, how = open_weights("weights", weights, name)
+    published, how = open_weights("weights", weights, name, parse_fields(fields))
     given = {} if image_size is None else {"image_size": image_size}
     with config_errors():
         create_model(name, **given | parse_fields(fields))  # says what is wrong with the options alone
