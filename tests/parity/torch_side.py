@@ -149,8 +149,6 @@ CLASSIFIERS = {
         (24, 64), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=8, num_classes=5, drop_path_rate=0.0,
         strict_img_size=False, embed_layer=partial(PatchEmbed, dynamic_img_pad=True)),
     "swin_v2": lambda: SwinTransformerV2((64, 32), window_size=4, **SMALL_SWIN),
-    "swin_v2_larger_windows": lambda: SwinTransformerV2(48, window_size=6, pretrained_window_sizes=(4, 2),
-                                                        **SMALL_SWIN),
     "resnet_v2_bit": lambda: _timm_resnet_v2((2, 1), 32, stem_type="fixed", norm_layer=GroupNormAct,
                                              conv_layer=partial(StdConv2d, eps=1e-8)),
     "swin_padded": lambda: TorchvisionSwin(
@@ -194,7 +192,10 @@ CLASSIFIERS |= {
     "resnet_v2_dilated": lambda: _timm_resnet_v2(stem_type="deep", avg_down=True, basic=True, output_stride=8),
     "resnet_v2_groups": lambda: _timm_resnet_v2((1, 1), 32, stem_type="deep", stem_chs=64, avg_down=True,
                                                 norm_layer=GroupNormAct),
-    "swin_window_of_each_stage": lambda: SwinTransformer(32, window_size=(2, 4), **SMALL_SWIN),
+    "swin_window_of_each_stage": lambda: SwinTransformer(
+        32, window_size=(2, 4, 1), **SMALL_SWIN | dict(depths=(2, 1, 1), num_heads=(2, 3, 4))),
+    "swin_v2_larger_windows": lambda: SwinTransformerV2(48, window_size=6, pretrained_window_sizes=(4, 2),
+                                                        **SMALL_SWIN),
     "convnext_overlapping_stem": lambda: ConvNeXt(**SMALL_CONVNEXT, stem_type="overlap_tiered", conv_mlp=True),
     "convnext_norm_first": lambda: ConvNeXt(**SMALL_CONVNEXT, head_norm_first=True, conv_mlp=True),
     "convnext_representation": lambda: ConvNeXt(**SMALL_CONVNEXT, head_hidden_size=12),
