@@ -83,8 +83,9 @@ class ResNetV2(ImageModel):
         conv = partial(Conv, use_bias=False, standardize=self.weight_standardization, dtype=self.dtype)
         norm = (partial(GroupNorm, epsilon=self.norm_epsilon, dtype=self.dtype) if self.normalization == "group" else
                 partial(BatchNorm, epsilon=self.norm_epsilon, axis_name=self.axis_name, dtype=self.dtype))
-        deep = self.stem == "deep"
-        self.conv1 = DeepStem(self.stem_widths, conv, norm) if deep else conv(self.width, 7, 2, 3)
+        stems: dict[str, Any] = {"imagenet": partial(conv, self.width, 7, 2, 3),
+                                 "deep": partial(DeepStem, self.stem_widths, conv, norm)}
+        self.conv1 = stems[self.stem]()
         rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
         plan = strides_and_dilations(len(self.depths), 4, self.output_stride)
         for i, (depth, (strides, dilations)) in enumerate(zip(self.depths, plan, strict=True)):

@@ -115,7 +115,8 @@ class WindowAttention(nn.Module):
         size = size_of(x)
         down, right = (w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
         shift = down, right
-        bias = jnp.moveaxis(self.biases()[relative_position_index(self.window)], -1, 0)[None]  # (1, heads, h * w, h * w)
+        biases = self.biases()[relative_position_index(self.window)]  # (h * w, h * w, heads)
+        bias = jnp.moveaxis(biases, -1, 0)[None]
         if any(shift):
             x = jnp.roll(x, (-down, -right), axis=(1, 2))
             seen = shifted_window_mask(size, self.window, shift)

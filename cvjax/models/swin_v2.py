@@ -130,7 +130,8 @@ class SwinV2Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = partial(self.norm, scale_init=nn.initializers.zeros)
         x = spread(x, 0, over="data")  # see cvjax.layers.transformer
-        y = CosineWindowAttention(self.heads, self.window, self.shifted, self.dtype, self.trained_window, name="attn")(x)
+        y = CosineWindowAttention(self.heads, self.window, self.shifted, self.dtype, self.trained_window,
+                                  name="attn")(x)
         x = x + DropPath(self.drop_path, name="drop_path1")(norm(name="norm1")(y), train=train)
         y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, INIT.linear, name="mlp")(x)
         return x + DropPath(self.drop_path, name="drop_path2")(norm(name="norm2")(y), train=train)
@@ -162,8 +163,8 @@ class SwinTransformerV2(SwinTransformer):
 
     def setup(self) -> None:
         if len(self.trained_windows) != len(self.windows) or min(map(min, self.trained_windows)) < 1:
-            raise ValueError(f"pretrained_windows {self.pretrained_windows}: there must be one of at least 1 for each of "
-                             f"{len(self.depths)} stages")
+            raise ValueError(f"pretrained_windows {self.pretrained_windows}: there must be one of at least 1 for each "
+                             f"of {len(self.depths)} stages")
         super().setup()
 
 

@@ -69,7 +69,7 @@ def log_spaced_offsets(window: Size, trained_window: Size) -> np.ndarray:
     rows, columns = (np.arange(1 - n, n) * (8 / max(trained - 1, 1))  # a single token has the offset 0 alone
                      for n, trained in zip(window, trained_window, strict=True))
     offsets = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-    return np.float32(np.sign(offsets) * np.log2(1 + np.abs(offsets)) / np.log2(8))
+    return (np.sign(offsets) * np.log2(1 + np.abs(offsets)) / np.log2(8)).astype(np.float32)
 
 
 def resize_relative_positions(table: np.ndarray, trained_window: Size, window: Size) -> np.ndarray:

@@ -15,8 +15,8 @@ from cvjax.models.registry import register
 from tests.interop.timm_convnets import STORED
 from tests.parity.timm_vits import read_stored
 
-# ViTs, ResNets, ConvNeXts and Swins are stored: what timm's models of these names have (1000 classes). MAE: the authors'
-# models without their two fixed position tables; `tiny` and `small` are not theirs.
+# ViTs, ResNets, ConvNeXts and Swins are stored: what timm's models of these names have (1000 classes). MAE: the
+# authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
 VITS = {name: entry["parameters"] for name, entry in read_stored()["models"].items()}
 COUNTS = {
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one

@@ -35,11 +35,10 @@ def test_filters_are_standardised() -> None:
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(found.var(0), 1, rtol=1e-5)
     x = jax.random.normal(jax.random.key(1), (1, 5, 5, 4))
-    params = {"params": {"kernel": kernel}}
     plain, scaled = (Conv(7, 3, use_bias=False, standardize=1e-8).apply({"params": {"kernel": k}}, x)
                      for k in (kernel, 2 * kernel + 1))
     np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-4)
-    assert jnp.abs(Conv(7, 3, use_bias=False).apply(params, x) - plain).max() > 1
+    assert jnp.abs(Conv(7, 3, use_bias=False).apply({"params": {"kernel": kernel}}, x) - plain).max() > 1
 
 
 def test_what_a_group_normalised_network_says_of_an_image_depends_on_no_other(images: jax.Array) -> None:
@@ -51,14 +50,14 @@ def test_what_a_group_normalised_network_says_of_an_image_depends_on_no_other(im
 
 
 def test_zeros_around_the_map_can_be_its_maximum(images: jax.Array) -> None:
-    """All numbers of the stem's map are negative here; where zeros take part, the border is zero and the rest is not."""
+    """All numbers of the stem's map are negative: where zeros take part, the border is zero and the rest is not."""
     variables = balanced_like(jax.eval_shape(resnet().init, jax.random.key(0), images))
     variables["params"]["conv1"]["kernel"] = -jnp.abs(variables["params"]["conv1"]["kernel"])
     maps = {}
     for padded in (True, False):
         model = resnet(zero_padded_pool=padded, depths=(0,))
         params = {name: leaf for name, leaf in variables["params"].items() if not name.startswith("stages")}
-        maps[padded] = feature_maps(model, {"params": params, **{"batch_stats": {}}}, jnp.abs(images) + 1)["stages_0"]
+        maps[padded] = feature_maps(model, {"params": params}, jnp.abs(images) + 1)["stages_0"]
     assert maps[False].max() < 0
     np.testing.assert_array_equal(maps[True][:, 0], 0)
     np.testing.assert_array_equal(maps[True][:, :, 0], 0)
