@@ -48,7 +48,8 @@ _README = "README.md"
 # By the start of a model's name, a shell pattern, longest first: what its publishers state where no config.json does.
 # torchvision, https://pytorch.org/vision/stable/models.html: bilinear, 256 to 224; its GoogLeNet turns ImageNet's
 # statistics into 0.5 inside the network (`transform_input`). timm, https://github.com/huggingface/pytorch-image-models,
-# `_cfg` of vision_transformer.py, deit.py, swin_transformer.py, convnext.py: bicubic; the default weights'.
+# `_cfg` of vision_transformer.py, deit.py, swin_transformer.py, convnext.py: bicubic; the default weights'. Its
+# resnetv2.py has the statistics of BiT's authors (https://github.com/google-research/big_transfer).
 _STATED: dict[str, Preprocessing] = {
     "googlenet": Preprocessing(HALF, HALF, interpolation="bilinear"),
     "resnext101_64x4d": Preprocessing(crop=224 / 232, interpolation="bilinear"),
@@ -63,6 +64,7 @@ _STATED: dict[str, Preprocessing] = {
     "flexivit_": Preprocessing(HALF, HALF, crop=0.95),
     "deit_": Preprocessing(crop=0.9), "deit3_": Preprocessing(crop=0.9),
     "swin_": Preprocessing(crop=0.9),
+    "swinv2_": Preprocessing(crop=0.9), "swinv2_*to384": Preprocessing(crop=1.0),
     **{name: Preprocessing(interpolation="bilinear")
        for name in ("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "faster_rcnn", "fcn_resnet")},
     # timm's own, its `_cfg` of resnet.py and convnext.py: bicubic.
@@ -76,6 +78,10 @@ _STATED: dict[str, Preprocessing] = {
         "resnet200d", "resnetaa50", "resnetaa101d", "seresnet50", "seresnet152d", "seresnext101_32x8d",
         "seresnext101d", "seresnextaa")},
     "seresnextaa201d": Preprocessing(crop=1.0),
+    **{name: Preprocessing(HALF, HALF) for name in ("resnetv2_", "resnetv2_50x1_bit", "resnetv2_152x2_bit")},
+    **{name: Preprocessing(HALF, HALF, crop=0.9) for name in ("resnetv2_18", "resnetv2_34")},
+    **{name: Preprocessing(HALF, HALF, crop=0.95) for name in ("resnetv2_50", "resnetv2_101", "resnetv2_50d_gn")},
+    "resnetv2_*_bit": Preprocessing(HALF, HALF, crop=1.0, interpolation="bilinear"),
     "convnextv2_huge": Preprocessing(crop=1.0, crop_mode="squash"),
     **{name: Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0) for name in ("convnext_large_mlp", "convnext_xxlarge")},
 }

@@ -191,6 +191,22 @@ class Stage(nn.Module):
         return x
 
 
+def strides_and_dilations(stages: int, reached: int, output_stride: int) -> list[tuple[int, tuple[int, int]]]:
+    """Each stage's stride, and the dilations before and in it.
+
+    All stages but the first stride, as long as there are at most `output_stride` pixels of the image to one of a map;
+    after that they dilate instead. reached: so many pixels there are to one that enters the first stage.
+    """
+    plan, dilation = [], 1
+    for i in range(stages):
+        strides, before = 1 if i == 0 else 2, dilation
+        if reached * strides > output_stride:
+            strides, dilation = 1, 2 * dilation
+        reached *= strides
+        plan.append((strides, (before, dilation)))
+    return plan
+
+
 class ResNet(ImageModel):
     """Images float `(B, H, W, C)`, already normalised, to logits float32 `(B, num_classes)`.
 
@@ -251,12 +267,8 @@ class ResNet(ImageModel):
             self.bn1 = norm()
         self.maxpool = pool()
         rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
-        reached, dilation = 1 if self.stem == "cifar" else 4, 1
-        for i, depth in enumerate(self.depths):
-            strides, before = 1 if i == 0 else 2, dilation
-            if reached * strides > self.output_stride:
-                strides, dilation = 1, 2 * dilation
-            reached *= strides
+        plan = strides_and_dilations(len(self.depths), 1 if self.stem == "cifar" else 4, self.output_stride)
+        for i, (depth, (strides, dilations)) in enumerate(zip(self.depths, plan, strict=True)):
             channels = self.width * 2**i
             inner = int(channels * self.width_factor) if self.block == "bottleneck" else channels
             block = partial(
@@ -265,7 +277,7 @@ class ResNet(ImageModel):
                 gate=gates[self.gate], conv=conv, norm=norm,
                 last_scale=nn.initializers.zeros if self.zero_init_last else nn.initializers.ones)
             first = sum(self.depths[:i])
-            stage = Stage(depth, strides, (before, dilation), block, tuple(rates[first:first + depth]), i == 0)
+            stage = Stage(depth, strides, dilations, block, tuple(rates[first:first + depth]), i == 0)
             setattr(self, f"layer{i + 1}", stage)
         if self.preactivation:
             self.norm = norm()

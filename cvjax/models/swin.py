@@ -10,6 +10,9 @@ which maps it shifts.
 
 A stage's window is no larger than its map at `image_size` (as in timm: it sets the size of the table of biases), and
 a map that one window covers is not shifted.
+
+Also the networks that a search over such windows found (Chen et al. 2021, https://arxiv.org/abs/2111.14725), with a
+window of its own in each stage.
 """
 
 import math
@@ -64,6 +67,14 @@ class PatchEmbed(nn.Module):
         return self.norm(name="norm")(x).reshape(batch, height // self.patch_size, width // self.patch_size, -1)
 
 
+def neighbours_as_channels(x: jax.Array) -> jax.Array:
+    """Each 2x2 pixels of a map as one: `(B, H, W, C)` to `(B, H / 2, W / 2, 4C)`, rounded up."""
+    x = pad_to_multiple(x, (2, 2))
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)  # (column, row, channel), the authors' order
+
+
 class PatchMerging(nn.Module):
     """Halves a map and doubles its channels: `(B, H, W, C)` to `(B, H / 2, W / 2, 2C)`, rounded up (sec. 3.1)."""
 
@@ -72,12 +83,8 @@ class PatchMerging(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = pad_to_multiple(x, (2, 2))
-        batch, height, width, channels = x.shape
-        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
-        x = x.reshape(batch, height // 2, width // 2, 4 * channels)  # (column, row, channel), the authors' order
-        return Dense(2 * channels, use_bias=False, kernel_init=INIT.linear, dtype=self.dtype, name="reduction")(
-            self.norm(name="norm")(x))
+        y = self.norm(name="norm")(neighbours_as_channels(x))
+        return Dense(2 * x.shape[-1], use_bias=False, kernel_init=INIT.linear, dtype=self.dtype, name="reduction")(y)
 
 
 class WindowAttention(nn.Module):
@@ -98,13 +105,18 @@ class WindowAttention(nn.Module):
         offsets = math.prod(2 * n - 1 for n in self.window)
         self.table = self.param("relative_position_bias_table", normal, (offsets, self.heads))
 
+    def biases(self) -> jax.Array:
+        """Of each offset, in the order of `relative_position_index`, for each head: `((2h - 1) * (2w - 1), heads)`."""
+        return self.table
+
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, _ = x.shape
         x = pad_to_multiple(x, self.window)
         size = size_of(x)
         down, right = (w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
         shift = down, right
-        bias = jnp.moveaxis(self.table[relative_position_index(self.window)], -1, 0)[None]  # (1, heads, h * w, h * w)
+        biases = self.biases()[relative_position_index(self.window)]  # (h * w, h * w, heads)
+        bias = jnp.moveaxis(biases, -1, 0)[None]
         if any(shift):
             x = jnp.roll(x, (-down, -right), axis=(1, 2))
             seen = shifted_window_mask(size, self.window, shift)
@@ -179,7 +191,8 @@ class SwinTransformer(ImageModel):
 
     image_size: the size windows are cut for; any other works with the same parameters.
     width: channels of the first stage; each further stage doubles them. depths, heads: of each stage.
-    window: side of a window, in tokens. num_classes: 0 drops the head, the output is then `features`.
+    window: side of a window, in tokens; one number, or one for each stage.
+    num_classes: 0 drops the head, the output is then `features`.
     drop_path: stochastic-depth rate of the last block, active with `train=True` (stream `dropout`); it grows linearly
     from 0. remat: what each block recomputes in the backward pass (`cvjax.layers.remat`).
     Named maps: `layers/0`, `layers/1`, ..., the output of each stage.
@@ -194,7 +207,7 @@ class SwinTransformer(ImageModel):
     width: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
-    window: int = 7
+    window: int | tuple[int, ...] = 7
     mlp_ratio: float = 4.0
     num_classes: int = 1000
     drop_path: float = 0.0
@@ -203,23 +216,36 @@ class SwinTransformer(ImageModel):
 
     @property
     def windows(self) -> list[Size]:
-        """Each stage's window: `window`, or the whole map of an image of `image_size` where that is smaller."""
-        strides = [self.patch_size * 2**i for i in range(len(self.depths))]
+        """Each stage's window: as `window` says, or the whole map of an image of `image_size` where that is smaller."""
         height, width = as_pair(self.image_size)
-        return [(min(self.window, -(-height // stride)), min(self.window, -(-width // stride))) for stride in strides]
+        sides = [self.window] * len(self.depths) if isinstance(self.window, int) else self.window
+        strides = [self.patch_size * 2**i for i in range(len(sides))]
+        return [(min(side, -(-height // stride)), min(side, -(-width // stride)))
+                for side, stride in zip(sides, strides, strict=True)]
+
+    @nn.nowrap
+    def merging(self, norm: Any) -> Any:
+        """Makes what halves the map before a stage."""
+        return partial(PatchMerging, norm, self.dtype)
+
+    @nn.nowrap
+    def block(self, stage: int, norm: Any) -> Any:
+        """Makes a block of a stage, which is the first one with the number 0, from `shifted` and `drop_path`."""
+        return partial(rematerialized(SwinBlock, self.remat), self.heads[stage], self.windows[stage], self.mlp_ratio,
+                       norm, self.dtype)
 
     def setup(self) -> None:
         if len(self.depths) != len(self.heads):
             raise ValueError(f"depths {self.depths} and heads {self.heads}: there must be one of each for every stage")
-        if self.window < 1:
+        if len(self.windows) != len(self.depths):
+            raise ValueError(f"window {self.window}: it must be one number, or {len(self.depths)}, one for every stage")
+        if min(map(min, self.windows)) < 1:
             raise ValueError(f"window {self.window}: it must be at least 1")
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        block = rematerialized(SwinBlock, self.remat)
         rates = np.split(np.linspace(0.0, self.drop_path, sum(self.depths)), np.cumsum(self.depths)[:-1])
-        stages = [partial(Stage, partial(PatchMerging, norm, self.dtype) if i else None,
-                          partial(Blocks, partial(block, heads, window, self.mlp_ratio, norm, self.dtype),
-                                  tuple(map(float, stage_rates))))
-                  for i, (heads, window, stage_rates) in enumerate(zip(self.heads, self.windows, rates, strict=True))]
+        stages = [partial(Stage, self.merging(norm) if i else None,
+                          partial(Blocks, self.block(i, norm), tuple(map(float, stage_rates))))
+                  for i, stage_rates in enumerate(rates)]
         self.patch_embed = PatchEmbed(self.patch_size, self.width, norm, self.dtype)
         self.layers = Stages(tuple(stages))
         self.norm = norm()
@@ -250,13 +276,17 @@ SMALL = dict(width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
 BASE = dict(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
 LARGE = dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))
 
-VARIANTS = {
+VARIANTS: dict[str, tuple[type[SwinTransformer], dict[str, Any]]] = {
     f"swin_{size}_patch4_window{window}_{image}": (SwinTransformer, dict(dims, window=window, image_size=image))
     for size, dims, window, image in (
         ("tiny", TINY, 7, 224), ("small", SMALL, 7, 224),
         ("base", BASE, 7, 224), ("base", BASE, 12, 384),
         ("large", LARGE, 7, 224), ("large", LARGE, 12, 384),
     )
+} | {
+    "swin_s3_tiny_224": (SwinTransformer, dict(TINY, window=(7, 7, 14, 7))),
+    "swin_s3_small_224": (SwinTransformer, dict(SMALL, window=(14, 14, 14, 7))),
+    "swin_s3_base_224": (SwinTransformer, dict(TINY, depths=(2, 2, 30, 2), window=(7, 7, 14, 7))),
 }
 
 register(VARIANTS)

@@ -59,6 +59,19 @@ def relative_position_index(window: Size) -> np.ndarray:
     return offsets[..., 0] * (2 * w - 1) + offsets[..., 1]
 
 
+def log_spaced_offsets(window: Size, trained_window: Size) -> np.ndarray:
+    """Offsets of a window's tokens in rows and columns, on a logarithmic scale: float32 `((2h - 1) * (2w - 1), 2)`.
+
+    `sign(d) log2(1 + 8 |d| / (trained - 1)) / 3` (Liu et al. 2022, https://arxiv.org/abs/2111.09883, eq. 4, scaled as
+    in the authors' code). In a window twice as wide as in training, the farthest is 1.3 times as far as any there.
+    Rows are in the order of `relative_position_index`.
+    """
+    rows, columns = (np.arange(1 - n, n) * (8 / max(trained - 1, 1))  # a single token has the offset 0 alone
+                     for n, trained in zip(window, trained_window, strict=True))
+    offsets = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    return (np.sign(offsets) * np.log2(1 + np.abs(offsets)) / np.log2(8)).astype(np.float32)
+
+
 def resize_relative_positions(table: np.ndarray, trained_window: Size, window: Size) -> np.ndarray:
     """A bias table `((2h - 1) * (2w - 1), heads)` of one window size for another, as timm does on loading.
 

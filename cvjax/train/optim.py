@@ -21,8 +21,9 @@ import optax
 
 from cvjax.train._options import choose, options_of
 
-TOKENS_AND_POSITIONS = ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed",
-                        "relative_position_bias_table")
+# Of Swin V2 a network makes positions: `cpb_mlp`.
+TOKENS_AND_POSITIONS = {"cls_token", "dist_token", "reg_token", "mask_token", "pos_embed",
+                        "relative_position_bias_table", "cpb_mlp"}
 
 Parts = list[optax.GradientTransformation]
 
@@ -35,7 +36,7 @@ def leaf_names(tree: Any) -> Any:
 
 def decay_mask(params: Any) -> Any:
     """True on the leaves that weight decay shrinks: matrices and kernels, not norms, biases, positions or tokens."""
-    return jax.tree.map(lambda name, x: x.ndim > 1 and name.split("/")[-1] not in TOKENS_AND_POSITIONS,
+    return jax.tree.map(lambda name, x: x.ndim > 1 and not TOKENS_AND_POSITIONS & set(name.split("/")),
                         leaf_names(params), params)
 
 

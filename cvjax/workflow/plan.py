@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 from cvjax.layers.attention import SelfAttention
 from cvjax.layers.mlp import Mlp
 from cvjax.models.summary import multiply_accumulates
+from cvjax.models.swin_v2 import CosineAttention
 from cvjax.train.layout import Layout
 from cvjax.workflow.accelerators import DEVICES, Device
 from cvjax.workflow.memory import Memory, measure_memory, memory_table, size_text
@@ -73,7 +74,7 @@ def _spread_outputs(prepared: Prepared[Any], layout: Layout) -> int:
 
     def note(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*arguments, **options)
-        if isinstance(context.module, SelfAttention | Mlp) and context.method_name == "__call__":
+        if isinstance(context.module, SelfAttention | CosineAttention | Mlp) and context.method_name == "__call__":
             sizes.append(math.prod(output.shape) * output.dtype.itemsize)
         return output
 

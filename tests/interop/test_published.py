@@ -62,6 +62,9 @@ def test_what_cannot_be_done_is_an_error_that_names_the_file() -> None:
     ("wide_resnet50_2", 0.485, 0.875, "bilinear"), ("convnext_tiny", 0.485, 0.875, "bicubic"),
     ("resnet50d", 0.485, 0.875, "bicubic"), ("resnet101d", 0.485, 0.95, "bicubic"),
     ("seresnext50_32x4d", 0.485, 0.875, "bicubic"), ("resnext101_32x4d", 0.485, 0.875, "bilinear"),
+    ("swinv2_tiny_window8_256", 0.485, 0.9, "bicubic"), ("swinv2_base_window12to24_192to384", 0.485, 1.0, "bicubic"),
+    ("resnetv2_34d", 0.5, 0.9, "bicubic"), ("resnetv2_50", 0.5, 0.95, "bicubic"),
+    ("resnetv2_50x1_bit", 0.5, 0.875, "bicubic"), ("resnetv2_50x3_bit", 0.5, 1.0, "bilinear"),
     ("convnext_xxlarge", 0.48145466, 1.0, "bicubic"),
 ])
 def test_a_bare_file_is_seen_as_its_family_states(name: str, mean: float, crop: float, interpolation: str) -> None:

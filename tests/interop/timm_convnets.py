@@ -1,4 +1,4 @@
-"""What tests/parity/make_timm_convnets.py stored of timm's ResNets and ConvNeXts."""
+"""What tests/parity/make_timm_convnets.py stored of timm's ResNets, ConvNeXts and Swins."""
 
 import hashlib
 import json

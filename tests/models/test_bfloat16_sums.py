@@ -18,6 +18,7 @@ MODELS = {
     "convnextv2_tiny": dict(depths=(1,), widths=(8,)), "lenet5": {}, "alexnet": {}, "vgg11": {},
     "vit_tiny_patch16_224": dict(depth=1, layer_scale=0.1, qk_norm=True),
     "swin_tiny_patch4_window7_224": dict(depths=(1, 2), heads=(3, 6)),
+    "swinv2_tiny_window8_256": dict(depths=(1, 2), heads=(3, 6)), "resnetv2_50x1_bit": dict(depths=(1, 1)),
     "convnext_tiny": dict(depths=(1, 1, 1, 1)),
     "vgg11_bn": {}, "googlenet_lrn": {}, "densenet121": dict(depths=(2, 1)), "airbench94": {}, "resnet9": {}, "mlp": {},
     "linear": {}, "mae_vit_tiny_patch16": dict(depth=1, decoder_depth=1), "fcn_resnet50": {},

@@ -102,6 +102,8 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {  # fields, and the layers that 
     "densenet40_k12": (dict(depths=(2, 2, 2)), "conv0"), "airbench96": ({}, "whiten"),
     "vit_tiny_patch16_224": (dict(width=8, heads=2, depth=3), "cls_token pos_embed patch_embed blocks/0"),
     "swin_tiny_patch4_window7_224": (dict(width=8, depths=(1, 1, 1), heads=(1, 1, 1)), "patch_embed layers/0"),
+    "swinv2_tiny_window8_256": (dict(width=8, depths=(1, 1, 1), heads=(1, 1, 1)), "patch_embed layers/0"),
+    "resnetv2_18": (dict(depths=(1, 1), width=8), "conv1"),
     "convnext_tiny": (dict(widths=(4, 8, 8), depths=(1, 1, 1)), "stem stages_0"),
     "yolov1_classifier": (dict(layers=((2, 3, 1), None, (3, 3, 1), (4, 1, 1))), "conv1"),
 }

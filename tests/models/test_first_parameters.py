@@ -29,6 +29,7 @@ TINY = dict(image_size=32, patch_size=8, width=64, depth=2, heads=2, num_classes
     ("deit_tiny_patch16_224", TINY),
     ("swin_tiny_patch4_window7_224", dict(image_size=32, window=2, width=32, depths=(1, 1), heads=(2, 2),
                                           num_classes=50)),
+    ("swinv2_tiny_window8_256", dict(image_size=32, window=2, width=32, depths=(1, 1), heads=(2, 2), num_classes=50)),
 ])
 def test_linear_layers_of_deit_and_swin_start_at_a_deviation_of_two_hundredths(name: str, fields: dict) -> None:
     """Not cut at two deviations, which would leave 0.0176; the embedding starts as torch's convolutions do."""

@@ -15,8 +15,8 @@ from cvjax.models.registry import register
 from tests.interop.timm_convnets import STORED
 from tests.parity.timm_vits import read_stored
 
-# Swin: what timm's models of these names have (1000 classes), as the ViTs, ResNets and ConvNeXts that are stored. MAE:
-# the authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
+# ViTs, ResNets, ConvNeXts and Swins are stored: what timm's models of these names have (1000 classes). MAE: the
+# authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
 VITS = {name: entry["parameters"] for name, entry in read_stored()["models"].items()}
 COUNTS = {
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
@@ -63,12 +63,6 @@ COUNTS = {
     "resnet56": 853_018,
     "sppnet": 136_916_520,
     "sppnet_alexnet": 75_780_904,  # AlexNet's 2,469,696 up to conv5, and fc6 of 50 * 256 inputs
-    "swin_base_patch4_window12_384": 87_903_584,
-    "swin_base_patch4_window7_224": 87_768_224,
-    "swin_large_patch4_window12_384": 196_735_516,
-    "swin_large_patch4_window7_224": 196_532_476,
-    "swin_small_patch4_window7_224": 49_606_258,
-    "swin_tiny_patch4_window7_224": 28_288_354,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
     "vgg13": 133_047_848,

@@ -176,6 +176,7 @@ VIT_FORMS = (
     VitCase("vit_distilled", input_size=(24, 20), options=dict(distilled=True)),
 )
 SWIN = "swin_tiny_patch4_window7_224"
+SWIN_V2 = "swinv2_tiny_window8_256"
 SMALL_SWIN = dict(width=12, depths=(2, 2), heads=(2, 3), num_classes=5)
 SMALL_INCEPTIONS = {"4a": (8, 6, 8, 4, 8, 4), "4d": (6, 4, 8, 6, 4, 6), "5a": (8, 4, 8, 4, 8, 8)}
 CLASSIFIER_CASES = (
@@ -215,13 +216,16 @@ CLASSIFIER_CASES = (
     # Maps of 11x15, 6x8 and 3x4 padded to windows of 4: by less than the shift, by as much, and to a single window.
     ClassifierCase("swin_padded", SWIN, dict(SMALL_SWIN, depths=(2, 1, 2), heads=(2, 3, 4), window=4), (44, 60),
                    layout="torchvision"),
+    ClassifierCase("swin_v2", SWIN_V2, dict(SMALL_SWIN, image_size=(64, 32), window=4), (64, 32)),
+    # Maps of 11x9 and 6x5.
+    ClassifierCase("resnet_v2_bit", "resnetv2_50x1_bit", dict(depths=(2, 1), width=32, num_classes=5), (44, 34)),
     # Maps of 18x11, 9x5, 4x2 and 2x1: rows and columns that no 2x2 window holds.
     ClassifierCase("convnext", "convnext_tiny", dict(widths=(8, 12, 16, 20), depths=(1, 2, 1, 1), num_classes=5),
                    (75, 44)),
     ClassifierCase("convnext_two_stages", "convnext_tiny", dict(widths=(8, 16), depths=(2, 1), num_classes=5),
                    (24, 28), layout="torchvision"),
 )
-# Compared live only: one of each field in which timm's ResNets and ConvNeXts differ.
+# Compared live only: one of each field in which timm's networks differ.
 SMALL_RESNET = dict(depths=(1, 1, 1, 1), width=8, num_classes=5)
 SMALL_CONVNEXT = dict(widths=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_classes=5)
 TIMM_CASES = (
@@ -236,6 +240,16 @@ TIMM_CASES = (
     ClassifierCase("resnet_blur_basic", "resnetblur18", dict(SMALL_RESNET, stem="deep", stem_widths=(4, 4, 8))),
     ClassifierCase("resnet_means", "resnetaa50d", dict(SMALL_RESNET, stem_widths=(4, 4, 8)), (64, 32)),
     ClassifierCase("resnet_groups", "resnet50_gn", dict(SMALL_RESNET, width=32, stem="deep")),
+    ClassifierCase("resnet_v2_basic", "resnetv2_18", SMALL_RESNET, (44, 34)),
+    ClassifierCase("resnet_v2_bottleneck", "resnetv2_50", SMALL_RESNET),
+    ClassifierCase("resnet_v2_average", "resnetv2_50t", dict(SMALL_RESNET, stem_widths=(3, 4, 8)), (44, 34)),
+    ClassifierCase("resnet_v2_dilated", "resnetv2_34d", dict(SMALL_RESNET, stem_widths=(4, 4, 8), output_stride=8)),
+    ClassifierCase("resnet_v2_groups", "resnetv2_50d_gn", dict(depths=(1, 1), width=32, num_classes=5)),
+    ClassifierCase("swin_window_of_each_stage", "swin_s3_tiny_224", dict(
+        SMALL_SWIN, depths=(2, 1, 1), heads=(2, 3, 4), image_size=32, window=(2, 4, 1))),
+    # Beyond the training's windows of 4 and 2: maps of 12x12 and 6x6 in windows of 6.
+    ClassifierCase("swin_v2_larger_windows", SWIN_V2, dict(SMALL_SWIN, image_size=48, window=6,
+                                                           pretrained_windows=(4, 2)), (48, 48)),
     ClassifierCase("convnext_overlapping_stem", "convnext_atto_ols", dict(SMALL_CONVNEXT, stem_width=8), (43, 38)),
     ClassifierCase("convnext_norm_first", "convnext_tiny_hnf", SMALL_CONVNEXT),
     ClassifierCase("convnext_representation", "convnext_large_mlp", dict(SMALL_CONVNEXT, representation_size=12)),

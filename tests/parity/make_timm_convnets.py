@@ -1,6 +1,6 @@
 """Write tests/interop/timm_convnets.json from timm: `PYTHONPATH=. python tests/parity/make_timm_convnets.py`.
 
-For each architecture of timm's resnet.py and convnext.py that cvjax has under the same name: the tags under which timm
+For each architecture of the files of timm's in `FILES` that cvjax has under the same name: the tags under which timm
 publishes weights, the number of parameters, and a fingerprint of the names and shapes of its state dict, with 1000
 classes. `left_out` has the others with their tags.
 """
@@ -16,6 +16,8 @@ from timm import list_models as timm_models
 from cvjax.models import list_models
 from tests.interop.timm_convnets import PATH, fingerprint
 
+FILES = ("resnet", "resnetv2", "convnext", "swin_transformer", "swin_transformer_v2")
+
 
 def described(name: str, tags: list[str]) -> dict[str, Any]:
     """What is stored of an architecture; on torch's device without numbers."""
@@ -28,8 +30,7 @@ def described(name: str, tags: list[str]) -> dict[str, Any]:
 
 def content() -> dict[str, Any]:
     """All of the file."""
-    tags: dict[str, list[str]] = {
-        name: [] for module in ("resnet", "convnext") for name in timm_models(module=module)}
+    tags: dict[str, list[str]] = {name: [] for module in FILES for name in timm_models(module=module)}
     for tagged in list_pretrained():
         name, _, tag = tagged.partition(".")
         if name in tags:

@@ -81,9 +81,10 @@ def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
     jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)
 
 
-# timm's convolutional networks and ViTs are compared with what is stored of them (tests/interop/test_timm_convnets.py,
-# test_timm_vits.py), and that with timm. An MAE's reference is the authors' code; the baselines, LeNet and the FCN of
-# any backbone have none; detectors have outputs of their own kinds (see test_faster_rcnn_live.py).
+# timm's convolutional networks, Swins and ViTs are compared with what is stored of them
+# (tests/interop/test_timm_convnets.py, test_timm_vits.py), and that with timm. An MAE's reference is the authors' code;
+# the baselines, LeNet and the FCN of any backbone have none; detectors have outputs of their own kinds (see
+# test_faster_rcnn_live.py).
 PUBLISHED = [name for name in list_models()
              if name != "fcn" and name not in STORED["architectures"] and "yolo" not in name
              and not isinstance(create_model(name), VisionTransformer)
@@ -95,8 +96,9 @@ PUBLISHED = [name for name in list_models()
 FULL_SIZE = ("airbench94", "airbench96", "alexnet", "alexnet_grouped", "convnext_tiny", "convnextv2_atto",
              "deit_tiny_patch16_224", "densenet121", "densenet_bc100_k12", "fcn8s_vgg16", "fcn32s_vgg16",
              "fcn_resnet50", "googlenet", "googlenet_lrn", "resnet9", "resnet18", "resnet50", "resnet110",
-             "resnetblur18", "resnext50_32x4d", "seresnext26t_32x4d", "swin_tiny_patch4_window7_224", "vgg16",
-             "vgg16_bn", "vit_base_patch16_gap_224", "vit_small_patch16_384", "wide_resnet50_2")
+             "resnetblur18", "resnetv2_50x1_bit", "resnext50_32x4d", "seresnext26t_32x4d",
+             "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vgg16", "vgg16_bn",
+             "vit_base_patch16_gap_224", "vit_small_patch16_384", "wide_resnet50_2")
 
 
 @pytest.mark.slow
@@ -126,7 +128,7 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     assert expected in layouts
 
 
-def test_what_is_stored_of_convolutional_networks_is_timms(theirs: ModuleType) -> None:
+def test_what_is_stored_of_convolutional_networks_and_swins_is_timms(theirs: ModuleType) -> None:
     """Of every tag's architecture; the names are ours that timm has, too."""
     import make_timm_convnets
 

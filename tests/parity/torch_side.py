@@ -20,13 +20,25 @@ from mae_reference import TorchMae
 from resnet9_reference import TorchResNet9
 from resnet_reference import CifarResNet, NarrowResNet, PreactivationResNet
 from timm import create_model, list_models
-from timm.layers import BlurPool2d, LayerNorm, PatchEmbed, SwiGLUPacked, resample_abs_pos_embed
+from timm.layers import (
+    BatchNormAct2d,
+    BlurPool2d,
+    GroupNormAct,
+    LayerNorm,
+    PatchEmbed,
+    StdConv2d,
+    SwiGLUPacked,
+    create_conv2d,
+    resample_abs_pos_embed,
+)
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.resnet import BasicBlock as TimmBasic
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
+from timm.models.resnetv2 import ResNetV2
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.models import ConvNeXt as TorchvisionConvNeXt
 from torchvision.models import SwinTransformer as TorchvisionSwin
@@ -106,6 +118,8 @@ def state_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
             if name in wanted or name.endswith(("running_mean", "running_var"))}
 
 
+SMALL_SWIN = dict(embed_dim=12, depths=(2, 2), num_heads=(2, 3), num_classes=5, drop_path_rate=0.0)
+
 # Case name -> the reference with the case's fields.
 CLASSIFIERS = {
     "lenet": lambda: TorchLeNet(CHANNELS),
@@ -134,6 +148,9 @@ CLASSIFIERS = {
     "swin_small_maps": lambda: SwinTransformer(
         (24, 64), embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=8, num_classes=5, drop_path_rate=0.0,
         strict_img_size=False, embed_layer=partial(PatchEmbed, dynamic_img_pad=True)),
+    "swin_v2": lambda: SwinTransformerV2((64, 32), window_size=4, **SMALL_SWIN),
+    "resnet_v2_bit": lambda: _timm_resnet_v2((2, 1), 32, stem_type="fixed", norm_layer=GroupNormAct,
+                                             conv_layer=partial(StdConv2d, eps=1e-8)),
     "swin_padded": lambda: TorchvisionSwin(
         [4, 4], 12, [2, 1, 2], [2, 3, 4], [4, 4], num_classes=5, stochastic_depth_prob=0.0),
     "convnext": lambda: ConvNeXt(dims=(8, 12, 16, 20), depths=(1, 2, 1, 1), num_classes=5),
@@ -145,6 +162,15 @@ CLASSIFIERS = {
 def _timm_resnet(block: type[TimmBasic | TimmBottleneck], width: int = 8, **options: Any) -> TimmResNet:
     options = dict(stem_type="deep", stem_width=4) | options
     return TimmResNet(block, (1, 1, 1, 1), num_classes=5, channels=(width, 2 * width, 4 * width, 8 * width), **options)
+
+
+def _timm_resnet_v2(layers: tuple[int, ...] = (1, 1, 1, 1), width: int = 8, **options: Any) -> ResNetV2:
+    """Of bottlenecks, as wide as the `width` of cvjax's says, unless it is `basic`."""
+    basic = options.get("basic", False)
+    options = dict(conv_layer=create_conv2d, norm_layer=BatchNormAct2d, bottle_ratio=1.0 if basic else 0.25,
+                   stem_chs=width) | options
+    channels = tuple((1 if basic else 4) * width * 2**i for i in range(len(layers)))
+    return ResNetV2(layers, channels, num_classes=5, **options)
 
 
 SMALL_CONVNEXT = dict(dims=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_classes=5)
@@ -160,6 +186,16 @@ CLASSIFIERS |= {
     "resnet_blur_basic": lambda: _timm_resnet(TimmBasic, aa_layer=BlurPool2d),
     "resnet_means": lambda: _timm_resnet(TimmBottleneck, avg_down=True, aa_layer=torch.nn.AvgPool2d),
     "resnet_groups": lambda: _timm_resnet(TimmBottleneck, 32, stem_width=32, norm_layer="groupnorm"),
+    "resnet_v2_basic": lambda: _timm_resnet_v2(basic=True),
+    "resnet_v2_bottleneck": _timm_resnet_v2,
+    "resnet_v2_average": lambda: _timm_resnet_v2(stem_type="tiered", avg_down=True),
+    "resnet_v2_dilated": lambda: _timm_resnet_v2(stem_type="deep", avg_down=True, basic=True, output_stride=8),
+    "resnet_v2_groups": lambda: _timm_resnet_v2((1, 1), 32, stem_type="deep", stem_chs=64, avg_down=True,
+                                                norm_layer=GroupNormAct),
+    "swin_window_of_each_stage": lambda: SwinTransformer(
+        32, window_size=(2, 4, 1), **SMALL_SWIN | dict(depths=(2, 1, 1), num_heads=(2, 3, 4))),
+    "swin_v2_larger_windows": lambda: SwinTransformerV2(48, window_size=6, pretrained_window_sizes=(4, 2),
+                                                        **SMALL_SWIN),
     "convnext_overlapping_stem": lambda: ConvNeXt(**SMALL_CONVNEXT, stem_type="overlap_tiered", conv_mlp=True),
     "convnext_norm_first": lambda: ConvNeXt(**SMALL_CONVNEXT, head_norm_first=True, conv_mlp=True),
     "convnext_representation": lambda: ConvNeXt(**SMALL_CONVNEXT, head_hidden_size=12),

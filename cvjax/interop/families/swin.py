@@ -46,7 +46,7 @@ def _index_tables(model: SwinTransformer) -> dict[str, np.ndarray]:
             for i, (depth, window) in enumerate(zip(model.depths, model.windows, strict=True)) for j in range(depth)}
 
 
-def _buffers(model: SwinTransformer) -> dict[str, np.ndarray]:
+def authors_buffers(model: SwinTransformer) -> dict[str, np.ndarray]:
     """What the authors' code stores, and asks for when it loads strictly: index tables, and masks of shifted windows.
 
     Their masks are 0 where a token may look and -100 where not. A map that one window covers is not shifted.
@@ -79,17 +79,21 @@ def _fit_table(table: np.ndarray, shape: tuple[int, ...], model: SwinTransformer
     return resize_relative_positions(table, (learnt, learnt), window)
 
 
+def merged_at_the_end(model: SwinTransformer) -> tuple[tuple[str, str], ...]:
+    """Renames to the authors' places of patch merging, which ends a stage there."""
+    return tuple((f"layers/{i + 1}/downsample/", f"layers/{i}/downsample/") for i in range(len(model.depths)))
+
+
 def swin(model: SwinTransformer) -> Family:
     """The table of a Swin: torchvision numbers stages and merges in one row, the authors merge at a stage's end."""
     stages = range(len(model.depths))
-    merged_at_the_end = tuple((f"layers/{i + 1}/downsample/", f"layers/{i}/downsample/") for i in stages)
     features = (("patch_embed/norm/", "features/0/2/"),
                 *((f"layers/{i}/blocks/", f"features/{2 * i + 1}/") for i in stages),
                 *((f"layers/{i}/downsample/", f"features/{2 * i}/") for i in stages))
     return Family(
         namings={"timm": Naming(TRANSFORMER, (("head/", "head/fc/"),)),
                  "torchvision": Naming(TORCHVISION, features, _index_tables),
-                 "official": Naming(TRANSFORMER, merged_at_the_end, _buffers),
+                 "official": Naming(TRANSFORMER, merged_at_the_end(model), authors_buffers),
                  "transformers": _transformers(model)},
         fresh=r"(head|classifier)\..+",
         ignored=r"(head|classifier)\..+|.+\.(relative_position_index|attn_mask)",

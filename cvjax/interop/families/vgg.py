@@ -8,7 +8,7 @@ from cvjax.interop.naming import TORCH, Family, Layout, Naming, Rule, after_flat
 from cvjax.models.vgg import VGG
 
 
-def _as_convolution(side: int) -> Layout:
+def as_convolution(side: int) -> Layout:
     """A linear layer on a flattened map, which timm stores as a convolution: (h*w*in, out) <-> (out, in, h, w)."""
     def to_theirs(kernel: np.ndarray, model: nn.Module) -> np.ndarray:
         return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
@@ -36,8 +36,8 @@ def vgg(model: VGG) -> Family:
         namings={
             "torchvision": Naming((Rule(r"classifier/0/kernel", "classifier/0/weight", after_flattening(7, 7)), *TORCH),
                                   (*places, *torchvision)),
-            "timm": Naming((Rule(r"(.+/fc1)/kernel", r"\1/weight", _as_convolution(7)),
-                            Rule(r"(.+/fc2)/kernel", r"\1/weight", _as_convolution(1)), *TORCH), (*places, *timm)),
+            "timm": Naming((Rule(r"(.+/fc1)/kernel", r"\1/weight", as_convolution(7)),
+                            Rule(r"(.+/fc2)/kernel", r"\1/weight", as_convolution(1)), *TORCH), (*places, *timm)),
         },
         fresh=head,
         ignored=head,
