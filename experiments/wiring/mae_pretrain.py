@@ -20,7 +20,7 @@ from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder
 from cvjax.workflow.frozen.probing import probe_pretrained, shared_protocol
 from cvjax.workflow.image_inputs import ImageInputs, make_inputs
-from cvjax.workflow.inputs import held_out
+from cvjax.workflow.inputs import held_out, with_batches_of
 from cvjax.workflow.normalization import displayable
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.preprocessing import Pretrained, open_pretrained
@@ -53,7 +53,9 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     start = open_pretrained(config.pretrained, lambda: vit_name(config.model)) if config.pretrained else None
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder, prepare=partial(held_out, config),
-                         preprocessing=start and start.preprocessing, augmentation=Augmentation(config.crop_scale, config.flip))
+                         preprocessing=start and start.preprocessing,
+                         augmentation=Augmentation(config.crop_scale, config.flip))
+    config = with_batches_of(config, inputs)
     size, channels = inputs.image_size, inputs.dataset.channels
     model = build_mae(config, image_size=size, channels=channels)
     task = mae_task(model, augment=inputs.augment, preprocess=inputs.preprocess,

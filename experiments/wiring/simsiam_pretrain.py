@@ -78,16 +78,20 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
     print(f"simsiam: projections of width {config.dim}; their deviation is {config.dim ** -0.5:.4f} when their "
           "directions are spread, and falls towards 0 in a collapse")
+    images = len(inputs.dataset.train)
     schedules: list[Any] = [(is_predictor, lambda step: peak)] if config.constant_predictor_rate else []
-    if start:
-        schedules += late_schedules(config, "backbone", config.total_steps(len(inputs.dataset.train)),
-                                    len(inputs.dataset.train))
+    schedules += late_schedules(config, "backbone", config.total_steps(images), images) if start else []
     return prepare_training(config, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=model,
                             output_modules=model.output_modules,
                             rules={"collapse": ProjectionGuard(config.dim, patience=config.collapse_patience,
                                                                stop=config.stop_on_collapse)},
                             pretrained=start and start.variables(model.backbone, config.seed),
-                            adapt=(lambda fresh, learnt: with_part(fresh, "backbone", learnt)) if start else None, own_schedules=schedules)
+                            adapt=adapt if start else None, own_schedules=schedules)
+
+
+def adapt(fresh: Any, backbone: Any) -> Any:
+    """The first variables with a learnt backbone."""
+    return with_part(fresh, "backbone", backbone)
 
 
 def build_simsiam(config: Config, *, image_size: int, channels: int, axis_name: str | None = None) -> SimSiam:
