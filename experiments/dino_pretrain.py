@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from cvjax.workflow.classification.options import check_color_jitter
 from cvjax.workflow.command import main
-from cvjax.workflow.config import TrainingConfig, require
+from cvjax.workflow.config import ContinuedConfig, require
 from cvjax.workflow.frozen.options import Pool
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
+class Config(ContinuedConfig):
     """DINO pre-training. --crop-scale is that of the global views; --weight-decay is the decay at the start."""
 
     model: str = "vit_small_patch16_224"

@@ -10,11 +10,11 @@ import dataclasses
 from typing import Any, Literal
 
 from cvjax.workflow.command import main
-from cvjax.workflow.config import TrainingConfig, require
+from cvjax.workflow.config import ContinuedConfig, require
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
+class Config(ContinuedConfig):
     """MAE pre-training."""
 
     model: str = "mae_vit_base_patch16"

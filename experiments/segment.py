@@ -5,7 +5,12 @@ folders like CamVid's (train, trainannot, val, valannot, test, testannot): `pyth
 folder:PATH`.
 
 To start from published weights: `--pretrained FILE`, with those of the whole network or of a classifier that is its
-backbone.
+backbone. To judge the features of a frozen network by a linear layer at each position, as DINOv2's authors do:
+
+    python -m experiments.segment --frozen --pretrained RUN
+    python -m experiments.segment camvid --frozen --data folder:PATH --model vit_small_patch14_dinov2 --model-fields
+
+`--model-fields` without a value takes away those of the preset.
 """
 
 import dataclasses
@@ -31,7 +36,7 @@ class Config(PreprocessingOptions, ColourConfig):
     """The numbers that stand for the classes in label maps, in their order, such as 0 255 for masks of 0 and 255; by
     default each number stands for itself."""
     model: str = "fcn"
-    """A name from list_models(): a network that gives a class for each pixel."""
+    """A name from list_models(): a network that gives a class for each pixel; with --frozen, the frozen one."""
     model_fields: tuple[str, ...] = ()
     """Fields of the model to change, such as backbone=resnet18 maps=3."""
     crop_size: tuple[int, int] = (96, 96)
@@ -45,6 +50,11 @@ class Config(PreprocessingOptions, ColourConfig):
     """median_frequency: rare classes weigh more in the loss (Eigen and Fergus 2015)."""
     pretrained: str | None = None
     """Start from a weight file, hf-hub:OWNER/NAME, or a supervised run's folder: the network's or its backbone's."""
+    frozen: bool = False
+    """Learn only a batch norm and a linear layer at each position of a frozen network: that of a run (--pretrained
+    RUN), or --model and --model-fields with the weights of --pretrained, or with those that timm takes for it."""
+    map: str | None = None
+    """With --frozen: the named map that is judged; by default a ViT's last patch tokens, or the last map."""
     backbone_rate: float = 1.0
     """Learning rate of the backbone relative to the rest's."""
     auxiliary_rate: float = 1.0
@@ -58,6 +68,8 @@ class Config(PreprocessingOptions, ColourConfig):
         require(self.crop_ratio >= 1, "crop_ratio", self.crop_ratio, "at least 1")
         for name in ("backbone_rate", "auxiliary_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+            require(not self.frozen or getattr(self, name) == 1, name, getattr(self, name), "left out with --frozen")
+        require(self.frozen or self.map is None, "map", self.map, "left out without --frozen")
 
 
 # For a GPU: "heavy" learning of Shelhamer et al. 2017 (https://arxiv.org/abs/1605.06211), sec. 4.3, of all streams at

@@ -12,12 +12,12 @@ from typing import Any
 
 from cvjax.workflow.classification.options import check_color_jitter
 from cvjax.workflow.command import main
-from cvjax.workflow.config import TrainingConfig, require
+from cvjax.workflow.config import ContinuedConfig, require
 from cvjax.workflow.frozen.options import Pool
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
+class Config(ContinuedConfig):
     """SimSiam pre-training."""
 
     model: str = "resnet50"

@@ -63,3 +63,11 @@ def name_of(model: ImageModel) -> str:
     if not names:
         raise ValueError(f"{type(model).__name__} has no registered name")
     return min(names, key=lambda name: (differing(name), name))
+
+
+def described(model: ImageModel) -> tuple[str, dict[str, Any]]:
+    """`name_of(model)`, and the fields in which the model differs from that one; ValueError as there."""
+    name = name_of(model)
+    base = create_model(name)
+    return name, {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
+                  if field.name not in ("parent", "name") and getattr(model, field.name) != getattr(base, field.name)}

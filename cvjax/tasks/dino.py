@@ -95,6 +95,12 @@ def dino_task(model: DINO, *, views: Views, preprocess: Callable[[jax.Array], ja
     return Task(init, loss, evaluate, post_update)
 
 
+def with_teacher(variables: Any) -> Any:
+    """The first variables of a `dino_task`, of which the student's were changed, with a teacher equal to it again."""
+    student = {collection: tree for collection, tree in variables.items() if collection != "dino"}
+    return student | {"dino": variables["dino"] | {"teacher": first_teacher(student)}}
+
+
 def _watched(answers: jax.Array, center: jax.Array, axis_name: str | None) -> Metrics:
     """Metrics that show a collapse, from the teacher's answers `(B, G, K)` and the centre used for them."""
     out_dim = answers.shape[-1]

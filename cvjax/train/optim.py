@@ -11,7 +11,7 @@ numbers are those of torch, or of timm where torch has no such optimizer (LARS, 
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -311,7 +311,7 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
                    layer_scale: Callable[[str], float] | None = None,
                    gradient_scale: Callable[[str], float] | None = None,
                    held: tuple[Callable[[str], bool], int] | None = None,
-                   own_schedule: tuple[Callable[[str], bool], optax.Schedule] | None = None,
+                   own_schedules: Sequence[tuple[Callable[[str], bool], optax.Schedule]] = (),
                    frozen: Callable[[str], bool] | None = None,
                    output_modules: Collection[str] = ()) -> optax.GradientTransformation:
     """An optax optimizer by its name in OPTIMIZERS.
@@ -327,8 +327,8 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
     gradients: sgd, momentum and nesterov. There it is a relative learning rate that leaves the decay as it is.
     held: `(path -> bool, steps)`: these parameters begin to move and to gather moments after this many steps; their
     gradients count for `clip_norm` all along.
-    own_schedule: `(path -> bool, schedule)`: these parameters have this learning rate instead of `schedule`'s; all else
-    is the same for all.
+    own_schedules: pairs `(path -> bool, schedule)`: these parameters have this learning rate instead of `schedule`'s,
+    the first pair's that holds; all else is the same for all.
     frozen(path): parameters that keep every bit. They do not decay, hold no moments, and do not count for `clip_norm`;
     statistics of normalisation layers are no parameters and go on moving.
     output_modules: names of the modules that give the output; Muon leaves their matrices to AdamW.
@@ -366,11 +366,10 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
 
     def learning_rate(step: int) -> optax.GradientTransformation:
         rate = optax.scale_by_learning_rate(_later(schedule, step))
-        if own_schedule is None:
-            return rate
-        has_own, own = own_schedule
-        own_rate = optax.scale_by_learning_rate(_later(own, step))
-        return optax.partition({"own": own_rate, "rate": rate}, partial(_named, "own", has_own, "rate"))
+        for has_own, own in reversed(own_schedules):
+            own_rate = optax.scale_by_learning_rate(_later(own, step))
+            rate = optax.partition({"own": own_rate, "rate": rate}, partial(_named, "own", has_own, "rate"))
+        return rate
 
     clips = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     clips += [] if clip_each is None else [clip_each_by_norm(clip_each)]
@@ -386,8 +385,8 @@ def make_optimizer(name: str, schedule: optax.Schedule, *, weight_decay: float |
             "moving": optax.chain(*starting_at(0)),
             "held": optax.conditionally_mask(optax.chain(*starting_at(steps)), moves)}
         optimizer = optax.chain(*clips, optax.partition(groups, partial(_labels, "held", is_held, "moving")))
-    if own_schedule is not None:  # looked at here, for held and moving parameters by themselves may all be of one kind
-        optimizer = _checked(optimizer, "own schedule", own_schedule[0])
+    for has_own, _ in own_schedules:  # looked at here, for held and moving parameters by themselves may be of one kind
+        optimizer = _checked(optimizer, "own schedule", has_own)
     return _freeze(optimizer, frozen) if frozen else optimizer
 
 

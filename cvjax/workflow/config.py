@@ -244,6 +244,28 @@ class PreprocessingOptions:
     """How images are resized in evaluations; by default that of the weights, or bicubic."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ContinuedConfig(TrainingConfig):
+    """Learnt weights from which a pre-training goes on."""
+
+    pretrained: str | None = None
+    """Go on from a weight file, hf-hub:OWNER/NAME, or the folder of a run: supervised, MAE, DINO or SimSiam. What they
+    lack starts fresh: the heads, an MAE's decoder."""
+    head_warmup_epochs: float = 1.0
+    """With --pretrained: epochs at the start in which only what is fresh learns."""
+    backbone_rate: float = 1.0
+    """With --pretrained: learning rate of what is learnt already, relative to the rest's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.head_warmup_epochs >= 0, "head_warmup_epochs", self.head_warmup_epochs, "0 or more")
+        require(self.backbone_rate > 0, "backbone_rate", self.backbone_rate, "more than 0")
+        for name in ("head_warmup_epochs", "backbone_rate"):
+            value = getattr(self, name)
+            require(self.pretrained is not None or value == getattr(ContinuedConfig, name), name, value,
+                    "left out without --pretrained")
+
+
 RUN_DATA = "run"  # --data: what the run that is read learnt from
 RunData = Mark(help=f"By default ({RUN_DATA}) the data that the run of --checkpoint learnt from. {IMAGES.help}",
                check=lambda spec: spec == RUN_DATA or IMAGES.find(spec))

@@ -126,19 +126,23 @@ def build_optimizer(config: TrainingConfig, total_steps: int, *,
     layer_scale: learning rates of parameters by path; that of biases is multiplied by the configuration's.
     options: of `make_optimizer`, besides what the configuration says or instead of it.
     """
-    peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
-    final = None if config.final_rate is None else config.final_rate * peak
-    warmup_steps = int(config.warmup * total_steps)
-    too_short = config.warmup > 0 and not warmup_steps  # then there is no warm-up, and no rate that it starts from
-    start = None if config.start_rate is None or too_short else config.start_rate * peak
-    schedule = make_schedule(config.schedule, peak, warmup_steps=warmup_steps,
-                             total_steps=total_steps, start=start, final=final, milestones=config.milestones,
-                             factor=config.factor, power=config.power)
+    schedule = schedule_of(config, total_steps)
     said: dict[str, Any] = dict(
         weight_decay=config.weight_decay, decay=config.decay, momentum=config.momentum, b1=config.b1, b2=config.b2,
         eps=config.eps, clip_norm=config.clip_norm, clip_each=config.clip_each,
         layer_scale=product(layer_scale, None if config.bias_rate == 1 else bias_scale(config.bias_rate)))
     return make_optimizer(config.optimizer, schedule, **said | options), schedule
+
+
+def schedule_of(config: TrainingConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate of each of so many steps, as a configuration describes it."""
+    peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
+    final = None if config.final_rate is None else config.final_rate * peak
+    warmup_steps = int(config.warmup * total_steps)
+    too_short = config.warmup > 0 and not warmup_steps  # then there is no warm-up, and no rate that it starts from
+    start = None if config.start_rate is None or too_short else config.start_rate * peak
+    return make_schedule(config.schedule, peak, warmup_steps=warmup_steps, total_steps=total_steps, start=start,
+                         final=final, milestones=config.milestones, factor=config.factor, power=config.power)
 
 
 def example_batch(inputs: Inputs) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import CheckpointError, ConfigError
 from cvjax.models import create_model
 from cvjax.models.image_model import ImageModel
-from cvjax.models.registry import name_of
+from cvjax.models.registry import described
 from cvjax.storage import is_address
 from cvjax.train.checkpoint import describe, restore_weights
 from cvjax.workflow.config import as_json
@@ -117,10 +117,7 @@ def evaluated_variables(weights: Mapping[str, Any]) -> Any:
 
 def _described(model: ImageModel) -> dict[str, Any]:
     """A model as the name of a registered model and the fields in which the two differ."""
-    name = name_of(model)
-    base = create_model(name)
-    changed = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
-               if field.name not in ("parent", "name") and getattr(model, field.name) != getattr(base, field.name)}
+    name, changed = described(model)
     return {"name": name, "fields": {field: _as_json(field, value) for field, value in changed.items()}}
 
 

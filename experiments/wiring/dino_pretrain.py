@@ -13,12 +13,14 @@ from cvjax.evaluate.collapse import TeacherGuard
 from cvjax.interop.published import resizing_as
 from cvjax.models.dino import DINO, DINOHead
 from cvjax.models.image_model import with_axis_name
-from cvjax.tasks.dino import dino_task
+from cvjax.ops.position import PositionResize
+from cvjax.tasks.dino import dino_task, with_teacher
 from cvjax.train.preemption import StopRequest
 from cvjax.train.schedules import cosine_between, stairs
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.model import build_classifier
 from cvjax.workflow.config import config_errors
+from cvjax.workflow.continued import late_schedules, with_part
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.attention import draw_attention
@@ -29,6 +31,7 @@ from cvjax.workflow.image_inputs import ImageInputs, make_inputs
 from cvjax.workflow.inputs import held_out, with_batches_of
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.prepared import Prepared, prepare_training
+from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from cvjax.workflow.views import draw_views, recipe, views_of, with_views
@@ -62,15 +65,19 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
+    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
+    folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder,
-                         prepare=partial(held_out, config))
+                         prepare=partial(held_out, config), preprocessing=start and start.preprocessing)
     config = with_batches_of(config, inputs)
     inputs = with_views(config, inputs, *recipes(config, inputs.image_size))
     size, channels, images = inputs.image_size, inputs.dataset.channels, len(inputs.dataset.train)
     steps, epoch = config.total_steps(images), images / config.batch_size
     out_dim, momentum = fitting_out_dim(config, images), fitting_momentum(config, steps)
     axis_name = ENGINES[config.parallel].axis_name
-    model = build_dino(config, image_size=size, channels=channels, out_dim=out_dim, axis_name=axis_name)
+    model = build_dino(config, image_size=size, channels=channels, out_dim=out_dim, axis_name=axis_name,
+                       position_resize=start.position_resize if start else "dino")
+    learnt = start and start.variables(model.backbone, config.seed)
     dino_encoder(model, {}, config, inputs)  # to raise its errors before the training
     views = make_views(config, inputs)
     task = dino_task(
@@ -91,17 +98,26 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
                             output_modules=model.output_modules,
                             rules={"collapse": guard},
                             weight_decay=cosine_between(config.weight_decay, decay_end, steps),
+                            pretrained=learnt, adapt=adapt if start else None,
+                            own_schedules=late_schedules(config, "backbone", steps, images) if start else [],
                             held=(is_last_layer, round(config.freeze_last_layer * epoch)))
 
 
-def build_dino(config: Config, *, image_size: int, channels: int, out_dim: int, axis_name: str | None = None) -> DINO:
+def adapt(fresh: Any, backbone: Any) -> Any:
+    """The first variables with a learnt backbone, in the student and in its teacher."""
+    return with_teacher(with_part(fresh, "backbone", backbone))
+
+
+def build_dino(config: Config, *, image_size: int, channels: int, out_dim: int, axis_name: str | None = None,
+               position_resize: PositionResize = "dino") -> DINO:
     """The student (and teacher) that a configuration describes.
 
-    axis_name: the mapped axis that batch norms average over under pmap.
+    axis_name: the mapped axis that batch norms average over under pmap. position_resize: how the backbone's learned
+    positions are resized, unless --model-fields say it.
     """
     backbone = build_classifier(config, image_size=image_size, channels=channels, num_classes=0,
                                 drop_path=config.drop_path)
-    backbone = with_axis_name(resizing_as(backbone, "dino"), axis_name)  # local views have fewer positions
+    backbone = with_axis_name(resizing_as(backbone, position_resize), axis_name)  # local views have fewer positions
     with config_errors():
         head = DINOHead(out_dim, config.head_layers, config.head_hidden, config.head_bottleneck,
                         config.head_batch_norm, config.norm_last_layer, axis_name, jnp.dtype(config.head_dtype))

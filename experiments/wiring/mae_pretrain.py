@@ -14,13 +14,16 @@ from cvjax.train.preemption import StopRequest
 from cvjax.visualize.reconstruction import reconstruction_panel
 from cvjax.workflow.augmentation import Augmentation
 from cvjax.workflow.budget import prepare_within
+from cvjax.workflow.classification.transfer import with_parameters
+from cvjax.workflow.continued import late_schedules
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder
 from cvjax.workflow.frozen.probing import probe_pretrained, shared_protocol
 from cvjax.workflow.image_inputs import ImageInputs, make_inputs
-from cvjax.workflow.inputs import held_out
+from cvjax.workflow.inputs import held_out, with_batches_of
 from cvjax.workflow.normalization import displayable
 from cvjax.workflow.prepared import Prepared, prepare_training
+from cvjax.workflow.preprocessing import Pretrained, open_pretrained
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from experiments.mae_pretrain import Config
@@ -47,8 +50,12 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
+    start = open_pretrained(config.pretrained, lambda: vit_name(config.model)) if config.pretrained else None
+    folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder, prepare=partial(held_out, config),
+                         preprocessing=start and start.preprocessing,
                          augmentation=Augmentation(config.crop_scale, config.flip))
+    config = with_batches_of(config, inputs)
     size, channels = inputs.image_size, inputs.dataset.channels
     model = build_mae(config, image_size=size, channels=channels)
     task = mae_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
@@ -57,8 +64,27 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
                      preprocessing=inputs.preprocessing,
                      validated=inputs.dataset.validation is not None, part="encoder", name="mae", pool=config.pool,
                      blocks=config.probe_blocks)
+    learnt = start and learnt_parameters(model, start, config.seed)
+    images = len(inputs.dataset.train)
+    late = learnt is not None and "decoder" not in learnt
     return prepare_training(config, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=model,
-                            output_modules=model.output_modules)
+                            output_modules=model.output_modules, pretrained=learnt,
+                            adapt=with_parameters if start else None,
+                            own_schedules=late_schedules(config, "encoder", config.total_steps(images), images)
+                            if late else [])
+
+
+def learnt_parameters(model: MaskedAutoencoder, start: Pretrained, seed: int) -> dict[str, Any]:
+    """The parameters of `encoder` by published weights, and of `decoder` if the weights have one."""
+    if any(name.startswith("decoder_") for name in start.arrays):
+        return start.variables(model, seed)["params"]
+    print(f"--pretrained {start.source} has no decoder: a fresh one learns")
+    return {"encoder": start.variables(model.vit(), seed)["params"]}
+
+
+def vit_name(model: str) -> str:
+    """The registered name of the ViT that is the encoder of an MAE's."""
+    return f"{model.removeprefix('mae_')}_224"
 
 
 def build_mae(config: Config, *, image_size: int, channels: int) -> MaskedAutoencoder:

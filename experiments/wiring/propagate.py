@@ -20,7 +20,7 @@ def run(config: Config) -> None:
     for video in videos:
         check_output(config.output / video.name, video.frames[0].parent, video.mask.parent,
                      *(path.parent for path in video.truths[:1]))
-    encoder = load_vit(config)
+    encoder = load_vit(config, class_token=False)
     check_sizes(encoder, image_size=config.image_size, side_multiple=config.side_multiple)
     options = {name: getattr(config, name) for name in ("image_size", "side_multiple", "queue", "radius", "temperature",
                                                         "top_k")}

@@ -1,5 +1,7 @@
 """The work of `python -m experiments.segment`; its options are in experiments/segment.py."""
 
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +20,14 @@ from cvjax.workflow.augmentation import Recoloring
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import colour_operations
 from cvjax.workflow.config import config_errors
+from cvjax.workflow.continued import with_part
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder, print_metrics
+from cvjax.workflow.frozen.encoder import check_channels
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import record_of
+from cvjax.workflow.segmentation.dense_probe import build_dense_probe, frozen_network
 from cvjax.workflow.segmentation.inputs import SegmentationInputs, make_segmentation_inputs
 from cvjax.workflow.segmentation.model import Segmenter, build_segmenter
 from cvjax.workflow.segmentation.report import baselines, protocol, report
@@ -50,19 +55,25 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[SegmentationInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
-    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
-    folder.reads(start and start.origin)
+    encoder = frozen_network(config) if config.frozen else None
+    start = None if encoder or not config.pretrained else open_pretrained(config.pretrained, lambda: config.model)
+    learnt = encoder or start
+    folder.reads(learnt and learnt.origin)
     inputs = make_segmentation_inputs(config, folder, Recoloring(colour_operations(config)),
-                                      start and start.preprocessing)
+                                      learnt and learnt.preprocessing)
     dataset = inputs.dataset
-    model = build_segmenter(config, config.crop_size, channels=dataset.channels, num_classes=dataset.num_classes)
+    if encoder:
+        check_channels(encoder, dataset.channels)
+        model = build_dense_probe(config, encoder, num_classes=dataset.num_classes)
+    else:
+        model = build_segmenter(config, config.crop_size, channels=dataset.channels, num_classes=dataset.num_classes)
     axis_name = ENGINES[config.parallel].axis_name  # the batch's axis under pmap
     mapped = with_axis_name(model, axis_name)
     weights = None
     if config.class_weights == "median_frequency":
         with config_errors():
             weights = median_frequency_weights(label_maps(dataset.train), dataset.num_classes).tolist()
-    pretrained = None if start is None else start.variables(model, config.seed)
+    pretrained = encoder.variables if encoder else start and start.variables(model, config.seed)
     if config.backbone_rate != 1 and not isinstance(model, OnBackbone | FCNVGG):
         raise ConfigError(f"--backbone-rate {config.backbone_rate}: {config.model} has no backbone")
     if config.auxiliary_rate != 1 and not (isinstance(model, FCN) and model.auxiliary_map):
@@ -79,8 +90,21 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[SegmentationInputs]:
                      validated=dataset.validation is not None)
     return prepare_training(config, task, inputs, best_metric="miou", best_mode="max", meta=meta, model=model,
                             output_modules=model.output_modules,
-                            protocol={"class_weights": weights}, layer_scale=rates, pretrained=pretrained,
-                            adapt=None if pretrained is None else lambda fresh, pretrained: {**fresh, **pretrained})
+                            protocol={"class_weights": weights, "frozen": config.frozen}, layer_scale=rates,
+                            frozen=partial(_in, module="backbone") if encoder else None, pretrained=pretrained,
+                            adapt=with_backbone if encoder else with_all if start else None)
+
+
+def with_all(fresh: Any, learnt: Any) -> Any:
+    """First variables in which all are learnt that can be."""
+    return {**fresh, **learnt}
+
+
+def with_backbone(fresh: Any, learnt: Any) -> Any:
+    """First variables with a learnt backbone, without its layers after the map that is judged."""
+    parts = {collection: {name: learnt[collection][name] for name in tree["backbone"]}
+             for collection, tree in fresh.items() if "backbone" in tree}
+    return with_part(fresh, "backbone", parts)
 
 
 def _in(path: str, module: str) -> bool:

@@ -16,6 +16,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.train.schedules import scaled_learning_rate
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.model import build_classifier
+from cvjax.workflow.continued import late_schedules, with_part
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder, backbone_encoder
@@ -25,6 +26,7 @@ from cvjax.workflow.image_inputs import ImageInputs, make_inputs
 from cvjax.workflow.inputs import held_out, with_batches_of
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.prepared import Prepared, prepare_training
+from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from cvjax.workflow.views import draw_views, recipe, views_of, with_views
@@ -56,13 +58,16 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
+    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
+    folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder,
-                         prepare=partial(held_out, config))
+                         prepare=partial(held_out, config), preprocessing=start and start.preprocessing)
     config = with_batches_of(config, inputs)
     inputs = with_views(config, inputs, *recipes(config, inputs.image_size))
     size, channels = inputs.image_size, inputs.dataset.channels
     axis_name = ENGINES[config.parallel].axis_name
     model = build_simsiam(config, image_size=size, channels=channels, axis_name=axis_name)
+    model = model if start is None else model.clone(backbone=start.resizing(model.backbone))
     encoder_of(model, {}, config, inputs)  # to raise its errors before the training
     task = simsiam_task(model, views=make_views(config, inputs), preprocess=inputs.preprocess,
                         stop_gradient=config.stop_gradient, axis_name=axis_name)
@@ -73,11 +78,20 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     peak = scaled_learning_rate(config.base_learning_rate, config.batch_size)
     print(f"simsiam: projections of width {config.dim}; their deviation is {config.dim ** -0.5:.4f} when their "
           "directions are spread, and falls towards 0 in a collapse")
+    images = len(inputs.dataset.train)
+    schedules: list[Any] = [(is_predictor, lambda step: peak)] if config.constant_predictor_rate else []
+    schedules += late_schedules(config, "backbone", config.total_steps(images), images) if start else []
     return prepare_training(config, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=model,
                             output_modules=model.output_modules,
                             rules={"collapse": ProjectionGuard(config.dim, patience=config.collapse_patience,
                                                                stop=config.stop_on_collapse)},
-                            own_schedule=(is_predictor, lambda step: peak) if config.constant_predictor_rate else None)
+                            pretrained=start and start.variables(model.backbone, config.seed),
+                            adapt=adapt if start else None, own_schedules=schedules)
+
+
+def adapt(fresh: Any, backbone: Any) -> Any:
+    """The first variables with a learnt backbone."""
+    return with_part(fresh, "backbone", backbone)
 
 
 def build_simsiam(config: Config, *, image_size: int, channels: int, axis_name: str | None = None) -> SimSiam:

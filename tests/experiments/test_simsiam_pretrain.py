@@ -130,14 +130,14 @@ def test_the_predictors_learning_rate_does_not_fall(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wiring, "prepare_training", lambda *_, **options: seen.update(options))
     folder = ("--run-dir", str(tmp_path / "run"))
     prepare("simsiam_pretrain", ["digits", *map(str, TINY), *folder])
-    has_own, rate = seen["own_schedule"]
+    ((has_own, rate),) = seen["own_schedules"]
     assert [rate(0), rate(1000)] == pytest.approx([1.2 * 32 / 256] * 2)
     variables = jax.eval_shape(seen["model"].init, jax.random.key(0), jax.ShapeDtypeStruct((2, 2, 8, 8, 1), np.float32))
     names = jax.tree.leaves(leaf_names(variables["params"]))
     assert {name.split("/")[0] for name in names} == {"backbone", "projector", "predictor"}
     assert {name for name in names if has_own(name)} == {name for name in names if name.startswith("predictor/")}
     prepare("simsiam_pretrain", ["digits", *map(str, TINY), "--no-constant-predictor-rate", *folder])
-    assert seen["own_schedule"] is None
+    assert seen["own_schedules"] == []
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ COUNTS = {
     "airbench96": 9_915_704,
     "alexnet": 61_100_840,
     "alexnet_grouped": 60_965_224,
+    "dense_probe": 11_188_309,  # ResNet-18's 11,176,512 without a head, 1,024 of a norm and 21 * 513 of the scores
     "densenet121": 7_978_856,
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,

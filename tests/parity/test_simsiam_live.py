@@ -95,7 +95,7 @@ def test_a_step_and_the_state_after_several(theirs: ModuleType, reference: Any) 
 
     schedule = make_schedule("cosine", RATE, warmup_steps=0, total_steps=STEPS)
     optimizer = make_optimizer("momentum", schedule, momentum=MOMENTUM, weight_decay=DECAY, decay="all",
-                               own_schedule=(is_predictor, lambda step: RATE))
+                               own_schedules=[(is_predictor, lambda step: RATE)])
     step = jax.jit(make_train_step(task, optimizer))
     ours = TrainState(np.int32(0), params, {"batch_stats": state}, optimizer.init(params), None, jax.random.key(0))
     for _ in range(STEPS):

@@ -453,7 +453,7 @@ def test_nothing_held_for_no_steps_is_the_plain_optimizer():
 def test_parameters_with_a_schedule_of_their_own_move_as_if_it_were_everyones(name):
     """Decay and moments included; the others do not notice."""
     params, options = two_part_params(), dict(name=name, weight_decay=0.5, decay="all")
-    found = steps_of(4, params, uneven, rate=falling, own_schedule=(in_backbone, lambda step: 0.1), **options)
+    found = steps_of(4, params, uneven, rate=falling, own_schedules=[(in_backbone, lambda step: 0.1)], **options)
     constant, changing = (steps_of(4, params, uneven, rate=rate, **options) for rate in (lambda step: 0.1, falling))
     for step in range(5):
         jax.tree.map(np.testing.assert_array_equal, found[step]["backbone"], constant[step]["backbone"])
@@ -463,7 +463,7 @@ def test_parameters_with_a_schedule_of_their_own_move_as_if_it_were_everyones(na
 
 def test_a_schedule_of_ones_own_is_that_of_the_runs_steps_for_held_parameters_too():
     params, held = two_part_params(), (lambda name: name.endswith(("bias", "scale")), 2)
-    found = steps_of(4, params, uneven, rate=lambda step: 0.1, own_schedule=(in_backbone, falling), held=held)
+    found = steps_of(4, params, uneven, rate=lambda step: 0.1, own_schedules=[(in_backbone, falling)], held=held)
     changing = steps_of(4, params, uneven, rate=falling, held=held)
     jax.tree.map(np.testing.assert_array_equal, found[4]["backbone"], changing[4]["backbone"])
     assert np.abs(found[4]["top"]["bias"] - changing[4]["top"]["bias"]).max() > 1e-3
@@ -472,7 +472,7 @@ def test_a_schedule_of_ones_own_is_that_of_the_runs_steps_for_held_parameters_to
 @pytest.mark.parametrize("owns", [lambda name: True, lambda name: name.startswith("encoder/")])
 def test_a_schedule_of_ones_own_for_all_or_nothing_is_refused(owns):
     with pytest.raises(ValueError, match="own schedule holds for (all|none) of 4 parameters, such as backbone/kernel"):
-        make_optimizer("adamw", lambda step: 0.1, own_schedule=(owns, lambda step: 0.1)).init(two_part_params())
+        make_optimizer("adamw", lambda step: 0.1, own_schedules=[(owns, lambda step: 0.1)]).init(two_part_params())
 
 
 def test_frozen_and_held_go_together():

@@ -142,25 +142,25 @@ def backbone_encoder(name: str, backbone: ImageModel, variables: Mapping[str, An
 
 def published_encoder(name: str, weights: str, *, fields: tuple[str, ...] = (), image_size: int | None = None,
                       pool: Pool | None = None, blocks: int = 4,
-                      options: PreprocessingOptions | None = None) -> Encoder:
+                      options: PreprocessingOptions | None = None, option: str = "weights") -> Encoder:
     """An encoder from a published weight file: a registered model's `name`, and what `load_weights` reads.
 
     image_size: None for the one that the weights are judged on, or else the model's own. options: what they say of
     images replaces what is published. pool: None for what the network's head reads: without attention pooling, the
-    class token, or without one the mean of the patch tokens.
+    class token, or without one the mean of the patch tokens. option: which gave the weights, for messages.
     """
     with config_errors():
         create_model(name)  # an unknown name comes before what is wrong with a file
     with config_errors():
         asked = parse_fields(fields)
-    published, how = open_weights("weights", weights, name, asked)
+    published, how = open_weights(option, weights, name, asked)
     sizes = {} if image_size is None else {"image_size": image_size}
     with config_errors():
         create_model(name, num_classes=0, **sizes, **asked)  # says what is wrong with the options alone
     try:
         model, variables = fitted(name, published, sizes | asked | {"num_classes": 0})
     except ValueError as error:
-        raise ConfigError(f"--weights {weights}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"--{option} {weights}: {str(error).splitlines()[0]}") from None
     size = model.image_size if isinstance(model.image_size, int) else model.image_size[0]
     if pool is None:
         pool = "token" if not isinstance(model, VisionTransformer) or model.class_token else model.pool
@@ -188,18 +188,21 @@ def frozen_encoder(config: FrozenConfig, own: Callable[[Encoder], dict[str, Any]
     return dataclasses.replace(encoder, **own(encoder) | given), source
 
 
-def load_vit(config: FrozenViTConfig) -> Encoder:
-    """The transformer of a configuration; ConfigError for another kind of network."""
+def load_vit(config: FrozenViTConfig, *, class_token: bool = True) -> Encoder:
+    """The transformer of a configuration; ConfigError for another kind of network.
+
+    class_token: whether one without a class token is refused, too.
+    """
     if config.checkpoint:
         encoder = load_encoder(config.checkpoint, config.step)
         encoder = dataclasses.replace(encoder, preprocessing=chosen(config, encoder.preprocessing, encoder.channels))
     else:
         assert config.model is not None and config.weights is not None  # checked with the options
         encoder = published_encoder(config.model, config.weights, fields=config.model_fields, options=config)
-    if not encoder.has_class_token:
+    if not encoder.is_vit or class_token and not encoder.has_class_token:
         raise ConfigError(f"{config.checkpoint or f'--model {config.model}'} is a {type(encoder.model).__name__}"
-                          f"{' without a class token' * encoder.is_vit}: it must be a ViT, with a class token and "
-                          "patches")
+                          f"{' without a class token' * encoder.is_vit}: it must be a ViT, with "
+                          f"{'a class token and ' * class_token}patches")
     return encoder
 
 
