@@ -1,0 +1,74 @@
+"""Distil a frozen teacher: train a classifier, or an encoder without labels, to answer as another network does.
+
+--method logits: the softened answers of a classifier (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+--method token: its likeliest class, learnt by the distillation token of a ViT (DeiT, Touvron et al. 2021,
+https://arxiv.org/abs/2012.12877). --method features: the features of any network, through a linear projection; no
+labels are used, and the student is an encoder, which is probed afterwards.
+
+The default preset needs its teacher, `python -m experiments.supervised`, and no network access:
+
+    python -m experiments.distill
+    python -m experiments.distill features --teacher runs/dino_pretrain/digits
+    python -m experiments.distill folder --data folder:PATH --teacher runs/supervised/large
+
+The teacher sees the pictures that the student sees, at its own size and with its own statistics. Checkpoints do not
+hold it: a run that goes on reads it again, and refuses another one.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from cvjax.workflow.command import main
+from cvjax.workflow.config import require
+from experiments import supervised
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(supervised.Config):
+    """Distillation."""
+
+    teacher: str = "runs/supervised/digits"
+    """The folder of a run, or a name from list_models(), also with timm's tag: resnet50.a1_in1k."""
+    teacher_weights: str | None = None
+    """Weights of a teacher that is named: a .safetensors or .pth file, or hf-hub:OWNER/NAME; by default timm's."""
+    teacher_fields: tuple[str, ...] = ()
+    """Fields of that model to change, such as num_classes=10."""
+    method: Literal["logits", "features", "token"] = "logits"
+    """What the student learns: the teacher's logits, its features, or, by a token of its own, its likeliest class."""
+    hard_weight: float = 0.5
+    """Share of the true labels in the loss of logits and token; the rest is the teacher's."""
+    temperature: float = 1.0
+    """Divides the logits of both, for logits; at high temperatures unlikely classes count as well."""
+    distance: Literal["cosine", "mse"] = "cosine"
+    """Of features: 1 - cosine, or the mean squared difference to the teacher's features at mean 0 and deviation 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.hard_weight <= 1, "hard_weight", self.hard_weight, "in [0, 1]")
+        require(self.temperature > 0, "temperature", self.temperature, "more than 0")
+        require(self.folds == 0, "folds", self.folds, "0: only experiments.supervised cross-validates")
+        others = {"temperature": ("logits",), "distance": ("features",), "hard_weight": ("logits", "token"),
+                  **dict.fromkeys(OF_CLASSIFIERS, ("logits", "token"))}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, methods in others.items():
+            value = getattr(self, name)
+            require(self.method in methods or value == defaults[name], name, value,
+                    f"left out with --method {self.method}")
+
+
+# What an encoder, which learns without labels, has no use for, or what only a classifier can start from.
+OF_CLASSIFIERS = ("label_smoothing", "criterion", "bce_threshold", "pseudo_labels", "test_views", "pretrained",
+                  "freeze", "layer_decay", "backbone_rate", "norm_bias_rate", "batch_norm_group")
+
+# Touvron et al. 2021, Table 9 and sec. 4; experiments/recipes/distill.py compares both.
+DEIT = supervised.PRESETS["deit_small"] | dict(
+    model="deit_small_distilled_patch16_224", method="token", teacher="resnet152")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": supervised.PRESETS["digits"],
+    "deit_small_distilled": DEIT,
+}
+
+
+if __name__ == "__main__":
+    main("experiments.distill", "experiments.wiring.distill")
