@@ -32,7 +32,7 @@ class Config(supervised.Config):
     teacher_weights: str | None = None
     """Weights of a teacher that is named: a .safetensors or .pth file, or hf-hub:OWNER/NAME; by default timm's."""
     teacher_fields: tuple[str, ...] = ()
-    """Fields of that model to change, such as num_classes=10."""
+    """Fields of that model to change, such as num_classes=10, or image_size=224 for pictures of that side."""
     method: Literal["logits", "features", "token"] = "logits"
     """What the student learns: the teacher's logits, its features, or, by a token of its own, its likeliest class."""
     hard_weight: float = 0.5
@@ -62,10 +62,12 @@ OF_CLASSIFIERS = ("label_smoothing", "criterion", "bce_threshold", "pseudo_label
 
 # Touvron et al. 2021, Table 9 and sec. 4; experiments/recipes/distill.py compares both.
 DEIT = supervised.PRESETS["deit_small"] | dict(
-    model="deit_small_distilled_patch16_224", method="token", teacher="resnet152")
+    model="deit_small_distilled_patch16_224", method="token", teacher="resnet152", teacher_fields=("image_size=224",))
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": supervised.PRESETS["digits"],
+    # Your own photos in class folders, and a larger network that has learnt them.
+    "folder": supervised.PRESETS["folder"] | dict(teacher="runs/supervised/folder"),
     "deit_small_distilled": DEIT,
 }
 

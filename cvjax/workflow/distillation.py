@@ -19,10 +19,10 @@ from cvjax.models import list_models
 from cvjax.storage import is_address
 from cvjax.tasks.supervised import TEACHER, Ask
 from cvjax.tasks.task import outputs_of
-from cvjax.workflow.classification.goal import Classification, check_same_goal
+from cvjax.workflow.classification.goal import Goal, check_same_goal
 from cvjax.workflow.classification.model import Classifier, classifier_of
 from cvjax.workflow.config import config_errors
-from cvjax.workflow.frozen.encoder import load_encoder, published_encoder
+from cvjax.workflow.frozen.encoder import Encoder, load_encoder, published_encoder
 from cvjax.workflow.normalization import preprocess
 from cvjax.workflow.origin import Origin
 from cvjax.workflow.prediction.predictor import ClassifierNetwork
@@ -47,7 +47,7 @@ class Teacher:
     channels: int
     preprocessing: Preprocessing
     origin: Origin | None
-    learnt: Classification | None = None
+    learnt: Goal | None = None
 
     @property
     def width(self) -> int:
@@ -82,12 +82,12 @@ class Teacher:
                 "teacher_parameters": sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))}
 
 
-def open_teacher(source: str, weights: str | None, fields: Sequence[str], *, encoder: bool) -> Teacher:
+def open_teacher(source: str, weights: str | None, fields: Sequence[str], *, encoder: bool, dtype: str) -> Teacher:
     """The teacher that options describe.
 
     source: a run's folder or address; or a registered model's name, with timm's tag or without, such as
     `resnet50.a1_in1k`. weights: of that model, a file or hf-hub:OWNER/NAME; None for timm's. fields: of that model.
-    encoder: it teaches features; otherwise it must be a classifier.
+    encoder: it teaches features; otherwise it must be a classifier. dtype: what it computes in.
     ConfigError for what cannot be read, and for a network of another kind.
     """
     name, _, tag = source.partition(".")
@@ -97,45 +97,35 @@ def open_teacher(source: str, weights: str | None, fields: Sequence[str], *, enc
         if weights is not None or fields:
             raise ConfigError(f"--teacher {source} is a run, which has its own weights: leave out --teacher-weights "
                               "and --teacher-fields")
-        return _encoder_of_run(source) if encoder else _classifier_of_run(source)
+        if encoder:
+            return _of_encoder(source, load_encoder(source, "judged"), dtype)
+        classifier = classifier_of(load_run(source).require("classifier"))
+        return _of_classifier(source, classifier, classifier.origin, classifier.goal, dtype)
     if weights is None:
         with config_errors():
             weights = f"{HUB}timm/{source}" if tag else default_weights(name)
     with _as_teachers_options():
-        return (_published_encoder if encoder else _published_classifier)(name, weights, tuple(fields))
-
-
-def _classifier_of_run(run: str) -> Teacher:
-    classifier = classifier_of(load_run(run).require("classifier"))
-    assert isinstance(classifier.goal, Classification)
-    return _of_classifier(run, classifier, classifier.origin, classifier.goal)
-
-
-def _published_classifier(name: str, weights: str, fields: tuple[str, ...]) -> Teacher:
-    network, origin = published_network(name, weights, fields=fields)
+        if encoder:
+            return _of_encoder(name, published_encoder(name, weights, fields=tuple(fields)), dtype)
+        network, origin = published_network(name, weights, fields=fields)
     if not isinstance(network, ClassifierNetwork):
         raise ConfigError(f"--teacher {name}: it must be a classifier of images")
-    return _of_classifier(name, network.classifiers[0], origin, None)
+    return _of_classifier(name, network.classifiers[0], origin, None, dtype)
 
 
-def _of_classifier(name: str, classifier: Classifier, origin: Origin | None, learnt: Classification | None) -> Teacher:
+def _of_classifier(name: str, classifier: Classifier, origin: Origin | None, learnt: Goal | None,
+                   dtype: str) -> Teacher:
+    model = classifier.model.clone(dtype=jnp.dtype(dtype))
+
     def answers(variables: Any, images: jax.Array) -> jax.Array:
-        return outputs_of(classifier.model, variables, images, train=False).astype(jnp.float32)
+        return outputs_of(model, variables, images, train=False).astype(jnp.float32)
 
     return Teacher(name, classifier.variables, answers, classifier.image_size, classifier.channels,
                    classifier.preprocessing, origin, learnt)
 
 
-def _encoder_of_run(run: str) -> Teacher:
-    return _of_encoder(run, load_encoder(run, "judged"))
-
-
-def _published_encoder(name: str, weights: str, fields: tuple[str, ...]) -> Teacher:
-    return _of_encoder(name, published_encoder(name, weights, fields=fields))
-
-
-def _of_encoder(name: str, encoder: Any) -> Teacher:
-    encoder = dataclasses.replace(encoder, blocks=1)
+def _of_encoder(name: str, encoder: Encoder, dtype: str) -> Teacher:
+    encoder = dataclasses.replace(encoder, model=encoder.model.clone(dtype=jnp.dtype(dtype)), blocks=1)
     return Teacher(name, encoder.variables, encoder.apply, encoder.image_size, encoder.channels, encoder.preprocessing,
                    encoder.origin)
 

@@ -43,7 +43,7 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
 def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
     """The teacher of a configuration, checked and taken down."""
     teacher = open_teacher(config.teacher, config.teacher_weights, config.teacher_fields,
-                           encoder=config.method == "features")
+                           encoder=config.method == "features", dtype=config.dtype)
     folder.reads(teacher.origin, again=True)
     check_taught(teacher, inputs.dataset, config.data, classes=config.method != "features")
     return teacher
