@@ -35,26 +35,27 @@ class Config(supervised.Config):
     """Fields of that model to change, such as num_classes=10, or image_size=224 for pictures of that side."""
     method: Literal["logits", "features", "token"] = "logits"
     """What the student learns: the teacher's logits, its features, or, by a token of its own, its likeliest class."""
-    hard_weight: float = 0.5
-    """Share of the true labels in the loss of logits and token; the rest is the teacher's."""
-    temperature: float = 1.0
-    """Divides the logits of both, for logits; at high temperatures unlikely classes count as well."""
-    distance: Literal["cosine", "mse"] = "cosine"
-    """Of features: 1 - cosine, or the mean squared difference to the teacher's features at mean 0 and deviation 1."""
+    hard_weight: float | None = None
+    """Share of the true labels in the loss of logits and token, by default 0.1 and 0.5; the rest is the teacher's."""
+    temperature: float | None = None
+    """Divides the logits of both, by default 4 for logits; at high temperatures unlikely classes count as well."""
+    distance: Literal["cosine", "mse"] | None = None
+    """Of features: 1 - cosine, the default, or the mean squared difference to the teacher's at mean 0, deviation 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.hard_weight <= 1, "hard_weight", self.hard_weight, "in [0, 1]")
-        require(self.temperature > 0, "temperature", self.temperature, "more than 0")
+        require(self.hard_weight is None or 0 <= self.hard_weight <= 1, "hard_weight", self.hard_weight, "in [0, 1]")
+        require(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "more than 0")
         require(self.folds == 0, "folds", self.folds, "0: only experiments.supervised cross-validates")
-        others = {"temperature": ("logits",), "distance": ("features",), "hard_weight": ("logits", "token"),
-                  **dict.fromkeys(OF_CLASSIFIERS, ("logits", "token"))}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, methods in others.items():
-            value = getattr(self, name)
-            require(self.method in methods or value == defaults[name], name, value,
-                    f"left out with --method {self.method}")
+        classifiers = ("logits", "token")
+        for name, methods in {"temperature": ("logits",), "distance": ("features",), "hard_weight": classifiers,
+                              **dict.fromkeys(OF_CLASSIFIERS, classifiers)}.items():
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            require(self.method in methods or value == default, name, value, f"left out with --method {self.method}")
 
+
+HARD_WEIGHT = {"logits": 0.1, "token": 0.5}
+TEMPERATURE = 4.0
 
 # What an encoder, which learns without labels, has no use for, or what only a classifier can start from.
 OF_CLASSIFIERS = ("label_smoothing", "criterion", "bce_threshold", "pseudo_labels", "test_views", "pretrained",
@@ -62,10 +63,13 @@ OF_CLASSIFIERS = ("label_smoothing", "criterion", "bce_threshold", "pseudo_label
 
 # Touvron et al. 2021, Table 9 and sec. 4; experiments/recipes/distill.py compares both.
 DEIT = supervised.PRESETS["deit_small"] | dict(
-    model="deit_small_distilled_patch16_224", method="token", teacher="resnet152", teacher_fields=("image_size=224",))
+    model="deit_small_distilled_patch16_224", method="token", hard_weight=0.5, teacher="resnet152",
+    teacher_fields=("image_size=224",))
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": supervised.PRESETS["digits"],
+    # A perceptron learns from a ResNet.
+    "digits": supervised.PRESETS["digits"] | dict(
+        model="mlp", model_fields=("hidden=(64,)",), fraction=0.1, epochs=100),
     # Your own photos in class folders, and a larger network that has learnt them.
     "folder": supervised.PRESETS["folder"] | dict(teacher="runs/supervised/folder"),
     "deit_small_distilled": DEIT,

@@ -21,7 +21,7 @@ from cvjax.workflow.image_inputs import ImageInputs, make_inputs
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
-from experiments.distill import Config
+from experiments.distill import HARD_WEIGHT, TEMPERATURE, Config
 from experiments.wiring import supervised
 
 
@@ -56,10 +56,11 @@ def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInp
                           "has one, and so has a ViT with --model-fields distilled=True")
     teacher = open_for(config, folder, inputs)
     ask = teacher.asked(inputs.preprocessing)
+    weight = HARD_WEIGHT[config.method] if config.hard_weight is None else config.hard_weight
     if config.method == "token":
-        lesson = token_lesson(ask, hard_weight=config.hard_weight)
+        lesson = token_lesson(ask, hard_weight=weight)
     else:
-        lesson = logits_lesson(ask, temperature=config.temperature, hard_weight=config.hard_weight)
+        lesson = logits_lesson(ask, temperature=config.temperature or TEMPERATURE, hard_weight=weight)
     return supervised.Taught(lesson, teacher.constants(), teacher.protocol())
 
 
@@ -89,7 +90,7 @@ def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]
     model = Projected(with_axis_name(backbone, ENGINES[config.parallel].axis_name), teacher.width)
     encoder = encoder_of(model, {}, inputs)
     task = feature_task(model, ask=teacher.asked(inputs.preprocessing), augment=inputs.augment,
-                        preprocess=inputs.preprocess, distance=config.distance, mix=mixing(config))
+                        preprocess=inputs.preprocess, distance=config.distance or "cosine", mix=mixing(config))
     meta = record_of("distill", config, "encoder", encoder.model, image_size=(inputs.image_size,) * 2,
                      channels=inputs.dataset.channels, preprocessing=inputs.preprocessing,
                      validated=inputs.dataset.validation is not None, part="backbone", name=encoder.name,
