@@ -12,8 +12,8 @@ RECIPES: dict[str, Recipe] = {
         states={**_DEIT.states, "model": "deit_small_distilled_patch16_224", "method": "token", "hard_weight": 0.5,
                 "teacher": "regnety_160"},
         differs=dict(
-            teacher="RegNetY-16GF is no model here; timm's ResNet-152 stands in for it. The authors' teacher learnt with "
-                    "the student's augmentation.",
+            teacher="RegNetY-16GF is no model here; timm's ResNet-152 stands in for it. The authors' teacher learnt "
+                    "with the student's augmentation.",
             teacher_fields="The student's pictures as they are; by default the ResNet would see them at the size that "
                            "its weights are judged on."),
         lacks=_DEIT.lacks, reached="81.2 % top-1 of ImageNet"),

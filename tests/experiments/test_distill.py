@@ -29,6 +29,7 @@ from tests.experiments.written_runs import write_run
 DIGITS = tuple("0123456789")
 TINY = ("--model", "linear", "--model-fields", "--batch-size", 32, "--log-every", 2, "--schedule", "cosine",
         "--crop-scale", 1, 1, "--steps", 6, "--checkpoint-every", 2)
+ALONE = ("--model", "mlp", "--model-fields", "hidden=(64,)", "--fraction", 0.1, "--epochs", 100)  # the preset's student
 VIT = ("width=8", "heads=2", "depth=1", "patch_size=4", "image_size=8", "in_channels=1", "num_classes=10")
 
 
@@ -211,6 +212,23 @@ def test_a_plan_counts_the_teacher(teacher: Path) -> None:
     assert jax.tree.map(jnp.shape, prepared.state.constants) == {
         "teacher": {"params": {"fc": {"kernel": (64, 10), "bias": (10,)}}}}
     assert "teacher" not in prepared.state.ema
+
+
+@pytest.mark.slow
+def test_a_student_beats_the_same_network_that_learns_alone(command: Callable[..., Any], tmp_path: Path) -> None:
+    """The default preset with three seeds, after a shorter training of its teacher; docs/results.md has whole runs."""
+    done = command("supervised", "--epochs", 10, "--run-dir", tmp_path / "teacher")
+    assert done.status == 0, done.err
+
+    def top1(experiment: str, seed: int, *arguments: Any) -> float:
+        folder = tmp_path / f"{experiment}-{seed}"
+        done = command(experiment, "--seed", seed, "--run-dir", folder, *arguments)
+        assert done.status == 0, done.err
+        return summary(folder)["metrics"]["test/top1"]
+
+    alone = [top1("supervised", seed, *ALONE) for seed in range(3)]
+    taught = [top1("distill", seed, "--teacher", tmp_path / "teacher") for seed in range(3)]
+    assert np.mean(taught) > np.mean(alone) + 0.005, (alone, taught)
 
 
 # --- what is refused
