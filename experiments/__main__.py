@@ -13,8 +13,8 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.menu import choose, first_line
 
 GROUPS = {
-    "Train": ("supervised", "finetune", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment", "detect",
-              "rcnn"),
+    "Train": ("supervised", "distill", "finetune", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment",
+              "detect", "rcnn"),
     "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
               "report", "reproduce"),
     "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack"),

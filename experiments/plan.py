@@ -19,8 +19,8 @@ from cvjax.workflow.command import command
 from cvjax.workflow.config import require
 from cvjax.workflow.help import asks_for_help
 
-EXPERIMENTS = ("supervised", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "finetune", "linear_probe", "segment",
-               "detect")
+EXPERIMENTS = ("supervised", "distill", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "finetune",
+               "linear_probe", "segment", "detect")
 
 
 @dataclasses.dataclass(frozen=True)

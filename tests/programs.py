@@ -139,8 +139,18 @@ def step_programs(folder: Path) -> dict[str, Callable[[], Entry]]:
             run_experiment("mae_pretrain", "--data", data, *PRETRAINING, "--run-dir", str(path))
         return str(path)
 
+    def teacher(data: str) -> str:
+        path = folder / ("digits_teacher" if data == "digits" else "teacher")
+        if not path.exists():
+            run_experiment("supervised", "--data", data, "--image-size", "8", "--model", "linear", "--model-fields",
+                           "--steps", "2", "--schedule", "cosine", "--batch-size", "8", "--run-dir", str(path))
+        return str(path)
+
     def lower(experiment: str, preset: str) -> Entry:
         arguments = [preset, "--run-dir", str(folder / "run")]
+        if experiment == "distill":  # pretended pictures have as many classes as ImageNet
+            arguments += ["--teacher", teacher("digits" if preset == "digits" else "blank:64,8,1000"),
+                          "--teacher-fields"]
         if preset.startswith("cifar10") and experiment not in ("finetune", "linear_probe"):  # pretended ones are larger
             arguments += ["--image-size", "32"]
         if experiment in ("finetune", "linear_probe"):  # pretended pictures have colours

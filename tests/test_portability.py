@@ -12,6 +12,7 @@ import pytest
 from cvjax.train.dispatch import in_a_row
 from cvjax.workflow.lowering import lower_step
 from experiments.wiring.plan import prepare
+from tests.experiments.written_runs import write_run
 
 PLATFORMS = ("tpu", "cuda", "rocm")
 SMALL = ("--data", "blank:999,64,10", "--image-size", "32", "--batch-size", "8")
@@ -104,6 +105,13 @@ def test_fine_tuning_and_probing_of_a_checkpoint_lower(process, tmp_path):
     assert process("mae_pretrain", "--run-dir", tmp_path / "mae", *tiny).status == 0
     for experiment, form in (("finetune", ()), ("linear_probe", ("--form", "mae"))):
         lower(experiment, *form, "--checkpoint", tmp_path / "mae", tmp_path=tmp_path / experiment)
+
+
+def test_distillation_lowers(tmp_path):
+    teacher = write_run(tmp_path / "teacher", names=tuple("0123456789"))
+    _, program = lower("distill", "--teacher", teacher, "--model", "linear", "--model-fields", "--batch-size", 8,
+                       tmp_path=tmp_path)
+    assert program.count("tensor<64x10xf32>") > 1
 
 
 def test_several_airbench_steps_in_one_program_lower(tmp_path):

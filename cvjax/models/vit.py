@@ -215,13 +215,19 @@ class VisionTransformer(ImageModel):
         x = x if self.normed_tokens else self.final_norm(x)
         return jnp.tanh(self.pre_logits(x)) if self.representation_size else x
 
+    def both_logits(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Logits float32 `(B, num_classes)` of both heads of a distilled network: that of the class token, which learns
+        the true labels, and that of the distillation token, which learns a teacher's (DeiT, sec. 4)."""
+        x = self.tokens(images, train=train)
+        return self.head(x[:, 0]).astype(jnp.float32), self.head_dist(x[:, 1]).astype(jnp.float32)
+
     def __call__(self, images: jax.Array, *, train: bool = False, maps: Collection[str] | None = None
                  ) -> jax.Array | dict[str, jax.Array]:
         if maps is not None:
             return self.patch_maps(images, maps, train=train)
         if self.distilled and self.num_classes:
-            x = self.tokens(images, train=train)
-            return (self.head(x[:, 0]).astype(jnp.float32) + self.head_dist(x[:, 1]).astype(jnp.float32)) / 2
+            by_class, by_teacher = self.both_logits(images, train=train)
+            return (by_class + by_teacher) / 2
         x = self.features(images, train=train)
         return self.head(x).astype(jnp.float32) if self.num_classes else x
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,6 +17,24 @@ from cvjax.tasks.task import Aux, Batch, Metrics, Task, batch_key, example_keys,
 Answer = Callable[[jax.Array], jax.Array]  # images to logits
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
+TEACHER = "teacher"  # the place of a frozen teacher's variables in the model state
+Ask = Callable[[Any, jax.Array], jax.Array]  # the teacher's variables, the student's images (B, H, W, C), to answers
+Hard = Callable[[jax.Array], jax.Array]  # logits (B, K) to losses (B,) against the true labels
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a frozen teacher adds to supervised learning; `cvjax.tasks.distillation` makes them.
+
+    ask: gives the teacher's logits `(B, K)` for training images as the student sees them, mixed ones too.
+    learn(outputs, answers, hard) -> the student's logits `(B, K)`, and losses `(B,)`.
+    method: the student's method that gives its outputs in training; None: its logits.
+    """
+
+    ask: Ask
+    learn: Callable[[Any, jax.Array, Hard], tuple[jax.Array, jax.Array]]
+    method: str | None = None
+
 
 def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Array], jax.Array],
                     preprocess: Callable[[jax.Array], jax.Array], label_smoothing: float = 0.0,
@@ -23,6 +42,7 @@ def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Arra
                     criterion: Callable[[jax.Array, jax.Array], jax.Array] = softmax_cross_entropy,
                     scores: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
                     frozen: Callable[[str], bool] | None = None, batch_norm_group: int | None = None,
+                    lesson: Lesson | None = None,
                     predict: Callable[[Answer, jax.Array], jax.Array] = lambda answer, images: answer(images)) -> Task:
     """Train a classifier, an `ImageModel`: `model.apply(variables, images, train=...) -> logits (B, K)`.
 
@@ -44,6 +64,9 @@ def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Arra
             statistics are the mean over these groups. None: they see the whole batch. Published ResNets learnt on many
             GPUs, each with statistics of its own 32 images (Goyal et al. 2017, sec. 2.3,
             https://arxiv.org/abs/1706.02677).
+        lesson: what a teacher adds, whose variables are in `model_state["teacher"]`. The metric `teacher/top1` counts
+            the teacher's hits on the training images, as `top1` the student's: it tells whether the teacher sees its
+            images as it learnt to.
         predict: how an evaluation calls the model: `answer` (images to logits) and images to logits `(B, K)`.
     """
     num_classes = model.num_classes
@@ -58,22 +81,29 @@ def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Arra
         targets = batch["label"] if scores else smooth_labels(batch["label"], num_classes, label_smoothing)
         if mix is not None:
             images, targets = mix(mix_key, images, targets)
-        mutable = [*model_state, "intermediates"] if auxiliary_weight else list(model_state)
+        own = {name: tree for name, tree in model_state.items() if name != TEACHER}
+        mutable = [*own, "intermediates"] if auxiliary_weight else list(own)
 
-        def apply(images: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
-            return model.apply({"params": params, **model_state}, images, train=True, rngs={"dropout": key},
-                               mutable=mutable)
+        def apply(images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+            return model.apply({"params": params, **own}, images, train=True, rngs={"dropout": key}, mutable=mutable,
+                               method=lesson and lesson.method)
 
         with frozen_statistics(frozen) if frozen else contextlib.nullcontext():
             if batch_norm_group is None:
-                logits, new_state = apply(images, dropout_key)
+                outputs, new_state = apply(images, dropout_key)
             else:
-                logits, new_state = _in_groups(apply, images, dropout_key, batch_norm_group)
+                outputs, new_state = _in_groups(apply, images, dropout_key, batch_norm_group)
         new_state = dict(new_state)
         heads = new_state.pop("intermediates", {}).get("auxiliary", ())
-        losses = criterion(logits, targets)
+        metrics = {}
+        if lesson is None:
+            logits, losses = outputs, criterion(outputs, targets)
+        else:
+            taught = lesson.ask(model_state[TEACHER], images)
+            logits, losses = lesson.learn(outputs, taught, lambda logits: criterion(logits, targets))
+            metrics["teacher/top1"] = total(top_k_correct(taught, targets.argmax(axis=-1)))
         value = losses.mean() + auxiliary_weight * sum(criterion(head, targets).mean() for head in heads)
-        metrics = {"loss": total(losses)}
+        metrics["loss"] = total(losses)
         if scores is None:
             metrics["top1"] = total(top_k_correct(logits, targets.argmax(axis=-1)))
         return value, Aux(metrics, new_state)
@@ -106,15 +136,16 @@ def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Arra
     return Task(init, loss, examples, summarize=summarize)
 
 
-def _in_groups(apply: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]], images: jax.Array, key: jax.Array,
-               size: int) -> tuple[jax.Array, Any]:
-    """`apply` to each `size` images by themselves: logits `(B, K)`, and a state that is the mean of the groups'."""
+def _in_groups(apply: Callable[[jax.Array, jax.Array], tuple[Any, Any]], images: jax.Array, key: jax.Array,
+               size: int) -> tuple[Any, Any]:
+    """`apply` to each `size` images by themselves: outputs `(B, K)`, and a state that is the mean of the
+    groups'."""
     if len(images) % size:
         raise ValueError(f"batch_norm_group {size}: it must divide the {len(images)} images that are seen together")
     groups = images.reshape(-1, size, *images.shape[1:])
-    logits, state = jax.vmap(apply)(groups, jax.random.split(key, len(groups)))
+    outputs, state = jax.vmap(apply)(groups, jax.random.split(key, len(groups)))
     state = dict(state)
     heads = state.pop("intermediates", {})  # they have a row per image
     state = jax.tree.map(lambda x: x.mean(axis=0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0], state)
-    logits, heads = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (logits, heads))
-    return logits, {**state, "intermediates": heads}
+    outputs, heads = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (outputs, heads))
+    return outputs, {**state, "intermediates": heads}

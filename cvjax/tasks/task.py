@@ -26,7 +26,8 @@ class Task:
     """Pure functions. `variables` is a dict of `params` and of the model state, which gradients do not train.
 
     init(rng, batch) -> variables.
-    loss(params, model_state, batch, rng) -> (mean loss of the batch, Aux).
+    loss(params, model_state, batch, rng) -> (mean loss of the batch, Aux). What no step changes (a frozen teacher) is
+    among `model_state`, and left out of that of `Aux`.
     evaluate(variables, batch) -> Metrics over the rows where `batch["mask"]` is True.
     post_update(state, aux) -> state, called after the optimizer has stepped. None: nothing to do.
     summarize(parts) -> {name: number}, for numbers that are not means over examples (IoU, AP). A task that has it

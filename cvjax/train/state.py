@@ -18,6 +18,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     ema: Any  # running average of params and model_state, as {"params": ..., **model_state}; None without
     rng: jax.Array  # typed PRNG key
+    constants: Any = flax.struct.field(default_factory=dict)  # what the loss reads and no step changes: a frozen
+    # teacher, as {"teacher": variables}. Checkpoints do not hold it, and it is not averaged.
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -26,10 +28,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, rng: jax.Array, *,
-                 ema: bool = False) -> TrainState:
+                 ema: bool = False, constants: Any = None) -> TrainState:
     """Initial state from `init(rng) -> variables`; pure, so it can be jitted with sharded outputs."""
     params_rng, root = jax.random.split(rng)
     model_state = dict(init(params_rng))
     params = model_state.pop("params")
     averaged = jax.tree.map(jnp.copy, {"params": params, **model_state}) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, root)
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), averaged, root,
+                      dict(constants or {}))

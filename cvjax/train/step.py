@@ -62,7 +62,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
     def accumulated(state: TrainState, batch: Any, rng: jax.Array) -> tuple[Any, Any]:
         def body(carry: Any, micro: Any) -> tuple[Any, Any]:
             gradients, model_state = carry
-            (_, aux), new = gradients_of(state.params, model_state, micro, rng)
+            (_, aux), new = gradients_of(state.params, {**model_state, **state.constants}, micro, rng)
             carry = jax.tree.map(lambda a, b: a + b / accumulate, gradients, new), aux.model_state
             return carry, aux._replace(model_state=None)
 
@@ -80,7 +80,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
     def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
         if accumulate == 1:
-            (_, aux), gradients = gradients_of(state.params, state.model_state, batch, rng)
+            (_, aux), gradients = gradients_of(state.params, {**state.model_state, **state.constants}, batch, rng)
         else:
             gradients, aux = accumulated(state, batch, rng)
         if axis_name:

@@ -72,6 +72,7 @@ class RunFolder:
         self._lock: FolderLock | None = None
         self._beginnings: list[Callable[[], None]] = []
         self.origins: list[Origin] = []
+        self._read_again: list[Origin] = []  # those whose weights no checkpoint holds
         if is_first():
             try:
                 self._open()
@@ -203,16 +204,27 @@ class RunFolder:
         else:
             self._beginnings.append(beginning)
 
-    def reads(self, origin: Origin | None) -> None:
-        """Take down what learnt weights of this run were read from."""
+    def reads(self, origin: Origin | None, *, again: bool = False) -> None:
+        """Take down what learnt weights of this run were read from.
+
+        again: a resumed training reads them again, because its checkpoints do not hold them: a frozen teacher.
+        """
         if origin is not None and origin not in self.origins:
             self.origins.append(origin)
+        if origin is not None and again:
+            self._read_again.append(origin)
         if self._within:
             self._within.reads(origin)
 
     def goes_on_from(self, origins: Sequence[Origin]) -> None:
-        """Take down what a resumed training started from, whatever has become of that; prints what has changed."""
+        """Take down what a resumed training started from, whatever has become of that; prints what has changed.
+
+        ConfigError where that is something whose weights its checkpoints do not hold.
+        """
         for before, now in zip(origins, self.origins):
+            if not before.is_same(now) and now in self._read_again:
+                raise ConfigError(f"{self.place} learnt from {before}, now {now}, which its checkpoints do not hold: "
+                                  "put it back, --overwrite to train anew, or give another --run-dir")
             if not before.is_same(now):
                 print(f"it started from {before}, now {now}, and goes on from what its checkpoint holds")
         self.origins[:] = origins or self.origins

@@ -49,7 +49,7 @@ def measure_memory(prepared: Prepared[Any], layout: Layout, platform: str | None
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     return Memory(
         layout.bytes_per_device(state.params), layout.bytes_per_device(state.opt_state),
-        layout.bytes_per_device((state.model_state, state.ema)),
+        layout.bytes_per_device((state.model_state, state.ema, state.constants)),
         Layout(1).bytes_per_device(prepared.batch) // layout.data + prepared.resident,
         _working_bytes(prepared, layout, platform))
 

@@ -8,7 +8,7 @@ from typing import Any
 from cvjax.text import printable
 
 ENCODERS = ("mae_pretrain", "dino_pretrain", "simsiam_pretrain")
-CLASSIFIERS = ("supervised", "finetune")
+CLASSIFIERS = ("supervised", "distill", "finetune")
 ANSWERING = (*CLASSIFIERS, "segment", "detect")
 
 
@@ -23,11 +23,12 @@ def next_commands(experiment: str, config: Mapping[str, Any], place: str) -> lis
         whole = " ".join(_quoted(f"{place.rstrip('/')}/fold-{fold}") for fold in range(config["folds"]))
         run = whole if config.get("fold") is None else run
     found = []
+    is_encoder = experiment in ENCODERS or config.get("method") == "features"
     if experiment in ANSWERING:
         found.append((f"predict PHOTOS --checkpoint {run} --output DIR", "asks it about your own photos"))
     if experiment in CLASSIFIERS:
         found.append((f"evaluate --checkpoint {run}", "judges it again, also on other data (--data)"))
-    if experiment in ENCODERS:
+    if is_encoder:
         found = [(f"knn --checkpoint {run}", "judges its features by nearest neighbours"),
                  (f"linear_probe --checkpoint {run}", "judges them by a linear classifier")]
         if experiment == "mae_pretrain":

@@ -38,8 +38,9 @@ class Prepared(Generic[Data]):
     total_steps: int
     rates: list[float]  # the learning rate of each step
     step: Step  # the whole training step, not compiled
-    initialize: Callable[[Any], TrainState]  # initialize(pretrained): the first state; to be compiled
+    initialize: Callable[[Any, Any], TrainState]  # initialize(pretrained, constants): the first state; to be compiled
     pretrained: Any  # parameters to start from
+    constants: Any  # what the loss reads and no step changes, see `TrainState`; None for nothing
     state: TrainState  # shapes of the first state
     batch: dict[str, jax.ShapeDtypeStruct]  # shapes of a batch of all processes together
     gather: Gather | None  # what becomes of a batch on the device before the step
@@ -70,6 +71,7 @@ class Prepared(Generic[Data]):
 def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_metric: str,
                      best_mode: Literal["min", "max"], meta: dict[str, Any],
                      adapt: Callable[[Any, Any], Any] | None = None, pretrained: Any = None,
+                     constants: Mapping[str, Any] | None = None,
                      rules: Mapping[str, Rule] | None = None, model: Any = None,
                      protocol: dict[str, Any] | None = None, **optimizer_options: Any) -> Prepared[Data]:
     """Prepare to train `task`, and print what is about to run.
@@ -77,6 +79,7 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     best_metric, best_mode: which checkpoint is the best, and when to stop early.
     meta: goes into every checkpoint, for whoever reads it without this configuration at hand.
     adapt(variables, pretrained) -> variables: puts pretrained parameters into fresh ones.
+    constants: see `TrainState`; a resumed training must be given the same ones.
     rules: name -> a judge of the logged means, see `cvjax.train.observers.Watch`.
     model, protocol: what the experiment needs after the training (its network, what the summary says of it); the
     training does not read them. optimizer_options: see `build_optimizer`.
@@ -89,12 +92,13 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     with config_errors():
         optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)
 
-    def initialize(pretrained: Any) -> TrainState:
+    def initialize(pretrained: Any, constants: Any) -> TrainState:
         def variables(rng: jax.Array) -> Any:
             fresh = task.init(rng, example_batch(inputs))
             return adapt(fresh, pretrained) if adapt else fresh
 
-        return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None)
+        return create_state(variables, optimizer, jax.random.key(config.seed), ema=config.ema_decay is not None,
+                            constants=constants)
 
     lookahead = Lookahead(config.lookahead, total_steps) if config.lookahead else None
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
@@ -106,9 +110,9 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
         step = first_nonfinite.watching(step)
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     with config_errors():
-        shapes = jax.eval_shape(initialize, pretrained)
+        shapes = jax.eval_shape(initialize, pretrained, constants)
     describe(config, inputs, shapes.params, total_steps, max(rates))
-    return Prepared(config, task, inputs, total_steps, rates, step, initialize, pretrained, shapes,
+    return Prepared(config, task, inputs, total_steps, rates, step, initialize, pretrained, constants, shapes,
                     inputs.batch_shapes(), inputs.gather(config.seed), best_metric, best_mode, meta, rules or {}, model,
                     protocol or {}, first_nonfinite)
 

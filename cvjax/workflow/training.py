@@ -141,7 +141,7 @@ def first_state(prepared: Prepared[Any], engine: Engine) -> TrainState:
     with config_errors():
         if engine.layout.model > 1:  # whether heads split over devices is known once the model is traced
             engine.compile_step(prepared.step, prepared.state).eval_shape(prepared.state, prepared.batch)
-        return engine.create(prepared.initialize, prepared.pretrained)
+        return engine.create(prepared.initialize, prepared.pretrained, prepared.constants)
 
 
 def resume(state: TrainState, engine: Engine, checkpointer: Checkpointer, folder: RunFolder, total_steps: int
@@ -180,8 +180,8 @@ def make_observers(prepared: Prepared[Any], engine: Engine, judge: Judge, log: R
                                  Log(log, prepared.rates.__getitem__)]
     observers += [Watch(name, rule, log) for name, rule in prepared.rules.items()]
     if getattr(prepared.inputs.dataset, part) is not None:
-        observers.append(Evaluation(lambda state: judge(part, state.variables, log), log, every=config.eval_every,
-                                    part=part))
+        observers.append(Evaluation(lambda state: judge(part, {**state.variables, **state.constants}, log), log,
+                                    every=config.eval_every, part=part))
     if config.patience:
         rule = EarlyStopping(config.patience, prepared.best_mode)
         observers.append(EarlyStop(prepared.best_metric, rule, log, part=part, in_words=in_words))
@@ -204,11 +204,11 @@ def final_numbers(prepared: Prepared[Any], engine: Engine, state: TrainState, ju
     sha256 = params_sha256(engine.whole(single.params))
     if prepared.watched == "validation":
         variables = evaluated_variables(restore_weights(folder.checkpoints, "best")[0])
-        found = judge("validation", engine.spread(variables))
+        found = judge("validation", {**engine.spread(variables), **state.constants})
         metrics |= {f"validation/{name}": value for name, value in found.items()}
     if prepared.inputs.dataset.test is not None:
         if prepared.watched == "validation" or not judge.latest:  # empty where the run was resumed at its end
-            judge("test", engine.spread(variables))
+            judge("test", {**engine.spread(variables), **state.constants})
         metrics |= {f"test/{name}": value for name, value in judge.latest.items()}
     return variables, metrics, sha256
 

@@ -1,9 +1,10 @@
 """The work of `python -m experiments.supervised`; its options are in experiments/supervised.py."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from statistics import mean, stdev
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from cvjax.data.sources.file_list import add_labelled_files
 from cvjax.errors import ConfigError
 from cvjax.evaluate.views import averaged
 from cvjax.models.image_model import ImageModel, with_axis_name
-from cvjax.tasks.supervised import supervised_task
+from cvjax.tasks.supervised import Lesson, supervised_task
 from cvjax.train.preemption import StopRequest
 from cvjax.train.processes import is_first, wait_for_all
 from cvjax.workflow.budget import prepare_within
@@ -58,9 +59,21 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
         run_one(config, folder, stop)
 
 
-def run_one(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+class Taught(NamedTuple):
+    """What a frozen teacher brings to a training."""
+
+    lesson: Lesson
+    constants: dict[str, Any]  # see `cvjax.train.state.TrainState`
+    protocol: dict[str, Any]  # what the summary says of it
+
+
+# What a teacher brings to a model that learns from these inputs; ConfigError if it cannot teach it.
+Teach = Callable[[ImageModel, ImageInputs], Taught]
+
+
+def run_one(config: Config, folder: RunFolder, stop: StopRequest, teach: Teach | None = None) -> None:
     """Train one model into `folder`."""
-    prepared = prepare_within(prepare, config, folder)
+    prepared = prepare_within(partial(prepare, teach=teach), config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return
@@ -77,10 +90,10 @@ def run_one(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     parameters = sum(leaf.size for path, leaf in by_path.items() if not is_head(model, path))
     protocol = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
                 "chosen_by": "last step" if dataset.validation is None else f"validation/{prepared.best_metric}"}
-    folder.finish(metrics, shared_protocol(inputs) | protocol, trained)
+    folder.finish(metrics, shared_protocol(inputs) | protocol | prepared.protocol, trained)
 
 
-def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
+def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Prepared[ImageInputs]:
     """The training of one model (the first fold's, if there are folds), see `cvjax.workflow.prepared.Prepared`."""
     if config.folds and config.fold is None:
         config = dataclasses.replace(config, fold=0)
@@ -105,6 +118,7 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     if config.batch_norm_group and not has_batch_norm(model, inputs.seen_shape):
         raise ConfigError(f"--batch-norm-group {config.batch_norm_group}: {config.model} has no batch norm")
     model = model if start is None else start.resizing(model)
+    taught = teach(model, inputs) if teach else None
     axis_name = ENGINES[config.parallel].axis_name  # the batch's axis under pmap, for models with batch statistics
     mapped = with_axis_name(model, axis_name)
     frozen = frozen_parameters(config.freeze, model)
@@ -115,8 +129,9 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
         pretrained, adapt = model.from_images(examples), with_parameters
     task = supervised_task(mapped, augment=inputs.augment, preprocess=inputs.preprocess,
                            mix=mixing(config), frozen=frozen, batch_norm_group=config.batch_norm_group,
+                           lesson=taught and taught.lesson,
                            predict=partial(averaged, views=config.test_views), **goal.learning(config))
-    meta = record_of("supervised", config, goal.kind, model,
+    meta = record_of(folder.experiment, config, goal.kind, model,
                      image_size=(inputs.image_size, inputs.image_size),
                      channels=dataset.channels, preprocessing=inputs.preprocessing, class_names=goal.names,
                      validated=dataset.validation is not None, test_views=config.test_views, **goal.facts)
@@ -124,7 +139,8 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
         config, task, inputs, best_metric=goal.best_metric, best_mode=goal.best_mode, meta=meta, model=model,
         frozen=frozen, output_modules=model.output_modules,
         layer_scale=learning_rates(config.layer_decay, config.backbone_rate, model),
-        gradient_scale=norm_bias_rates(config.norm_bias_rate, model), pretrained=pretrained, adapt=adapt)
+        gradient_scale=norm_bias_rates(config.norm_bias_rate, model), pretrained=pretrained, adapt=adapt,
+        constants=taught and taught.constants, protocol=taught and taught.protocol)
 
 
 def has_batch_norm(model: ImageModel, shape: tuple[int, int, int]) -> bool:

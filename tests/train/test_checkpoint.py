@@ -120,6 +120,15 @@ def test_state_and_meta_come_back_as_they_were(tmp_path, monkeypatch):
     assert draw.tolist() == jax.random.normal(jax.random.fold_in(state.rng, 7), (3,)).tolist()
 
 
+def test_constants_are_not_saved_and_stay_those_of_the_target(tmp_path):
+    state, constants = big_state(1), {"teacher": {"w": jnp.ones(3)}}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state.replace(constants=constants), {})
+        restored, _ = checkpointer.restore_latest(big_state(2).replace(constants=constants))
+    assert bits(restored.params["kernel"]) == bits(state.params["kernel"]) and restored.constants is constants
+    assert not any("teacher" in str(path) for path in tmp_path.rglob("*"))
+
+
 def test_a_background_save_never_reads_what_a_later_step_wrote(tmp_path):
     @functools.partial(jax.jit, donate_argnums=0)
     def overwrite(params):

@@ -1,5 +1,7 @@
 """One training step: accumulation, averages, metrics and keys, on a task small enough to work out by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,26 @@ def test_lookahead_goes_on_from_an_average_that_slows_down():
         np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)  # six float32 steps
         np.testing.assert_allclose(state.ema["params"]["w"], slow, rtol=1e-5)
         np.testing.assert_allclose((state.model_state["mean"], state.ema["mean"]), (mean, slow_mean), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_constants_reach_the_loss_and_are_neither_averaged_nor_changed(accumulate):
+    """With targets that a frozen teacher halves, by hand; the loss returns only what is a state of the model."""
+    plain = least_squares()
+
+    def loss(params, model_state, batch, rng):
+        halved = {"x": batch["x"], "y": batch["y"] * model_state["teacher"]["half"]}
+        return plain.loss(params, {"counter": model_state["counter"]}, halved, rng)
+
+    optimizer, batch = optax.sgd(0.1), batch_of(8)
+    teacher = {"teacher": {"half": jnp.full((), 0.5)}}
+    taught = create_state(lambda rng: plain.init(rng, None), optimizer, jax.random.key(0), ema=True, constants=teacher)
+    make = partial(make_train_step, optimizer=optimizer, accumulate=accumulate, ema_decay=0.9)
+    found, _ = jax.jit(make(least_squares(loss=loss)))(taught, batch)
+    expected, _ = jax.jit(make(plain))(start(plain, optimizer, ema=True), batch | {"y": batch["y"] / 2})
+    np.testing.assert_array_equal(found.params["w"], expected.params["w"])
+    assert found.constants == teacher
+    assert found.ema.keys() == expected.ema.keys() and found.model_state.keys() == {"counter"}
 
 
 def keep_key(state, aux):

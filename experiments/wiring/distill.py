@@ -1,0 +1,106 @@
+"""The work of `python -m experiments.distill`; its options are in experiments/distill.py."""
+
+from functools import partial
+
+from cvjax.errors import ConfigError
+from cvjax.models.image_model import ImageModel, with_axis_name
+from cvjax.models.projected import Projected
+from cvjax.models.vit import VisionTransformer
+from cvjax.tasks.distillation import feature_task, logits_lesson, token_lesson
+from cvjax.train.preemption import StopRequest
+from cvjax.workflow.budget import prepare_within
+from cvjax.workflow.classification.augmentation import augmented, mixing
+from cvjax.workflow.classification.model import build_classifier, create_model_or_fail
+from cvjax.workflow.devices import ENGINES
+from cvjax.workflow.distillation import Teacher, check_taught, open_teacher
+from cvjax.workflow.folder import RunFolder, print_metrics
+from cvjax.workflow.frozen.encoder import Encoder, backbone_encoder
+from cvjax.workflow.frozen.options import Pool
+from cvjax.workflow.frozen.probing import probe_pretrained, shared_protocol
+from cvjax.workflow.image_inputs import ImageInputs, make_inputs
+from cvjax.workflow.prepared import Prepared, prepare_training
+from cvjax.workflow.restore import record_of
+from cvjax.workflow.training import train
+from experiments.distill import HARD_WEIGHT, TEMPERATURE, Config
+from experiments.wiring import supervised
+
+
+def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train a classifier as experiments.supervised does, or an encoder, which is probed."""
+    if config.method == "features":
+        run_features(config, folder, stop)
+    else:
+        supervised.run_one(config, folder, stop, partial(teach, config, folder))
+
+
+def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
+    """The training, see `cvjax.workflow.prepared.Prepared`."""
+    if config.method == "features":
+        return prepare_features(config, folder)
+    return supervised.prepare(config, folder, partial(teach, config, folder))
+
+
+def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
+    """The teacher of a configuration, checked and taken down."""
+    teacher = open_teacher(config.teacher, config.teacher_weights, config.teacher_fields,
+                           encoder=config.method == "features", dtype=config.dtype)
+    folder.reads(teacher.origin, again=True)
+    check_taught(teacher, inputs.dataset, config.data, classes=config.method != "features")
+    return teacher
+
+
+def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> supervised.Taught:
+    """What the teacher brings to a classifier."""
+    if config.method == "token" and not (isinstance(model, VisionTransformer) and model.distilled):
+        raise ConfigError(f"--method token: {config.model} has no distillation token; deit_small_distilled_patch16_224 "
+                          "has one, and so has a ViT with --model-fields distilled=True")
+    teacher = open_for(config, folder, inputs)
+    ask = teacher.asked(inputs.preprocessing)
+    weight = HARD_WEIGHT[config.method] if config.hard_weight is None else config.hard_weight
+    if config.method == "token":
+        lesson = token_lesson(ask, hard_weight=weight)
+    else:
+        lesson = logits_lesson(ask, temperature=config.temperature or TEMPERATURE, hard_weight=weight)
+    return supervised.Taught(lesson, teacher.constants(), teacher.protocol())
+
+
+def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train an encoder, probe it beside random parameters, and report."""
+    prepared = prepare_within(prepare_features, config, folder)
+    trained = train(prepared, folder, stop)
+    if trained is None:
+        return
+    inputs = prepared.inputs
+    probed, found = probe_pretrained(encoder_of(prepared.model, trained.variables, inputs), inputs, config.data,
+                                     seed=config.seed)
+    metrics = trained.metrics | probed
+    print_metrics(trained.metrics)
+    folder.finish(metrics, shared_protocol(inputs) | found | prepared.protocol, trained)
+
+
+def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
+    """The training of an encoder without labels."""
+    inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
+                         prepare=partial(supervised.select_images, config),
+                         raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
+    inputs = augmented(config, inputs)
+    teacher = open_for(config, folder, inputs)
+    backbone = build_classifier(config, image_size=inputs.crop_size, channels=inputs.dataset.channels, num_classes=0,
+                                drop_path=config.drop_path, dropout=config.dropout)
+    model = Projected(with_axis_name(backbone, ENGINES[config.parallel].axis_name), teacher.width)
+    encoder = encoder_of(model, {}, inputs)
+    task = feature_task(model, ask=teacher.asked(inputs.preprocessing), augment=inputs.augment,
+                        preprocess=inputs.preprocess, distance=config.distance or "cosine", mix=mixing(config))
+    meta = record_of("distill", config, "encoder", encoder.model, image_size=(inputs.image_size,) * 2,
+                     channels=inputs.dataset.channels, preprocessing=inputs.preprocessing,
+                     validated=inputs.dataset.validation is not None, part="backbone", name=encoder.name,
+                     pool=encoder.pool, blocks=encoder.blocks)
+    return prepare_training(config, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=model,
+                            output_modules=model.output_modules, constants=teacher.constants(),
+                            protocol=teacher.protocol())
+
+
+def encoder_of(model: Projected, variables: dict, inputs: ImageInputs) -> Encoder:
+    """The backbone of a network's variables."""
+    pool: Pool = model.backbone.pool if isinstance(model.backbone, VisionTransformer) else "token"
+    return backbone_encoder("student", model.backbone, variables, pool, 1, inputs)
