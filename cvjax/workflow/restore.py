@@ -64,11 +64,13 @@ def record_of(experiment: str, config: Any, kind: Kind, model: ImageModel, *, im
               root: Sequence[str] = (), part: str = "", **facts: Any) -> dict[str, Any]:
     """The description of a run that each of its checkpoints holds, as JSON.
 
+    config: of the training: a dataclass, or what one has been written as.
     model: the network that is read back, which may be a part of the trained one. root: the path to its variables within
     all evaluated variables. part: its subtree in each collection there, "" for the whole.
     validated: whether the test numbers are those of the checkpoint that was best on a validation part.
     """
-    return {"experiment": experiment, "config": as_json(config), "kind": kind, "network": described(model),
+    return {"experiment": experiment, "config": dict(config) if isinstance(config, Mapping) else as_json(config),
+            "kind": kind, "network": described(model),
             "root": list(root), "part": part, "image_size": list(image_size), "channels": channels,
             "preprocessing": preprocessing.as_json(), "class_names": list(class_names), "validated": validated,
             "facts": facts}

@@ -155,10 +155,11 @@ def _lead(config: Mapping[str, Any], summary: Mapping[str, Any] | None, progress
     protocol = summary["protocol"] if summary else {}
     facts = {**flat(protocol.get("data", {})), **(progress.facts if progress else {})}
     what = f"<b>{text(config['model'])}</b>" if config.get("model") else "A network"
-    given = config.get("checkpoint")
+    given = config.get("checkpoint") or config.get("runs")
     if given:
         runs = given if isinstance(given, list) else [given]
-        what = f"The network of {', '.join(f'<b>{text(run)}</b>' for run in runs)}"
+        kind = "mean" if "runs" in config else "network"
+        what = f"The {kind} of {', '.join(f'<b>{text(run)}</b>' for run in runs)}"
     counts = [f"{facts[key]:,} {word}" for key, word in (("training_images", "training images"),
                                                          ("test_images", "test images"), ("classes", "classes"))
               if isinstance(facts.get(key), int) and facts[key]]
