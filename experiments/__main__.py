@@ -17,7 +17,7 @@ GROUPS = {
               "detect", "rcnn"),
     "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
               "report", "reproduce"),
-    "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack"),
+    "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack", "average", "push"),
     "Measure": ("inspect", "plan", "scaling"),
 }
 

@@ -1,13 +1,16 @@
-"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache, and from folders like its own."""
+"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache, folders like its own, and to it."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from cvjax.errors import StorageError
 from cvjax.storage import check_repository
 
 HUB = "hf-hub:"  # timm's prefix of names on the hub
 CONFIG = "config.json"  # what is published beside the weights: their architecture and classes; timm's: their images
-_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = "model.safetensors"
+_FILES = (WEIGHTS, "pytorch_model.bin")
 
 
 def holds_weights(folder: Path) -> bool:
@@ -74,3 +77,29 @@ def download(name: str) -> Path:
         raise FileNotFoundError(f"{name}: not in the hub's cache, and the hub cannot be reached; run once with a "
                                 "network, or give the path of a downloaded file")
     raise FileNotFoundError(f"{name}: holds neither {' nor '.join(_FILES)}")
+
+
+def upload(folder: Path, files: Sequence[str], repository: str, *, private: bool = False) -> str:
+    """Send files of a folder to the repository OWNER/NAME, which is made if it is missing, as one commit.
+
+    The token is that of the hub's own login. private: who can see a repository that is made; one that is there stays as
+    it is. Returns the address of the commit. Raises StorageError, in one line, for whatever prevents it.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    except ImportError:
+        raise StorageError("huggingface_hub is not installed: pip install huggingface_hub") from None
+    api = HfApi(token=True)  # an error without a login, where it would otherwise ask as nobody
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(files),
+                                 commit_message="Weights, config.json and model card by cvjax").commit_url
+    except LocalTokenNotFoundError:
+        raise StorageError(f"{repository}: not logged in to the hub; `hf auth login` does it, or a token in HF_TOKEN"
+                           ) from None
+    except HfHubHTTPError as error:
+        reason = error.server_message or next(iter(str(error).splitlines()), type(error).__name__)
+        raise StorageError(f"{repository}: the hub does not take it: {' '.join(reason.split())}") from None
+    except Exception as error:  # each version of the library has another HTTP client, with errors of its own
+        raise StorageError(f"{repository}: the hub cannot be reached: {' '.join(str(error).split())[:300]}") from None

@@ -63,9 +63,9 @@ def default_weights(name: str) -> str:
 
 def fitted(name: str, published: Published, fields: dict[str, Any], *, whole: bool = False
            ) -> tuple[ImageModel, dict[str, Any]]:
-    """The model of a name at the size and with the classes of published weights, unless `fields` say other ones, and
-    its variables; whole and ValueError as in `load_weights`."""
+    """The model of a name at the size, with the classes and any other fields of published weights, unless `fields` say
+    other ones, and its variables; whole and ValueError as in `load_weights`."""
     stated = {"image_size": published.image_size, "num_classes": published.num_classes}
     given = {field: value for field, value in stated.items() if value}
-    model = resizing_as(create_model(name, **published.fields | given | fields), published.position_resize)
+    model = resizing_as(create_model(name, **published.fields(name) | given | fields), published.position_resize)
     return model, load_weights(model, published.arrays, trained=published.trained, whole=whole)

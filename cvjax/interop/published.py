@@ -10,7 +10,7 @@ import dataclasses
 import fnmatch
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, get_args
@@ -18,7 +18,6 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from cvjax.data.preprocessing import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
-from cvjax.durable import write_whole
 from cvjax.errors import CvjaxError
 from cvjax.interop.hub import CONFIG, HUB, beside, download, in_folder
 from cvjax.interop.state_dict import read_notes, read_wrapped
@@ -33,9 +32,8 @@ from cvjax.interop.transformers_config import (
     whole_patches,
 )
 from cvjax.models import create_model, list_models
+from cvjax.models.described import fields_of
 from cvjax.models.image_model import ImageModel
-from cvjax.models.images import as_pair
-from cvjax.models.registry import name_of
 from cvjax.ops.position import PositionResize, sincos_2d
 from cvjax.text import read_text
 
@@ -44,6 +42,9 @@ TRAINED, POSITION_RESIZE = "image_size", "position_resize"
 # Where transformers states what images become; of networks that also read text, under a key of the second.
 _IMAGES, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
 _README = "README.md"
+
+# In config.json: a network that was saved here, in our own words (see `cvjax.models.described`); others pass over it.
+OWN = "cvjax"
 
 # By the start of a model's name, a shell pattern, longest first: what its publishers state where no config.json does.
 # torchvision, https://pytorch.org/vision/stable/models.html: bilinear, 256 to 224; its GoogLeNet turns ImageNet's
@@ -122,9 +123,10 @@ class Published:
     images: str = CONFIG
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """Fields of their network that its name does not tell."""
-        return {} if self.network is None else own_fields(self.network)
+    def _named(self) -> Any:
+        """What the configuration calls their network, None where it has no name for it."""
+        return (self.config.get("architecture") or self._stated.get("architecture")
+                or self.config.get(OWN, {}).get("name"))
 
     @property
     def licence(self) -> str:
@@ -134,13 +136,13 @@ class Published:
     @property
     def name(self) -> str:
         """The registered name of their network; ValueError where nobody states one, or where it has none here."""
-        given = str(self.config.get("architecture") or self._stated.get("architecture") or "").split(".")[0]
+        given = str(self._named or "").split(".")[0]
         if given in list_models():
             return given
         if self.network is not None:
             near = name_of(self.network)
             raise ValueError(f"{CONFIG} of {self.source} is of a network that has no name here; beside {near}: "
-                             f"{differences(self.network, create_model(near, **self.fields))}")
+                             f"{differences(self.network, create_model(near, **self.fields(near)))}")
         raise ValueError(f"{CONFIG} of {self.source} names {given}, which is no model here" if given else
                          f"{self.source} has no {CONFIG} that names its architecture: give the model's name")
 
@@ -167,6 +169,13 @@ class Published:
         names = self._stated.get("label_names") or self.config.get("label_names") or ()
         return tuple(map(str, names))
 
+    def fields(self, name: str) -> dict[str, Any]:
+        """The fields in which their network differs from the registered model `name`; {} where nobody states it."""
+        if self.network is not None:
+            return own_fields(self.network)
+        own = self.config.get(OWN)
+        return fields_of(own) if own is not None and own["name"] == name else {}
+
     def preprocessing(self, name: str) -> tuple[Preprocessing, str]:
         """What their images become, and who says so. name: the registered name of their model."""
         stated = self._stated
@@ -188,17 +197,17 @@ class Published:
         """Raise ValueError unless the weights are of the registered model `name`, at any size and number of classes.
 
         fields: of the model, with which it may be the network that a configuration of transformers states. own: whether
-        the model also gets `self.fields`.
+        the model also gets `self.fields(name)`.
         Returns a line that says what was compared.
         """
         if self.network is not None:
             return self._check_network(name, fields, own)
-        given = self.config.get("architecture") or self._stated.get("architecture")
+        given = self._named
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
         given = str(given).split(".")[0]
-        known = given in list_models() and _structure(create_model(given)) in (
-            _structure(create_model(name)), _structure(create_model(name.replace(*QUICK_GELU))))
+        known = given in list_models() and structure(create_model(given)) in (
+            structure(create_model(name)), structure(create_model(name.replace(*QUICK_GELU))))
         if given != name and not known:
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
         return f"{self.source} is of {given}, says its {CONFIG}"
@@ -206,7 +215,7 @@ class Published:
     def _check_network(self, name: str, fields: Mapping[str, Any], own: bool) -> str:
         assert self.network is not None
         alike = isinstance(create_model(name), type(self.network))
-        base = self.fields if own and alike else {}
+        base = self.fields(name) if own and alike else {}
         # Other fields than those of the name are a user's own change, unless only they make it the same network.
         different, also = (differences(self.network, create_model(name, **base | each))
                            for each in ({}, dict(fields) if alike else {}))
@@ -219,7 +228,8 @@ class Published:
         return f"{said}; licence: {self.licence}" if self.licence else said
 
 
-def _is_published(content: Any) -> bool:
+def is_published(content: Any) -> bool:
+    """Whether a `config.json` is about weights, not a file of that name with something else."""
     return isinstance(content, Mapping) and not content.keys().isdisjoint(("architecture", "pretrained_cfg"))
 
 
@@ -229,7 +239,9 @@ def _check_fields(config: Path, content: Mapping[str, Any]) -> None:
     if not isinstance(stated, Mapping):
         raise ValueError(f"{config}: pretrained_cfg must be an object, got a {type(stated).__name__}")
     for field, value in (*content.items(), *stated.items()):
-        if field in ("input_size", "test_input_size") and value is not None:
+        if field == OWN:
+            fits = _is_description(value)
+        elif field in ("input_size", "test_input_size") and value is not None:
             fits = isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n < 2**16 for n in value)
         elif field == "num_classes":
             fits = value is None or type(value) is int and 0 <= value < 2**24
@@ -239,6 +251,21 @@ def _check_fields(config: Path, content: Mapping[str, Any]) -> None:
             continue
         if not fits:
             raise ValueError(f"{config}: {field} is {str(value)[:40]!r}, which cannot be")
+
+
+def _is_description(value: Any) -> bool:
+    """Whether `described` can have written this, of a network that can be built: a file from outside says it."""
+    return (isinstance(value, Mapping) and value.keys() == {"name", "fields"} and isinstance(value["name"], str)
+            and isinstance(value["fields"], Mapping) and value["fields"].keys().isdisjoint(OTHERWISE_SAID)
+            and all(map(_is_field, value["fields"].values())))
+
+
+def _is_field(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) < 100 and all(map(_is_field, value))
+    if isinstance(value, Mapping):
+        return len(value) < 100 and all(map(_is_field, value.values()))
+    return value is None or isinstance(value, bool | str) or isinstance(value, int | float) and abs(value) < 2**16
 
 
 def _is_head(name: str) -> bool:
@@ -297,14 +324,14 @@ def _of_family(name: str, arrays: Iterable[str], missing: str = CONFIG) -> tuple
 
 
 # Fields that change neither the names nor the meaning of weights, or what is said beside the architecture.
-_OTHERWISE_SAID = ("parent", "name", "axis_name", "weight_init", "image_size", "position_resize", "num_classes",
-                   "dtype", "remat", "scan", "attention", "dropout", "drop_path")
+OTHERWISE_SAID = ("parent", "name", "axis_name", "weight_init", "zero_init_last", "image_size", "position_resize",
+                  "num_classes", "dtype", "remat", "scan", "attention", "dropout", "drop_path")
 
 
-def _structure(model: ImageModel) -> tuple[Any, ...]:
+def structure(model: ImageModel) -> tuple[Any, ...]:
     """A model but for its size, its classes, and how it is trained and computed."""
     return type(model), {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
-                         if field.name not in _OTHERWISE_SAID}
+                         if field.name not in OTHERWISE_SAID}
 
 
 def open_published(source: str | Path, part: str | None = None) -> Published:
@@ -326,9 +353,9 @@ def open_published(source: str | Path, part: str | None = None) -> Published:
     if not config.is_file():
         return Published(name, arrays, {}, trained, own or position_resize_of(arrays, place), path)
     content = _read_json(config)
-    if is_transformers(content) and not _is_published(content):
+    if is_transformers(content) and not is_published(content):
         return _of_transformers(name, path, content, arrays, trained, own)
-    if not _is_published(content):  # a file of that name that is about something else: a run's options
+    if not is_published(content):  # a file of that name that is about something else: a run's options
         content = {}
     _check_fields(config, content)
     resize = own or ("timm" if content else position_resize_of(arrays, place))
@@ -382,25 +409,3 @@ def _noted_resize(notes: Mapping[str, str]) -> PositionResize | None:
     """What `save_weights` notes in a file of its positions; it says nothing where they are resized as by default."""
     said = notes.get(POSITION_RESIZE, "timm" if TRAINED in notes else None)
     return cast(PositionResize, said) if said in get_args(PositionResize) else None
-
-
-def write_config(path: Path, model: ImageModel, how: Preprocessing, class_names: Sequence[str] = ()) -> None:
-    """Write `config.json` beside the weights `path`, as timm reads it.
-
-    Raises ValueError if a file of that name is there that is about something else.
-    """
-    config = path.with_name(CONFIG)
-    if config.exists() and not _is_published(json.loads(read_text(config))):
-        raise ValueError(f"{config} is there already, and describes no weights: save them in another folder")
-    height, width = as_pair(model.image_size)
-    classes = getattr(model, "num_classes", 0)
-    stated = {"input_size": [model.in_channels, height, width], "num_classes": classes, "mean": list(how.mean),
-              "std": list(how.std), "crop_pct": how.crop, "crop_mode": how.crop_mode,
-              "interpolation": how.interpolation}
-    if class_names:
-        stated["label_names"] = list(class_names)
-    content = {"num_classes": classes, "pretrained_cfg": stated}
-    name = name_of(model)
-    if _structure(create_model(name)) == _structure(model):  # others have no name that a reader could build
-        content["architecture"] = name
-    write_whole(config, json.dumps(content, indent=2) + "\n")

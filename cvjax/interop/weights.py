@@ -23,8 +23,8 @@ from cvjax.interop.published import (
     open_published,
     position_resize_of,
     resizing_as,
-    write_config,
 )
+from cvjax.interop.timm_config import write_config
 from cvjax.models.dino import DINO
 from cvjax.models.faster_rcnn import FasterRCNN
 from cvjax.models.fcn import FCN

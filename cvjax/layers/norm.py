@@ -79,3 +79,22 @@ def frozen_statistics(frozen: Callable[[str], bool]) -> Any:
 
     with nn.intercept_methods(intercept):
         yield
+
+
+@contextlib.contextmanager
+def batch_statistics() -> Any:
+    """Within this context batch norms use the statistics of their batch also with `train=False`, and leave them in the
+    place of the running ones (`batch_stats`, which must be mutable)."""
+    def intercept(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if not isinstance(module, BatchNorm) or context.method_name != "__call__":
+            return call(*arguments, **options)
+        before = {name: module.get_variable("batch_stats", name) for name in ("mean", "var")}
+        out = call(*arguments, **{**options, "train": True})
+        for name, old in before.items():  # undo the average: it has kept `momentum` of the old one
+            moved = module.get_variable("batch_stats", name)
+            module.put_variable("batch_stats", name, (moved - module.momentum * old) / (1 - module.momentum))
+        return out
+
+    with nn.intercept_methods(intercept):
+        yield

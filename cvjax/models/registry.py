@@ -54,20 +54,14 @@ def name_of(model: ImageModel) -> str:
 
     ValueError if the class has no registered name.
     """
-    def differing(name: str) -> int:
-        base = create_model(name)
-        return sum(getattr(model, f.name) != getattr(base, f.name) for f in dataclasses.fields(model)
-                   if f.name not in ("parent", "name"))
-
     names = [name for name, (module, _) in _MODELS.items() if module is type(model)]
     if not names:
         raise ValueError(f"{type(model).__name__} has no registered name")
-    return min(names, key=lambda name: (differing(name), name))
+    return min(names, key=lambda name: (len(changed_fields(model, name)), name))
 
 
-def described(model: ImageModel) -> tuple[str, dict[str, Any]]:
-    """`name_of(model)`, and the fields in which the model differs from that one; ValueError as there."""
-    name = name_of(model)
+def changed_fields(model: ImageModel, name: str) -> dict[str, Any]:
+    """The fields in which a model differs from the registered one of its class called `name`."""
     base = create_model(name)
-    return name, {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
-                  if field.name not in ("parent", "name") and getattr(model, field.name) != getattr(base, field.name)}
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
+            if field.name not in ("parent", "name") and getattr(model, field.name) != getattr(base, field.name)}

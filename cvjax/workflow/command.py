@@ -180,13 +180,14 @@ def _prog(options: str) -> str:
 
 
 def _run_name(preset: str, base: Any, parsed: Any) -> str:
-    """`digits`, or `digits-seed=1-no-flip` when fields were changed, in the words of the command line.
-
-    A long name is cut, and ends in a hash of the whole.
-    """
+    """`digits`, or `digits-seed=1-no-flip` when fields were changed, in the words of the command line."""
     changed = [f.name for f in dataclasses.fields(base) if f.name not in PLACE and f.name not in FREE
                and getattr(base, f.name) != getattr(parsed, f.name)]
-    whole = "-".join([preset, *(_in_words(name, getattr(parsed, name)) for name in changed)])
+    return name_from("-".join([preset, *(_in_words(name, getattr(parsed, name)) for name in changed)]))
+
+
+def name_from(whole: str) -> str:
+    """A text as the name of a run's folder. A long name is cut, and ends in a hash of the whole."""
     name = "".join(c if c.isalnum() or c in "-_.,=" else "_" for c in whole)
     if len(name.encode()) <= LONGEST_NAME:
         return name

@@ -8,7 +8,7 @@ from typing import Any
 from cvjax.text import printable
 
 ENCODERS = ("mae_pretrain", "dino_pretrain", "simsiam_pretrain")
-CLASSIFIERS = ("supervised", "distill", "finetune")
+CLASSIFIERS = ("supervised", "distill", "finetune", "average")
 ANSWERING = (*CLASSIFIERS, "segment", "detect")
 
 

@@ -27,7 +27,8 @@ class Mark:
     Attributes:
         help: the text that explains it, in place of the one under the field.
         metavar: what help calls a value.
-        positional: its values are given without its name. A configuration has at most one such field.
+        positional: its values are given without its name, in the order of such fields. Only the last one may take any
+            number of them.
         check: raises a CvjaxError for a value that a command line must not give; before any slow import. A
             configuration that is made in Python is not asked.
     """

@@ -10,14 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
-import numpy as np
-
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import CheckpointError, ConfigError
-from cvjax.models import create_model
+from cvjax.models.described import described, rebuilt
 from cvjax.models.image_model import ImageModel
-from cvjax.models.registry import described
 from cvjax.storage import is_address
 from cvjax.train.checkpoint import describe, restore_weights
 from cvjax.workflow.config import as_json
@@ -68,11 +64,13 @@ def record_of(experiment: str, config: Any, kind: Kind, model: ImageModel, *, im
               root: Sequence[str] = (), part: str = "", **facts: Any) -> dict[str, Any]:
     """The description of a run that each of its checkpoints holds, as JSON.
 
+    config: of the training: a dataclass, or what one has been written as.
     model: the network that is read back, which may be a part of the trained one. root: the path to its variables within
     all evaluated variables. part: its subtree in each collection there, "" for the whole.
     validated: whether the test numbers are those of the checkpoint that was best on a validation part.
     """
-    return {"experiment": experiment, "config": as_json(config), "kind": kind, "network": _described(model),
+    return {"experiment": experiment, "config": dict(config) if isinstance(config, Mapping) else as_json(config),
+            "kind": kind, "network": described(model),
             "root": list(root), "part": part, "image_size": list(image_size), "channels": channels,
             "preprocessing": preprocessing.as_json(), "class_names": list(class_names), "validated": validated,
             "facts": facts}
@@ -115,34 +113,8 @@ def evaluated_variables(weights: Mapping[str, Any]) -> Any:
     return weights["ema"] or {"params": weights["params"], **weights["model_state"]}
 
 
-def _described(model: ImageModel) -> dict[str, Any]:
-    """A model as the name of a registered model and the fields in which the two differ."""
-    name, changed = described(model)
-    return {"name": name, "fields": {field: _as_json(field, value) for field, value in changed.items()}}
-
-
-def _rebuilt(described: Mapping[str, Any]) -> ImageModel:
-    fields = {name: jnp.dtype(value) if name.endswith("dtype") else _as_fields(value)
-              for name, value in described["fields"].items()}
+def _rebuilt(description: Mapping[str, Any]) -> ImageModel:
     try:
-        return create_model(described["name"], **fields)
+        return rebuilt(description)
     except ValueError as error:
         raise CheckpointError(f"another version wrote this checkpoint: {error}") from None
-
-
-def _as_json(name: str, value: Any) -> Any:
-    if name.endswith("dtype"):
-        return np.dtype(value).name
-    if isinstance(value, Mapping):
-        return {key: _as_json(key, each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [_as_json("", each) for each in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"field {name} = {value!r} of a model cannot be written as JSON")
-
-
-def _as_fields(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_fields(each) for key, each in value.items()}
-    return tuple(map(_as_fields, value)) if isinstance(value, list) else value

@@ -11,9 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cvjax.data.dataset import Dataset
-from cvjax.data.held_out import fold_out, take_share
-from cvjax.data.sources.file_list import add_labelled_files
 from cvjax.errors import ConfigError
 from cvjax.evaluate.views import averaged
 from cvjax.models.image_model import ImageModel, with_axis_name
@@ -31,6 +28,7 @@ from cvjax.workflow.classification.model import (
     load_classifier,
     parse_fields,
 )
+from cvjax.workflow.classification.parts import training_parts
 from cvjax.workflow.classification.report import report
 from cvjax.workflow.classification.transfer import (
     frozen_parameters,
@@ -39,11 +37,11 @@ from cvjax.workflow.classification.transfer import (
     norm_bias_rates,
     with_parameters,
 )
+from cvjax.workflow.config import as_json
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.probing import shared_protocol
 from cvjax.workflow.image_inputs import ImageInputs, make_inputs
-from cvjax.workflow.inputs import held_out
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.preprocessing import open_pretrained
 from cvjax.workflow.restore import record_of
@@ -101,7 +99,7 @@ def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Pr
              if config.pretrained else None)
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
-                         prepare=partial(select_images, config), preprocessing=start and start.preprocessing,
+                         prepare=partial(training_parts, as_json(config)), preprocessing=start and start.preprocessing,
                          raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
     dataset, size = inputs.dataset, inputs.crop_size
     inputs = augmented(config, inputs)
@@ -146,21 +144,6 @@ def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Pr
 def has_batch_norm(model: ImageModel, shape: tuple[int, int, int]) -> bool:
     """Whether the model takes statistics of the batch."""
     return "batch_stats" in jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
-
-
-def select_images(config: Config, dataset: Dataset) -> Dataset:
-    """Take a share of the training images, hold some out for validation, and add pseudo-labelled ones."""
-    if config.fraction < 1:
-        dataset = take_share(dataset, config.fraction, seed=0)
-    if config.fold is not None:
-        dataset = fold_out(dataset, config.folds, config.fold, seed=0)
-    dataset = held_out(config, dataset)
-    if config.pseudo_labels is not None and dataset.targets is not None:
-        raise ConfigError(f"--pseudo-labels {config.pseudo_labels}: they are classes, {config.data} has "
-                          f"{dataset.targets.kind}; leave them out")
-    if config.pseudo_labels is not None:  # never into the validation part: they are not true labels
-        dataset = add_labelled_files(dataset, config.pseudo_labels)
-    return dataset
 
 
 def run_folds(config: Config, folder: RunFolder, stop: StopRequest) -> None:

@@ -1,6 +1,9 @@
-"""Runs written without training: a linear classifier whose answers can be worked out."""
+"""Runs written without training: a linear classifier whose answers can be worked out, or any network."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import numpy as np
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.models import create_model
+from cvjax.models.image_model import ImageModel
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.state import TrainState
 from cvjax.workflow.config import DataConfig
@@ -36,3 +40,28 @@ def write_run(folder: Path, sharpness: float = 2.0, *, names: tuple[str, ...] = 
 def light(sharpness: float, grey: float) -> float:
     """The probability of "light" of a constant picture of this grey level."""
     return 1 / (1 + np.exp(-sharpness * (grey / 127.5 - 1)))
+
+
+def write_model_run(folder: Path, model: ImageModel, variables: Any, *, names: Sequence[str] = (),
+                    kind: Kind = "classifier", metrics: Mapping[str, float] | None = None,
+                    experiment: str = "supervised", preprocessing: Preprocessing | None = None,
+                    image_size: int | None = None, config: Mapping[str, Any] | None = None, **facts: Any) -> Path:
+    """A run of any network with these variables.
+
+    metrics: those of its summary; None for a run that is not complete. image_size: side of the images that it is judged
+    on, by default the model's own. config: fields of its configuration, besides the data.
+    """
+    size, fields = image_size or model.image_size, {"data": "digits", "seed": 3} | dict(config or {})
+    params, state = variables["params"], {key: value for key, value in variables.items() if key != "params"}
+    state = TrainState(jnp.int32(1), *jax.tree.map(jnp.asarray, (params, state)), (), None, jax.random.key(0))
+    meta = record_of(experiment, DataConfig(), kind, model, image_size=(size, size), channels=model.in_channels,
+                     preprocessing=preprocessing or Preprocessing.of(model.in_channels), class_names=names,
+                     validated=False, **facts) | {"config": fields, "total_steps": 1 if metrics is not None else 2}
+    with Checkpointer(folder / "checkpoints") as checkpointer:
+        checkpointer.save(state, meta)
+    (folder / "config.json").write_text(json.dumps({"experiment": experiment, **fields}))
+    if metrics is not None:
+        summary = {"metrics": dict(metrics), "sources": [], "protocol": {"data": {"test_images": 360}},
+                   "versions": {"jax": "1.2.3"}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

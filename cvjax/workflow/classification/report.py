@@ -25,24 +25,36 @@ from cvjax.workflow.normalization import displayable, preprocess
 
 _EXPLAINED = 8  # examples in the picture of explanations
 
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def predict(classifiers: Sequence[Classifier], inputs: ImageInputs, part: str
-            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean answers float32 `(N, K)` to the readable records of a part, their labels and their positions."""
+
+def answering(classifiers: Sequence[Classifier], inputs: ImageInputs) -> Callable[[Sequence[Any], str], Answers]:
+    """A function, compiled once, of variables for each classifier and of a part of the data.
+
+    It gives the mean answers float32 `(N, K)` to the readable records of the part, their labels and their positions.
+    """
     engine = MeshEngine(jax.local_devices())
     asked = ensemble(classifiers)
-    variables = [classifier.variables for classifier in classifiers]
     compiled = engine.compile_evaluation(lambda variables, batch: asked(variables, batch["image"]))
-    positions = []
 
-    def batches() -> Iterator[Mapping[str, np.ndarray]]:
-        for batch in inputs.eval_batches(part):
-            positions.append(batch["index"][batch["mask"]])
-            yield batch
+    def answers(variables: Sequence[Any], part: str) -> Answers:
+        positions = []
 
-    answers, labels = extract_features(lambda batch: compiled(variables, engine.put({"image": batch["image"]})),
-                                       batches(), desc=f"{part} predictions")
-    return answers, labels, np.concatenate(positions)
+        def batches() -> Iterator[Mapping[str, np.ndarray]]:
+            for batch in inputs.eval_batches(part):
+                positions.append(batch["index"][batch["mask"]])
+                yield batch
+
+        found, labels = extract_features(lambda batch: compiled(variables, engine.put({"image": batch["image"]})),
+                                         batches(), desc=f"{part} predictions")
+        return found, labels, np.concatenate(positions)
+
+    return answers
+
+
+def predict(classifiers: Sequence[Classifier], inputs: ImageInputs, part: str) -> Answers:
+    """What `answering` gives for the classifiers' own variables."""
+    return answering(classifiers, inputs)([classifier.variables for classifier in classifiers], part)
 
 
 def report(classifiers: Sequence[Classifier], inputs: ImageInputs, folder: Path, part: str = "test"

@@ -155,10 +155,11 @@ def _lead(config: Mapping[str, Any], summary: Mapping[str, Any] | None, progress
     protocol = summary["protocol"] if summary else {}
     facts = {**flat(protocol.get("data", {})), **(progress.facts if progress else {})}
     what = f"<b>{text(config['model'])}</b>" if config.get("model") else "A network"
-    given = config.get("checkpoint")
+    given = config.get("checkpoint") or config.get("runs")
     if given:
         runs = given if isinstance(given, list) else [given]
-        what = f"The network of {', '.join(f'<b>{text(run)}</b>' for run in runs)}"
+        kind = "mean" if "runs" in config else "network"
+        what = f"The {kind} of {', '.join(f'<b>{text(run)}</b>' for run in runs)}"
     counts = [f"{facts[key]:,} {word}" for key, word in (("training_images", "training images"),
                                                          ("test_images", "test images"), ("classes", "classes"))
               if isinstance(facts.get(key), int) and facts[key]]
@@ -210,7 +211,8 @@ def _results(config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> st
     tiles = "".join(f"<div><dt>{text(name)}</dt><dd>{text(in_words(name, metrics[name]))}"
                     f"<small>{_of_images(name, protocol)}</small>{_baselines(name, metrics)}</dd></div>"
                     for name in (chosen or list(metrics))[:4])
-    rows = [(text(name), text(in_words(name, value)), _count(name, protocol)) for name, value in metrics.items()]
+    rows = [(text(name), text(in_words(name, value)), images_behind(name, protocol))
+            for name, value in metrics.items()]
     head = ("metric", "value", "n (images)")
 
     def numbers(part: Sequence[tuple[str, str, str]]) -> str:
@@ -224,8 +226,8 @@ def _results(config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> st
             "changes a number. Runs of several seeds are averaged in the index of runs, with their deviation.</p>")
 
 
-def _count(metric: str, protocol: Mapping[str, Any]) -> str:
-    """The number of images that a metric rests on, "" where the protocol does not say it."""
+def images_behind(metric: str, protocol: Mapping[str, Any]) -> str:
+    """The number of images that a metric rests on, in words; "" where the protocol does not say it."""
     data, kind = protocol.get("data", {}), metric.split("/")[0]
     count = data.get("training_images") if kind == "train" else data.get("test_images", protocol.get("test_pictures"))
     known = kind in ("train", "test", *PROBES) or metric.split("/")[1:2] in (["miou"], ["pixel_accuracy"], ["ap50"])
@@ -233,7 +235,7 @@ def _count(metric: str, protocol: Mapping[str, Any]) -> str:
 
 
 def _of_images(metric: str, protocol: Mapping[str, Any]) -> str:
-    count = _count(metric, protocol)
+    count = images_behind(metric, protocol)
     return f"n = {count} images" if count else ""
 
 
@@ -282,7 +284,7 @@ def _made(config: Mapping[str, Any], summary: Mapping[str, Any] | None, progress
     parts = []
     if "changed" in started:
         changed = started["changed"]
-        rows = [(text(name), text(_plain(before)), text(_plain(now))) for name, (before, now) in changed.items()]
+        rows = [(text(name), text(plain(before)), text(plain(now))) for name, (before, now) in changed.items()]
         content = "<p>None: every field is the preset's.</p>"
         if rows:
             content = table(("field", "in the preset", "in this run"), rows, caption="Differences from the preset")
@@ -313,16 +315,16 @@ def _made(config: Mapping[str, Any], summary: Mapping[str, Any] | None, progress
 
 
 def _pairs(content: Mapping[str, Any], caption: str) -> str:
-    rows = [(text(key), text(_plain(value))) for key, value in content.items()]
+    rows = [(text(key), text(plain(value))) for key, value in content.items()]
     return table(("name", "value"), rows, caption=caption)
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value of JSON as a person writes it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
+        return ", ".join(map(plain, value)) or "none"
     return "none" if value is None else str(value)
 
 

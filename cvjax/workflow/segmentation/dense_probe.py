@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from cvjax.interop.pretrained import default_weights
 from cvjax.models.dense_probe import DenseProbe
 from cvjax.models.image_model import ImageModel
-from cvjax.models.registry import described
+from cvjax.models.registry import changed_fields, name_of
 from cvjax.workflow.classification.model import asked, check_model
 from cvjax.workflow.config import config_errors
 from cvjax.workflow.frozen.encoder import Encoder, load_encoder, published_encoder
@@ -32,7 +32,8 @@ def frozen_network(config: Any) -> Encoder:
 
 def build_dense_probe(config: Any, encoder: Encoder, *, num_classes: int) -> ImageModel:
     """A linear layer on an encoder; ConfigError for a network without the map, or that takes no crops of this size."""
-    name, fields = described(encoder.model)
+    name = name_of(encoder.model)
+    fields = changed_fields(encoder.model, name)
     known = [*fields, *type(encoder.model).__dataclass_fields__]
     for option in ("remat", "scan", "attention"):
         fields |= asked(option, getattr(config, option), name, known)
