@@ -34,6 +34,8 @@ from cvjax.interop.transformers_config import (
 from cvjax.models import create_model, list_models
 from cvjax.models.described import fields_of
 from cvjax.models.image_model import ImageModel
+from cvjax.models.images import as_pair
+from cvjax.models.registry import name_of
 from cvjax.ops.position import PositionResize, sincos_2d
 from cvjax.text import read_text
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvjax.models.image_model import ImageModel
-from cvjax.models.registry import create_model, name_of, changed_fields
+from cvjax.models.registry import changed_fields, create_model, name_of
 
 
 def described(model: ImageModel, name: str | None = None, *, without: Collection[str] = ()) -> dict[str, Any]:
@@ -17,7 +17,8 @@ def described(model: ImageModel, name: str | None = None, *, without: Collection
     a field whose value JSON cannot hold.
     """
     name = name_of(model) if name is None else name
-    return {"name": name, "fields": {field: _as_json(field, value) for field, value in changed_fields(model, name).items()
+    changed = changed_fields(model, name)
+    return {"name": name, "fields": {field: _as_json(field, value) for field, value in changed.items()
                                      if field not in without}}
 
 

@@ -79,7 +79,8 @@ def slices(text: str) -> list[Target]:
     name, _, count = text.removeprefix("tpu_").partition(":")
     if count != "fit" or name not in {*CARDS, *_TORI}:
         return [parse_target(text)]
-    return [parse_target(f"{name}:{size}") for size in (_TORI[name] if name in _TORI else (1, 2, 4, 8, 16, 32, 64, 128))]
+    sizes = _TORI[name] if name in _TORI else [2**power for power in range(8)]
+    return [parse_target(f"{name}:{size}") for size in sizes]
 
 
 def compiler_of(target: Target) -> str | None:

@@ -81,8 +81,9 @@ def test_equal_layers_have_one_name():
 
 def row(**changes):
     kinds, names = costs(parse(PROGRAM))
-    facts = Facts(("tpu_v5e", 1, "tpu"), None, 2 * 10**9, 10**9, 3 * 10**9, 1e12, 2e12, 64, "bfloat16", 10, 1.5, {"jax": "1"})
-    return Row("supervised tiny", Target("tpu_v5e", 1, "tpu"), facts, kinds, names)._replace(**changes)
+    v5e = Target("tpu_v5e", 1, "tpu")
+    facts = Facts(v5e, None, 2 * 10**9, 10**9, 3 * 10**9, 1e12, 2e12, 64, "bfloat16", 10, 1.5, {"jax": "1"})
+    return Row("supervised tiny", v5e, facts, kinds, names)._replace(**changes)
 
 
 def test_time_is_cycles_on_a_tpu_and_bytes_and_flops_on_a_card():

@@ -60,7 +60,7 @@ def test_bfloat16_stays_and_its_softmax_is_float32():
 
 
 def test_products_stay_bfloat16_in_the_gradients_too():
-    """One of the scores, one of the result, and four for the gradients: of bfloat16, which accelerators take quickly."""
+    """One of the scores, one of the result, four for the gradients: of bfloat16, which accelerators take quickly."""
     x = jnp.ones(SHAPE, jnp.bfloat16)
     program = jax.jit(jax.grad(lambda *a: attend(*a).astype(jnp.float32).sum(), (0, 1, 2))).lower(x, x, x).as_text()
     products = [line.split(" : ")[1] for line in program.splitlines() if "stablehlo.dot_general" in line]

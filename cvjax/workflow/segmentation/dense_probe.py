@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from cvjax.interop.hub import holds_weights
 from cvjax.interop.pretrained import default_weights
 from cvjax.models.dense_probe import DenseProbe
 from cvjax.models.image_model import ImageModel
@@ -21,7 +22,7 @@ def frozen_network(config: Any) -> Encoder:
 
     ConfigError for what cannot be read. Prints that a run's network has its own name and fields.
     """
-    if config.pretrained and Path(config.pretrained).is_dir():
+    if config.pretrained and Path(config.pretrained).is_dir() and not holds_weights(Path(config.pretrained)):
         encoder = load_encoder(config.pretrained, "judged")
         print(f"frozen: the network of {config.pretrained}, in place of --model and --model-fields")
         return encoder
