@@ -1,4 +1,4 @@
-"""Distil a frozen teacher: train a classifier, or an encoder without labels, to answer as another network does.
+"""Distil a frozen teacher into a classifier or an encoder.
 
 --method logits: the softened answers of a classifier (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
 --method token: its likeliest class, learnt by the distillation token of a ViT (DeiT, Touvron et al. 2021,
