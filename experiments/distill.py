@@ -74,7 +74,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": supervised.PRESETS["digits"] | PERCEPTRON | dict(
         fraction=0.05, epochs=200, batch_size=32, base_learning_rate=0.8, mixup=1.0),
     # The same perceptron as an encoder, from all digits and no labels.
-    "digits_features": supervised.PRESETS["digits"] | PERCEPTRON | dict(method="features"),
+    "digits_features": supervised.PRESETS["digits"] | PERCEPTRON | dict(
+        method="features", base_learning_rate=1.6),
     # Your own photos in class folders, and a larger network that has learnt them.
     "folder": supervised.PRESETS["folder"] | dict(teacher="runs/supervised/folder"),
     "deit_small_distilled": DEIT,
