@@ -69,7 +69,7 @@ DEIT = supervised.PRESETS["deit_small"] | dict(
     teacher_fields=("image_size=224",))
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A perceptron has 71 digits and a ResNet that learnt from 1,437: soft labels hold what few images do not show
+    # A perceptron has 70 digits and a ResNet that learnt from 1,437: soft labels hold what few images do not show
     # (Hinton et al. 2015, sec. 5.1).
     "digits": supervised.PRESETS["digits"] | PERCEPTRON | dict(
         fraction=0.05, epochs=200, batch_size=32, base_learning_rate=0.8, mixup=1.0),
