@@ -13,7 +13,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.menu import choose, first_line
 
 GROUPS = {
-    "Train": ("supervised", "distill", "finetune", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment",
+    "Train": ("supervised", "finetune", "distill", "mae_pretrain", "dino_pretrain", "simsiam_pretrain", "segment",
               "detect", "rcnn"),
     "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
               "report", "reproduce"),

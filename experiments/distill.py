@@ -1,4 +1,4 @@
-"""Distil a frozen teacher: train a classifier, or an encoder without labels, to answer as another network does.
+"""Distil a frozen teacher into a classifier or an encoder.
 
 --method logits: the softened answers of a classifier (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
 --method token: its likeliest class, learnt by the distillation token of a ViT (DeiT, Touvron et al. 2021,
@@ -69,12 +69,13 @@ DEIT = supervised.PRESETS["deit_small"] | dict(
     teacher_fields=("image_size=224",))
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A perceptron has 71 digits and a ResNet that learnt from 1,437: soft labels hold what few images do not show
+    # A perceptron has 70 digits and a ResNet that learnt from 1,437: soft labels hold what few images do not show
     # (Hinton et al. 2015, sec. 5.1).
     "digits": supervised.PRESETS["digits"] | PERCEPTRON | dict(
         fraction=0.05, epochs=200, batch_size=32, base_learning_rate=0.8, mixup=1.0),
     # The same perceptron as an encoder, from all digits and no labels.
-    "digits_features": supervised.PRESETS["digits"] | PERCEPTRON | dict(method="features"),
+    "digits_features": supervised.PRESETS["digits"] | PERCEPTRON | dict(
+        method="features", base_learning_rate=1.6),
     # Your own photos in class folders, and a larger network that has learnt them.
     "folder": supervised.PRESETS["folder"] | dict(teacher="runs/supervised/folder"),
     "deit_small_distilled": DEIT,

@@ -16,9 +16,10 @@ from cvjax.workflow.options import Option, options_of
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 # What people change first, in this order: `--help` shows these options of a configuration that has more than FEW.
-FIRST = ("data", "checkpoint", "model", "weights", "pretrained", "freeze", "image_size", "crop_size", "canvas",
-         "form", "mask_ratio", "epochs", "steps", "minutes", "batch_size", "optimizer", "base_learning_rate",
-         "weight_decay", "validation", "dtype", "workers", "seed", "output", "run_dir", "overwrite", "dry_run")
+FIRST = ("data", "checkpoint", "teacher", "method", "model", "weights", "pretrained", "freeze", "image_size",
+         "crop_size", "canvas", "form", "mask_ratio", "epochs", "steps", "minutes", "batch_size", "optimizer",
+         "base_learning_rate", "weight_decay", "validation", "dtype", "workers", "seed", "output", "run_dir",
+         "overwrite", "dry_run")
 FEW = 22
 ROWS = 38  # of a screen of 40, without the command itself and the prompt after it
 COLUMN = 30  # where the texts begin

@@ -252,8 +252,9 @@ def classifier(tmp_path_factory):
 def dry(command, tmp_path, request):
     def run(experiment, *arguments):
         before = {"knn": "pretrained", "linear_probe": "pretrained", "finetune": "pretrained", "evaluate": "classifier",
-                  "retrieval": "pretrained", "few_shot": "pretrained", "embed": "pretrained"}
-        more = ("--checkpoint", request.getfixturevalue(before[experiment])) if experiment in before else ()
+                  "retrieval": "pretrained", "few_shot": "pretrained", "embed": "pretrained", "distill": "classifier"}
+        read = "--teacher" if experiment == "distill" else "--checkpoint"
+        more = (read, request.getfixturevalue(before[experiment])) if experiment in before else ()
         if more and "--data" not in arguments:  # the run's own has no labels
             more += ("--data", "digits")
         return command(experiment, *arguments, "--run-dir", tmp_path / "run", "--dry-run", *more)
@@ -344,7 +345,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(dry, tmp_path, experim
     monkeypatch.chdir(tmp_path)
     done = dry(experiment, *(("--widths", 16, 32, "--fractions", 0.2, 0.5, 1) if experiment == "scaling" else ()))
     assert done.status == 0, done.err
-    assert ("360 images" if experiment == "evaluate" else "1,437 training") in done.out
+    assert {"evaluate": "360 images", "distill": "70 training"}.get(experiment, "1,437 training") in done.out
     assert list(tmp_path.iterdir()) == []
 
 
