@@ -72,7 +72,7 @@ def record_of(experiment: str, config: Any, kind: Kind, model: ImageModel, *, im
     all evaluated variables. part: its subtree in each collection there, "" for the whole.
     validated: whether the test numbers are those of the checkpoint that was best on a validation part.
     """
-    return {"experiment": experiment, "config": as_json(config), "kind": kind, "network": _described(model),
+    return {"experiment": experiment, "config": as_json(config), "kind": kind, "network": described(model),
             "root": list(root), "part": part, "image_size": list(image_size), "channels": channels,
             "preprocessing": preprocessing.as_json(), "class_names": list(class_names), "validated": validated,
             "facts": facts}
@@ -115,8 +115,8 @@ def evaluated_variables(weights: Mapping[str, Any]) -> Any:
     return weights["ema"] or {"params": weights["params"], **weights["model_state"]}
 
 
-def _described(model: ImageModel) -> dict[str, Any]:
-    """A model as the name of a registered model and the fields in which the two differ."""
+def described(model: ImageModel) -> dict[str, Any]:
+    """A model as the `name` of a registered model and the `fields` in which the two differ, as JSON."""
     name = name_of(model)
     base = create_model(name)
     changed = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
