@@ -7,6 +7,7 @@ from cvjax.errors import ConfigError
 from cvjax.models import list_models
 from cvjax.spelling import did_you_mean
 from cvjax.storage import is_address
+from cvjax.text import printable
 from cvjax.workflow.config import require
 from cvjax.workflow.export.folder import HOW_TO_LOAD, check_new, file_of, write_export
 from cvjax.workflow.export.program import program_of
@@ -31,8 +32,8 @@ def run(config: Config) -> None:
     program = program_of(network, pixels=config.preprocessing)
     write_export(config.output, program, config.format, learnt, layout=config.layout)
     size = (config.output / file_of(config.format)).stat().st_size
-    print(f"{program.name}, {program.kind}: {config.output / file_of(config.format)}, {size / 1e6:.1f} MB\n"
-          f"how to load it: {config.output / HOW_TO_LOAD}")
+    print(printable(f"{program.name}, {program.kind}: {config.output / file_of(config.format)}, {size / 1e6:.2f} MB"))
+    print(printable(f"how to load it: {config.output / HOW_TO_LOAD}"))
 
 
 def is_run(config: Config) -> bool:

@@ -72,8 +72,7 @@ def _padded(x: jax.Array, fill: jax.Array, config: Sequence[tuple[int, int, int]
             raise NotImplementedError("padding between elements")
         x = jax.lax.slice_in_dim(x, max(-low, 0), x.shape[axis] - max(-high, 0), axis=axis)
 
-        def border(width: int, x: jax.Array = x, axis: int = axis) -> list[jax.Array]:
-            return [jax.lax.broadcast(fill, (*x.shape[:axis], width, *x.shape[axis + 1:]))] * (width > 0)
-
-        x = jax.lax.concatenate([*border(low), x, *border(high)], axis)
+        before, after = (jax.lax.broadcast(fill, (*x.shape[:axis], max(width, 0), *x.shape[axis + 1:]))
+                         for width in (low, high))
+        x = jax.lax.concatenate([before] * bool(low > 0) + [x] + [after] * bool(high > 0), axis)
     return x
