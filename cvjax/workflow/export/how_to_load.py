@@ -65,8 +65,8 @@ def how_to_load(program: Program, facts: Mapping[str, Any], folder: Path) -> str
         lines += [_NEEDS[form], "", "```python", code.rstrip(), "```", "", "Inputs:", "", *_listed(
             facts["inputs"], _TAKEN | {"image": _image(program)}), "", "Outputs:", "", *_listed(
                 facts["outputs"], _MEANING)]
-    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The last word "
-              "is the filter of the resize; the crop is the share of the resized image that is kept on a side.", ""]
+    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The crop is the "
+              "share of the resized image that is kept on a side; the last word is the filter of the resize.", ""]
     return "\n".join(lines + _numbers(facts["run"])) + "\n"
 
 
@@ -103,8 +103,8 @@ def _parameters(program: Program, folder: Path) -> list[str]:
         return [*lines, f"The network is a {program.name} with other fields, which `export.json` has."]
     size = program.inputs["image"].shape[0]
     sized = f", img_size={size}" if isinstance(program.model, VisionTransformer | SwinTransformer) else ""
-    return [*lines, f"Where the names are timm's: `timm.create_model(\"local-dir:FOLDER\", pretrained=True{sized})`. In "
-            f"cvjax: `create_pretrained(\"{said}\", \"model.safetensors\")`."]
+    return [*lines, f"Where the names are timm's: `timm.create_model(\"local-dir:FOLDER\", pretrained=True{sized})`. "
+            f"In cvjax: `create_pretrained(\"{said}\", \"model.safetensors\")`."]
 
 
 def _numbers(run: Mapping[str, Any] | None) -> list[str]:

@@ -18,7 +18,8 @@ def plain(function: Callable[..., Any], inputs: Sequence[jax.ShapeDtypeStruct]) 
     """A function that gives the leaves of `function(*inputs)`; sizes may be symbolic.
 
     Nothing in it is a `Multilinear`, depends on the platform (`jax.lax.platform_dependent` becomes what a CPU does), or
-    is a `pad`. Functions that only wrap others are gone.
+    is one of the operations that jax2onnx 0.13 lacks: `stack`, and `pad` of a symbolic batch. Functions that only wrap
+    others are gone.
     """
     return jaxpr_as_fun(_plain(jax.make_jaxpr(function)(*inputs)))
 
@@ -49,6 +50,8 @@ def _outputs(equation: Any, inputs: list[Any]) -> Sequence[Any]:
         return _evaluate(params["branches"][int(inputs[0])], inputs[1:])
     if name == "pad":
         return [_padded(*inputs, params["padding_config"])]
+    if name == "stack":
+        return [jax.lax.concatenate([jax.lax.expand_dims(x, [params["axis"]]) for x in inputs], params["axis"])]
     if name in _CALLS:
         inner = params[_CALLS[name]]
         return _evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), inputs)
@@ -66,7 +69,7 @@ def _plain_within(param: Any) -> Any:
 
 
 def _padded(x: jax.Array, fill: jax.Array, config: Sequence[tuple[int, int, int]]) -> jax.Array:
-    """`lax.pad` as slices and concatenations: jax2onnx 0.13 has none for a symbolic batch."""
+    """`lax.pad` as slices and concatenations."""
     for axis, (low, high, interior) in enumerate(config):
         if interior:
             raise NotImplementedError("padding between elements")
