@@ -52,6 +52,26 @@ def write_whole(path: str | os.PathLike, content: str | bytes, *, synced: bool =
             partial.write_bytes(content)
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Within this context, a folder to fill; at its end it becomes `path`, whole or not at all.
+
+    path: nothing, or an empty folder. After an error nothing is left aside; a folder above it that was missing may be.
+    """
+    path = Path(os.path.abspath(path))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    make_folder(path.parent)
+    partial.mkdir()
+    try:
+        yield partial
+        sync_tree(partial)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
 def sync(path: str | os.PathLike) -> None:
     """Returns when the bytes of a file, or the names in a folder, are on the disk; OSError if the disk fails."""
     try:

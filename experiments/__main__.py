@@ -17,7 +17,7 @@ GROUPS = {
               "detect", "rcnn"),
     "Judge": ("evaluate", "knn", "linear_probe", "few_shot", "retrieval", "copy_detection", "compare",
               "report", "reproduce"),
-    "Use": ("predict", "embed", "pseudo_label", "attention", "propagate", "pack", "average", "push"),
+    "Use": ("predict", "export", "push", "average", "embed", "pseudo_label", "attention", "propagate", "pack"),
     "Measure": ("inspect", "plan", "scaling"),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvjax import durable
-from cvjax.durable import delete_folder, make_folder, sync, sync_tree, whole, write_whole
+from cvjax.durable import delete_folder, make_folder, sync, sync_tree, whole, whole_folder, write_whole
 
 
 @pytest.fixture
@@ -134,3 +134,20 @@ def test_the_file_has_the_mode_that_any_new_file_has(tmp_path):
     (tmp_path / "plain").write_text("")
     write_whole(tmp_path / "x", "")
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path, diary):
+    partial = f"out.{os.getpid()}.partial"
+    (tmp_path / "out").mkdir()  # empty, which is as good as none
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("all")
+        assert folder.name == partial and not list((tmp_path / "out").iterdir())
+    assert diary == [("sync", "x", b"all"), ("sync", partial, ["x"]), ("replace", partial, "out"),
+                     ("sync", tmp_path.name, ["out"])]
+    assert (tmp_path / "out" / "x").read_text() == "all"
+    with pytest.raises(OSError), whole_folder(tmp_path / "out") as folder:  # somebody has filled it meanwhile
+        (folder / "x").write_text("other")
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "new") as folder:
+        (folder / "x").write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out/x").read_text() == "all"

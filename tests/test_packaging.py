@@ -29,7 +29,8 @@ def test_the_models_need_three_libraries_within_the_bounds_of_the_experiments() 
 def test_extras_read_files_that_setuptools_can_read() -> None:
     """setuptools knows no `-r` inside a file."""
     extras = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(extras) == {"experiments", "hf", "remote", "docs", "dev", "parity", "compile-tpu", "compile-gpu"}
+    assert set(extras) == {"experiments", "hf", "remote", "docs", "dev", "parity", "compile-tpu", "compile-gpu",
+                           "export-onnx"}
     for extra in extras.values():
         for name in extra["file"]:
             assert requirements(ROOT / name) and "\n-" not in (ROOT / name).read_text()

@@ -27,4 +27,4 @@ def averaged(answer: Callable[[jax.Array], jax.Array], images: jax.Array, views:
     stacked = jnp.stack([side for view in seen for side in (view, view[:, :, ::-1])], axis=1)
     answers = answer(stacked.reshape(-1, *images.shape[1:]))  # adjacent views stay on one device
     shares = jnp.repeat(jnp.array(weights) / 2, 2)
-    return (answers.reshape(len(images), len(shares), -1) * shares[:, None]).sum(axis=1)
+    return (answers.reshape(images.shape[0], len(shares), -1) * shares[:, None]).sum(axis=1)

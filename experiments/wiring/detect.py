@@ -44,8 +44,8 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     inputs, dataset = prepared.inputs, prepared.inputs.dataset
     built = build_detector(config, prepared.model)
     search = build_search(config, built)
-    detector = TrainedDetector(built, jax.device_get(trained.variables), dataset.class_names, dataset.channels,
-                               inputs.preprocessing, config.canvas, search, config.sides)
+    detector = TrainedDetector(prepared.model, built, jax.device_get(trained.variables), dataset.class_names,
+                               dataset.channels, inputs.preprocessing, config.canvas, search, config.sides)
     if dataset.test is not None:
         report(detector, inputs, folder.figures)
     print_metrics(trained.metrics)

@@ -207,7 +207,8 @@ def test_from_a_photos_bytes_to_boxes(theirs: ModuleType, torch: ModuleType, siz
             np.testing.assert_array_equal(postprocess(*seen[-1])[1][0].numpy(), exact["scores"])
 
     model = create_model("faster_rcnn_resnet50_fpn_coco")
-    detector = TrainedDetector(faster_rcnn_detector(model), load_weights(model, weights), (), 3, Preprocessing(), None)
+    detector = TrainedDetector(model, faster_rcnn_detector(model), load_weights(model, weights), (), 3,
+                               Preprocessing(), None)
     ours = detector.predict(data)
     for result in (found, {"boxes": ours["boxes"], "scores": ours["score"], "labels": ours["box_label"] + 1}):
         np.testing.assert_array_equal(result["labels"], exact["labels"])

@@ -108,7 +108,7 @@ def build_search(config: DetectorOptions, detector: Detector) -> ProposalSearch 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedDetector:
-    """A detector with its variables, and what its inputs and outputs mean.
+    """A model as a detector with its variables, and what its inputs and outputs mean.
 
     channels: of its images, 1 or 3. preprocessing: what they become before the detector sees them. canvas: height and
     width of what it sees; None: each picture has a canvas of its own, as torchvision's published weights need (see
@@ -117,6 +117,7 @@ class TrainedDetector:
     origin: what the variables were read from; None where they were not.
     """
 
+    model: ImageModel
     detector: Detector
     variables: Any
     class_names: tuple[str, ...]
@@ -180,8 +181,8 @@ def detector_of(run: Run) -> TrainedDetector:
     detector = DETECTORS[type(run.model)](run.model, **run.facts["thresholds"])
     search = run.facts["search"] and ProposalSearch(**run.facts["search"])
     sides = run.facts.get("sides")
-    return TrainedDetector(detector, run.variables, run.class_names, run.channels, run.preprocessing, run.image_size,
-                           search, sides and tuple(sides), _least_scores(run), run.origin)
+    return TrainedDetector(run.model, detector, run.variables, run.class_names, run.channels, run.preprocessing,
+                           run.image_size, search, sides and tuple(sides), _least_scores(run), run.origin)
 
 
 def _least_scores(run: Run) -> tuple[float, ...]:

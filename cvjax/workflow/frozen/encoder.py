@@ -24,7 +24,7 @@ from cvjax.workflow.image_inputs import ImageInputs
 from cvjax.workflow.normalization import normalized
 from cvjax.workflow.origin import Origin
 from cvjax.workflow.preprocessing import chosen, open_weights, origin_of_weights
-from cvjax.workflow.restore import SUPERVISED, load_run
+from cvjax.workflow.restore import SUPERVISED, Run, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Encoder:
         patches = [x[:, self.model.prefix:] for x in outputs[-self.blocks:]]
         tokens, means = [x[:, 0] for x in outputs[-self.blocks:]], [x.mean(axis=1) for x in patches]
         parts = {"token": tokens, "avg": means, "token+avg": means[-1:] + tokens,
-                 "patches": [x.reshape(len(x), -1) for x in patches]}[self.pool]
+                 "patches": [x.reshape(x.shape[0], -1) for x in patches]}[self.pool]
         return jnp.concatenate(parts, axis=1).astype(jnp.float32)
 
     @property
@@ -116,7 +116,11 @@ def check_channels(encoder: Encoder, channels: int) -> None:
 
 def load_encoder(path: str | Path, step: str | int = "latest") -> Encoder:
     """The encoder of a run: pre-trained, or a classifier without its head; step and errors as in `load_run`."""
-    run = load_run(path, step).require("encoder", *SUPERVISED)
+    return encoder_of(load_run(path, step).require("encoder", *SUPERVISED))
+
+
+def encoder_of(run: Run) -> Encoder:
+    """The encoder of a run that has been read."""
     size = run.image_size[0]
     if run.kind == "encoder":
         return Encoder(run.facts["name"], run.model, run.variables, run.facts["pool"], run.facts["blocks"], size,

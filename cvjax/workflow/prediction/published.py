@@ -57,7 +57,7 @@ def _as_network(name: str, model: ImageModel, variables: Any, names: tuple[str, 
         detector = DETECTORS[type(model)](model)
         if detector.needs:
             raise ConfigError(f"--model {name} is given regions, whose search no weight file states")
-        return DetectorNetwork(TrainedDetector(detector, variables, names, model.in_channels, how, None))
+        return DetectorNetwork(TrainedDetector(model, detector, variables, names, model.in_channels, how, None))
     side = as_pair(model.image_size)[0]
     if len(check_model(model, name, (side, side, model.in_channels))) == 4:  # a class for each pixel
         return SegmenterNetwork(Segmenter(model, variables, names, model.in_channels, how))

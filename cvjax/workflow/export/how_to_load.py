@@ -1,0 +1,116 @@
+"""The text beside an exported network: what it takes and gives, and an example that runs in its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cvjax.interop.hub import CONFIG
+from cvjax.models.swin import SwinTransformer
+from cvjax.models.vit import VisionTransformer
+from cvjax.text import printable, read_text
+from cvjax.workflow.export.program import Program
+
+_STABLEHLO = """\
+from pathlib import Path
+
+import numpy as np
+from jax import export
+
+model = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+{inputs}
+outputs = model.call({names})
+for name, array in outputs.items():
+    print(name, array.shape, array.dtype)
+"""
+_ONNX = """\
+import numpy as np
+import onnxruntime
+
+model = onnxruntime.InferenceSession("model.onnx")
+{inputs}
+outputs = model.run(None, {{{named}}})
+for output, array in zip(model.get_outputs(), outputs):
+    print(output.name, array.shape, array.dtype)
+"""
+_SAFETENSORS = """\
+from safetensors.numpy import load_file
+
+parameters = load_file("model.safetensors")
+for name, array in parameters.items():
+    print(name, array.shape, array.dtype)
+"""
+_NEEDS = {"stablehlo": "It needs `pip install jax flatbuffers`. JAX keeps such files readable for at least six months "
+                       "of later releases. The file runs on CPUs, NVIDIA's GPUs and TPUs.",
+          "onnx": "It needs `pip install onnxruntime`.",
+          "safetensors": "It needs `pip install safetensors numpy`."}
+_MEANING = {
+    "logits": "a score for each class", "probabilities": "of each class or label of `labels.json`, in its order",
+    "numbers": "those of `labels.json`, in their own units", "labels": "the likeliest class of each pixel, a place in "
+    "`labels.json`", "features": "for a classifier of your own", "boxes": "x1 y1 x2 y2 in pixels of the canvas",
+    "score": "of each box, in [0, 1]", "box_label": "a place in `labels.json`",
+    "valid": "False for rows that are no box"}
+_TAKEN = {"extent": "height and width of the picture, whose upper left corner is the canvas's",
+          "scale": "pixels of the canvas for one of the picture's file"}
+
+
+def how_to_load(program: Program, facts: Mapping[str, Any], folder: Path) -> str:
+    """The text of `how_to_load.md`. facts: the content of `export.json`. folder: with the network's file."""
+    form = facts["format"]
+    lines = [f"# {program.name}, {_article(program.kind)} {program.kind}", ""]
+    if form == "safetensors":
+        lines += _parameters(program, folder)
+    else:
+        code = _code(form, facts)
+        lines += [_NEEDS[form], "", "```python", code.rstrip(), "```", "", "Inputs:", "", *_listed(
+            facts["inputs"], _TAKEN | {"image": _image(program)}), "", "Outputs:", "", *_listed(
+                facts["outputs"], _MEANING)]
+    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The crop is "
+              "the share of the resized image that is kept on a side; the last word is the filter of the resize.", ""]
+    return "\n".join(lines + _numbers(facts["run"])) + "\n"
+
+
+def _article(kind: str) -> str:
+    return "an" if kind[0] in "aeiou" else "a"
+
+
+def _code(form: str, facts: Mapping[str, Any]) -> str:
+    inputs = facts["inputs"]
+    made = [f"{name} = np.zeros({(2, *one['shape'][1:])}, np.{one['dtype']})" for name, one in inputs.items()]
+    made[0] += "  # two images; any number can go together"
+    template = _STABLEHLO if form == "stablehlo" else _ONNX
+    return template.format(inputs="\n".join(made), names=", ".join(inputs),
+                           named=", ".join(f'"{name}": {name}' for name in inputs))
+
+
+def _listed(arrays: Mapping[str, Any], meaning: Mapping[str, str]) -> list[str]:
+    return [f"- `{name}`, {one['dtype']} ({', '.join(map(str, one['shape']))}): {meaning[name]}"
+            for name, one in arrays.items()]
+
+
+def _image(program: Program) -> str:
+    channels = program.inputs["image"].shape[-1]
+    colours = {1: "grey", 3: "red, green and blue"}.get(channels, f"{channels} channels")
+    if program.pixels:
+        return f"{colours}, pixels of 0 to 255, which the program normalises"
+    return f"{colours}, each normalised: (pixel / 255 - mean) / std with those of `preprocessing.json`"
+
+
+def _parameters(program: Program, folder: Path) -> list[str]:
+    lines = [_NEEDS["safetensors"], "", "```python", _SAFETENSORS.rstrip(), "```", ""]
+    said = json.loads(read_text(folder / CONFIG)).get("architecture")
+    if said is None:
+        return [*lines, f"The network is a {program.name} with other fields, which `export.json` has."]
+    size = program.inputs["image"].shape[0]
+    sized = f", img_size={size}" if isinstance(program.model, VisionTransformer | SwinTransformer) else ""
+    return [*lines, f"Where the names are timm's: `timm.create_model(\"local-dir:FOLDER\", pretrained=True{sized})`. "
+            f"In cvjax: `create_pretrained(\"{said}\", \"model.safetensors\")`."]
+
+
+def _numbers(run: Mapping[str, Any] | None) -> list[str]:
+    if run is None:
+        return []
+    if not run["finished"]:
+        return ["The run was unfinished when it was exported: it has no numbers yet."]
+    return ["The run's own numbers, whose protocol is in `export.json`:", "",
+            *(f"- {printable(name)}: {value}" for name, value in run["metrics"].items())]
