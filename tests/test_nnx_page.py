@@ -13,6 +13,7 @@ import pytest
 from cvjax.interop import load_weights
 from cvjax.models import create_model
 
+pytestmark = pytest.mark.slow
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/nnx.md").read_text("utf-8"), re.S)
 
 

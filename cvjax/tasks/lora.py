@@ -57,7 +57,13 @@ def adapted_kernels(params: Any, layers: LoraLayers) -> dict[Path, Any]:
 
 
 def lora_task(task: Task, lora: Lora) -> Task:
-    """`task` with only low-rank updates and the head to learn; see above for its parameters and its model state."""
+    """`task` with only low-rank updates and the head to learn; see above for its parameters and its model state.
+
+    ValueError for a task with a `post_update`, which would read parameters that are no longer there.
+    """
+    if task.post_update is not None:
+        raise ValueError("lora_task: the task has a post_update; it must be one without")
+
     def init(rng: jax.Array, batch: Batch) -> Any:
         variables = task.init(rng, batch)
         return _split(variables, _draw(variables["params"], lora, jax.random.fold_in(rng, 0)), lora)

@@ -1,5 +1,6 @@
 """LoRA: where it starts, what learns and by which gradients, against layers that add x A B beside x W themselves."""
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -113,7 +114,7 @@ def test_exactly_so_many_parameters_learn(name, layers):
     assert ends == {"head/kernel", "head/bias", *(f"{module}/lora_{x}" for module in modules for x in "ab")}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
 def test_outputs_and_gradients_are_those_of_layers_that_add_the_update_themselves(name):
     """To the rounding of float32: sums of at most 200 products, each off by 6e-8 of its terms, in another order."""
     model, lora = MODELS[name], lora_of(MODELS[name], "all")
@@ -166,6 +167,12 @@ def test_the_update_is_scaled_by_alpha_over_the_rank():
     whole = merged(variables, 3.0)
     np.testing.assert_array_equal(whole["params"]["attn"]["proj"]["kernel"], kernel + 3)  # 3 / 2 times 2
     assert whole["params"]["head"] == {"bias": b} and whole["batch_stats"] == {"mean": a}
+
+
+def test_a_task_that_changes_its_state_itself_is_refused():
+    task = dataclasses.replace(task_of(MODELS["vit"]), post_update=lambda state, aux: state)
+    with pytest.raises(ValueError, match="the task has a post_update; it must be one without"):
+        lora_task(task, lora_of(MODELS["vit"]))
 
 
 @pytest.mark.parametrize("name, fields, attention, both", [
