@@ -10,13 +10,13 @@ comparison at the same budget.
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from cvjax.workflow.classification.options import AugmentationConfig
+from cvjax.workflow.classification.options import LoraConfig
 from cvjax.workflow.command import main
 from cvjax.workflow.config import RUN_DATA, RunData, require
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AugmentationConfig):
+class Config(LoraConfig):
     """Fine-tuning."""
 
     data: Annotated[str, RunData] = RUN_DATA
@@ -39,6 +39,7 @@ class Config(AugmentationConfig):
         super().__post_init__()
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1)")
+        require(not (self.scratch and self.lora), "lora", self.lora, "left out with --scratch")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -11,13 +11,13 @@ their sources, field by field.
 import dataclasses
 from typing import Any, Literal
 
-from cvjax.workflow.classification.options import AugmentationConfig
+from cvjax.workflow.classification.options import LoraConfig
 from cvjax.workflow.command import main
 from cvjax.workflow.config import PreprocessingOptions, require
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PreprocessingOptions, AugmentationConfig):
+class Config(PreprocessingOptions, LoraConfig):
     """Supervised classification and regression."""
 
     model: str = "resnet50"
@@ -74,6 +74,10 @@ class Config(PreprocessingOptions, AugmentationConfig):
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
         require(0 < self.backbone_rate, "backbone_rate", self.backbone_rate, "more than 0; --freeze keeps it fixed")
         require(0 < self.norm_bias_rate, "norm_bias_rate", self.norm_bias_rate, "more than 0")
+        if self.lora is not None:
+            require(self.pretrained is not None, "lora", self.lora, "left out without --pretrained")
+            require(self.freeze == "none", "freeze", self.freeze, "none with --lora, which freezes all but the head")
+            require(self.norm_bias_rate == 1, "norm_bias_rate", self.norm_bias_rate, "1 with --lora")
         require(self.folds == 0 or self.folds >= 2, "folds", self.folds, "at least 2, or 0 for none")
         require(not (self.folds and self.validation), "validation", self.validation, "0 with --folds")
         require(self.fold is None or 0 <= self.fold < self.folds, "fold", self.fold,

@@ -61,6 +61,7 @@ ALSO_CALLED: dict[str, tuple[str, str]] = {
     "log_every": (" (steps)", "log-interval print-freq log-freq logging-steps log-steps"),
     "drop_path": ("", "drop-path-rate stochastic-depth"),
     "dropout": ("", "drop drop-rate dropout-rate"),
+    "lora": (" RANK", "lora-rank lora-r peft"),
     "freeze": (" backbone", "freeze-backbone linear-probe frozen"),
     "mesh": ("", "tensor-parallel tp model-parallel"),
     "shard": (" fsdp", "fsdp zero sharding deepspeed"),

@@ -111,7 +111,7 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total_steps))).tolist()  # no device work while logging
     with config_errors():
         shapes = jax.eval_shape(initialize, pretrained, constants)
-    describe(config, inputs, shapes.params, total_steps, max(rates))
+    describe(config, inputs, shapes, total_steps, max(rates))
     return Prepared(config, task, inputs, total_steps, rates, step, initialize, pretrained, constants, shapes,
                     inputs.batch_shapes(), inputs.gather(config.seed), best_metric, best_mode, meta, rules or {}, model,
                     protocol or {}, first_nonfinite)
@@ -154,10 +154,12 @@ def example_batch(inputs: Inputs) -> dict[str, Any]:
     return {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in inputs.batch_shapes().items()}
 
 
-def describe(config: TrainingConfig, inputs: Inputs, params: Any, total_steps: int, peak: float) -> None:
-    """Print what is about to run, in a few lines; `peak`: the highest learning rate."""
+def describe(config: TrainingConfig, inputs: Inputs, state: TrainState, total_steps: int, peak: float) -> None:
+    """Print what is about to run, in a few lines; `state`: its shapes; `peak`: the highest learning rate."""
     dataset = inputs.dataset
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    learnt, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                      for tree in (state.params, state.model_state.get("frozen", {}).get("params", {})))
+    count = f"{learnt:,} of {learnt + frozen:,} parameters learn" if frozen else f"{learnt:,} parameters"
     others = [f" and {len(part):,} {name}" for name, part in
               (("validation", dataset.validation), ("test", dataset.test)) if part is not None]
     classes = f"{dataset.num_classes} classes" if dataset.num_classes else "no labels"
@@ -171,7 +173,7 @@ def describe(config: TrainingConfig, inputs: Inputs, params: Any, total_steps: i
         print(f"data noticed: {printable(dataset.noticed)}")
     if inputs.bad.count:
         print(f"data unreadable: {inputs.bad.count} of {inputs.bad.total:,} files, such as {inputs.bad.examples(3)}")
-    print(f"model: {count:,} parameters, {config.dtype} on {jax.device_count()} {jax.default_backend()} "
+    print(f"model: {count}, {config.dtype} on {jax.device_count()} {jax.default_backend()} "
           f"device{'s' if jax.device_count() > 1 else ''} by {config.parallel}")
     print(f"training: {total_steps:,} steps of {config.batch_size} images "
           f"({total_steps * config.batch_size / len(dataset.train):.1f} epochs), {config.optimizer} to learning rate "

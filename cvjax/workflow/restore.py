@@ -15,6 +15,7 @@ from cvjax.errors import CheckpointError, ConfigError
 from cvjax.models.described import described, rebuilt
 from cvjax.models.image_model import ImageModel
 from cvjax.storage import is_address
+from cvjax.tasks.lora import merged
 from cvjax.train.checkpoint import describe, restore_weights
 from cvjax.workflow.config import as_json
 from cvjax.workflow.far_folder import local_copy
@@ -61,19 +62,22 @@ class Run:
 
 def record_of(experiment: str, config: Any, kind: Kind, model: ImageModel, *, image_size: tuple[int, int],
               channels: int, preprocessing: Preprocessing, class_names: Sequence[str] = (), validated: bool,
-              root: Sequence[str] = (), part: str = "", **facts: Any) -> dict[str, Any]:
+              root: Sequence[str] = (), part: str = "", lora_alpha: float | None = None, **facts: Any
+              ) -> dict[str, Any]:
     """The description of a run that each of its checkpoints holds, as JSON.
 
     config: of the training: a dataclass, or what one has been written as.
     model: the network that is read back, which may be a part of the trained one. root: the path to its variables within
-    all evaluated variables. part: its subtree in each collection there, "" for the whole.
+    all evaluated variables. part: its subtree in each collection there, "" for the whole. lora_alpha: of the low-rank
+    updates that are to be merged with its kernels (`cvjax.tasks.lora`); None where there are none.
     validated: whether the test numbers are those of the checkpoint that was best on a validation part.
     """
+    updates = {} if lora_alpha is None else {"lora_alpha": lora_alpha}
     return {"experiment": experiment, "config": dict(config) if isinstance(config, Mapping) else as_json(config),
             "kind": kind, "network": described(model),
             "root": list(root), "part": part, "image_size": list(image_size), "channels": channels,
             "preprocessing": preprocessing.as_json(), "class_names": list(class_names), "validated": validated,
-            "facts": facts}
+            "facts": facts, **updates}
 
 
 def load_run(path: str | Path, step: str | int = "judged") -> Run:
@@ -95,11 +99,7 @@ def load_run(path: str | Path, step: str | int = "judged") -> Run:
     weights, meta = restore_weights(folder, saved.step)
     try:
         model = _rebuilt(meta["network"])
-        variables = evaluated_variables(weights)
-        for name in meta["root"]:
-            variables = variables[name]
-        if part := meta["part"]:
-            variables = {collection: tree[part] for collection, tree in variables.items() if part in tree}
+        variables = network_variables(evaluated_variables(weights), meta)
         height, width = meta["image_size"]
         return Run(path, meta["experiment"], meta["kind"], model, variables, (height, width), meta["channels"],
                    Preprocessing.from_json(meta["preprocessing"]), tuple(meta["class_names"]), meta["facts"],
@@ -111,6 +111,15 @@ def load_run(path: str | Path, step: str | int = "judged") -> Run:
 def evaluated_variables(weights: Mapping[str, Any]) -> Any:
     """The variables of a checkpoint (see `restore_weights`) that an evaluation takes: the averages if there are any."""
     return weights["ema"] or {"params": weights["params"], **weights["model_state"]}
+
+
+def network_variables(variables: Any, meta: Mapping[str, Any]) -> Any:
+    """The network's variables among all evaluated ones, as its run's description says (see `record_of`)."""
+    for name in meta["root"]:
+        variables = variables[name]
+    if part := meta["part"]:
+        variables = {collection: tree[part] for collection, tree in variables.items() if part in tree}
+    return merged(variables, meta["lora_alpha"]) if "lora_alpha" in meta else variables
 
 
 def _rebuilt(description: Mapping[str, Any]) -> ImageModel:

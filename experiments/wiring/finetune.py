@@ -14,6 +14,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.goal import Classification
+from cvjax.workflow.classification.transfer import with_lora
 from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.encoder import check_channels, load_encoder
@@ -70,12 +71,13 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
 
     task = supervised_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
                            mix=mixing(config), **Classification(inputs.dataset.class_names).learning(config))
+    task, start, lora_alpha = with_lora(config, model, task, adapt)
     meta = record_of("finetune", config, "classifier", model, image_size=(inputs.image_size, inputs.image_size),
                      channels=inputs.dataset.channels, preprocessing=inputs.preprocessing,
                      class_names=inputs.dataset.class_names,
-                     validated=inputs.dataset.validation is not None)
+                     validated=inputs.dataset.validation is not None, lora_alpha=lora_alpha)
     layer_scale = None if config.scratch else vit_layer_decay(config.layer_decay, model.depth)
     pretrained = {} if config.scratch else encoder.variables["params"]
     return prepare_training(config, task, inputs, best_metric="top1", best_mode="max", meta=meta, model=model,
                             output_modules=model.output_modules,
-                            layer_scale=layer_scale, adapt=adapt, pretrained=pretrained)
+                            layer_scale=layer_scale, adapt=start, pretrained=pretrained)

@@ -35,6 +35,7 @@ from cvjax.workflow.classification.transfer import (
     is_head,
     learning_rates,
     norm_bias_rates,
+    with_lora,
     with_parameters,
 )
 from cvjax.workflow.config import as_json
@@ -44,7 +45,7 @@ from cvjax.workflow.frozen.probing import shared_protocol
 from cvjax.workflow.image_inputs import ImageInputs, make_inputs
 from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.preprocessing import open_pretrained
-from cvjax.workflow.restore import record_of
+from cvjax.workflow.restore import network_variables, record_of
 from cvjax.workflow.training import train
 from experiments.supervised import Config
 
@@ -77,14 +78,14 @@ def run_one(config: Config, folder: RunFolder, stop: StopRequest, teach: Teach |
         return
     inputs, model = prepared.inputs, prepared.model
     dataset = inputs.dataset
-    metrics = dict(trained.metrics)
+    metrics, variables = dict(trained.metrics), network_variables(jax.device_get(trained.variables), prepared.meta)
     if dataset.test is not None:
-        classifier = Classifier(model, jax.device_get(trained.variables), inputs.image_size, dataset.channels,
-                                inputs.preprocessing, goal_of(dataset), config.test_views)
+        classifier = Classifier(model, variables, inputs.image_size, dataset.channels, inputs.preprocessing,
+                                goal_of(dataset), config.test_views)
         metrics |= {f"test/{name}": value for name, value in report([classifier], inputs, folder.figures).items()}
     print_metrics(metrics)
     # flax types the leaves as if they could be dicts
-    by_path = cast(dict[str, np.ndarray], flatten_dict(trained.variables["params"], sep="/"))
+    by_path = cast(dict[str, np.ndarray], flatten_dict(variables["params"], sep="/"))
     parameters = sum(leaf.size for path, leaf in by_path.items() if not is_head(model, path))
     protocol = {"pretrained": config.pretrained, "parameters": parameters, "training_images": len(dataset.train),
                 "chosen_by": "last step" if dataset.validation is None else f"validation/{prepared.best_metric}"}
@@ -129,10 +130,12 @@ def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Pr
                            mix=mixing(config), frozen=frozen, batch_norm_group=config.batch_norm_group,
                            lesson=taught and taught.lesson,
                            predict=partial(averaged, views=config.test_views), **goal.learning(config))
+    task, adapt, lora_alpha = with_lora(config, model, task, adapt)
     meta = record_of(folder.experiment, config, goal.kind, model,
                      image_size=(inputs.image_size, inputs.image_size),
                      channels=dataset.channels, preprocessing=inputs.preprocessing, class_names=goal.names,
-                     validated=dataset.validation is not None, test_views=config.test_views, **goal.facts)
+                     validated=dataset.validation is not None, test_views=config.test_views,
+                     lora_alpha=lora_alpha, **goal.facts)
     return prepare_training(
         config, task, inputs, best_metric=goal.best_metric, best_mode=goal.best_mode, meta=meta, model=model,
         frozen=frozen, output_modules=model.output_modules,

@@ -24,6 +24,7 @@ from cases import (
     VitCase,
 )
 from deterministic_weights import fill
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cvjax.interop import load_weights, save_weights, to_state_dict
 from cvjax.interop.families import family_of
@@ -31,6 +32,7 @@ from cvjax.interop.naming import model_images
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
 from cvjax.models.vit import VisionTransformer
+from cvjax.tasks.lora import adapted_kernels, merged
 from tests.interop.timm_convnets import STORED
 
 pytestmark = pytest.mark.parity
@@ -158,3 +160,29 @@ def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: M
     again = load_weights(model, tmp_path / "w.safetensors")
     assert jax.tree.structure(again) == jax.tree.structure(variables)
     assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
+
+
+def test_low_rank_updates_load_in_timm_once_they_are_merged(torch: ModuleType, theirs: ModuleType, tmp_path: Path
+                                                            ) -> None:
+    """With `strict=True`, as W + alpha / r A B in float64 and as the outputs of it, to float32's rounding."""
+    from safetensors.torch import load_file
+
+    reference, model = theirs.timm_vit(VIT_CASES[0]).eval(), jax_side.vit_model(VIT_CASES[0])
+    whole = flatten_dict(load_weights(model, fill(theirs.state_shapes(reference)))["params"])
+    draw, updates, rank, alpha = np.random.default_rng(0), {}, 2, 3.0
+    for path, kernel in adapted_kernels(unflatten_dict(whole), "all").items():
+        inputs, outputs = kernel.shape
+        updates[(*path[:-1], "lora_a")] = draw.normal(0, 0.3, (inputs, rank)).astype(np.float32)
+        updates[(*path[:-1], "lora_b")] = draw.normal(0, 0.3, (rank, outputs)).astype(np.float32)
+    variables = merged({"params": unflatten_dict(updates), "frozen": {"params": unflatten_dict(whole)}}, alpha)
+    save_weights(variables, model, tmp_path / "merged.safetensors", layout="timm")
+    reference.load_state_dict(load_file(tmp_path / "merged.safetensors"), strict=True)
+    name = ("blocks", "0", "mlp", "fc1")
+    a, b = (updates[(*name, end)].astype(np.float64) for end in ("lora_a", "lora_b"))
+    np.testing.assert_allclose(reference.blocks[0].mlp.fc1.weight.detach().numpy().T,
+                               whole[(*name, "kernel")] + alpha / rank * a @ b, atol=1e-6)
+    images = draw.normal(size=(2, *as_pair(model.image_size), 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs_out = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    ours = np.asarray(jax.jit(model.apply)(variables, images))
+    np.testing.assert_allclose(ours, theirs_out, atol=1e-5 * np.abs(theirs_out).max())

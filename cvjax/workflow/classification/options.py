@@ -1,4 +1,4 @@
-"""Options of training images: colours, geometry, mixing, and the loss that goes with them."""
+"""Options of training images (colours, geometry, mixing, and the loss that goes with them), and of LoRA."""
 
 import dataclasses
 from typing import Literal
@@ -101,3 +101,26 @@ class AugmentationConfig(ColourConfig):
                 "left out without --criterion bce")
         require(self.bce_threshold is None or 0 < self.bce_threshold < 1, "bce_threshold", self.bce_threshold,
                 "in (0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig(AugmentationConfig):
+    """Low-rank updates of a pre-trained network."""
+
+    lora: int | None = None
+    """LoRA: the attention's kernels learn an update of this rank, the head learns whole, and all else stands still. It
+    takes a higher learning rate than all parameters do."""
+    lora_alpha: float | None = None
+    """LoRA's updates are multiplied by this over the rank; by default it is the rank. To compare ranks, give all the
+    same."""
+    lora_layers: Literal["attention", "all"] = "attention"
+    """attention: LoRA updates the kernels qkv and proj. all: also those of the MLPs, fc1 and fc2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.lora is None or self.lora >= 1, "lora", self.lora, "at least 1, or left out")
+        require(self.lora_alpha is None or self.lora is not None, "lora_alpha", self.lora_alpha,
+                "left out without --lora")
+        require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "more than 0")
+        require(self.lora_layers == "attention" or self.lora is not None, "lora_layers", self.lora_layers,
+                "attention without --lora")

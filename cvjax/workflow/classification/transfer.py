@@ -11,7 +11,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cvjax.errors import ConfigError
 from cvjax.models.image_model import ImageModel
+from cvjax.tasks.lora import Lora, adapted_kernels, lora_start, lora_task
+from cvjax.tasks.task import Task
 from cvjax.train.optim import head_scale, product, vit_layer_decay
+from cvjax.workflow.classification.options import LoraConfig
+
+Adapt = Callable[[Any, Any], Any]
 
 
 def is_head(model: ImageModel, path: str) -> bool:
@@ -34,11 +39,15 @@ def module_order(model: ImageModel) -> list[str]:
             paths.append("/".join(context.module.path))
         return call(*arguments, **options)
 
-    size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
     with nn.intercept_methods(noting):
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, model.in_channels)))
-    names = ["/".join(path) for path in flatten_dict(shapes["params"])]
+        names = ["/".join(path) for path in flatten_dict(_shapes(model))]
     return [path for path in dict.fromkeys(paths) if path and any(name.startswith(path + "/") for name in names)]
+
+
+def _shapes(model: ImageModel) -> Any:
+    """The shapes of a model's parameters."""
+    size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, model.in_channels)))["params"]
 
 
 def frozen_parameters(freeze: str, model: ImageModel) -> Callable[[str], bool] | None:
@@ -89,6 +98,28 @@ def learning_rates(layer_decay: float, backbone_rate: float, model: ImageModel) 
     if backbone_rate != 1:
         scales.append(head_scale(backbone_rate, partial(is_head, model)))
     return product(*scales)
+
+
+def with_lora(config: LoraConfig, model: ImageModel, task: Task, adapt: Adapt | None
+              ) -> tuple[Task, Adapt | None, float | None]:
+    """The task and its start with the low-rank updates that a configuration asks for, and their alpha, None for none.
+
+    adapt: see `cvjax.workflow.prepared.prepare_training`. ConfigError if the model cannot have such updates.
+    """
+    rank = config.lora
+    if rank is None:
+        return task, adapt, None
+    kernels = adapted_kernels(_shapes(model), config.lora_layers)
+    if not kernels:
+        what = "attention kernels" if config.lora_layers == "attention" else "kernels of attention or of MLPs"
+        raise ConfigError(f"--lora {rank}: a {type(model).__name__} has no {what}; it is for ViTs and Swins")
+    path, kernel = min(kernels.items(), key=lambda each: min(each[1].shape))
+    if rank > min(kernel.shape):
+        raise ConfigError(f"--lora {rank}: it must be at most {min(kernel.shape)}, the rank that {'/'.join(path)} "
+                          f"{kernel.shape} can have")
+    lora = Lora(rank, float(config.lora_alpha or rank), config.lora_layers, partial(is_head, model))
+    print(f"lora: {len(kernels)} kernels learn an update of rank {rank}, times {lora.alpha / rank:g}")
+    return lora_task(task, lora), adapt and lora_start(adapt, lora), lora.alpha
 
 
 def norm_bias_rates(rate: float, model: ImageModel) -> Callable[[str], float] | None:
