@@ -75,7 +75,8 @@ def feature_task(model: Projected, *, ask: Ask, augment: Callable[[jax.Array, ja
         own = without_teacher(model_state)
         features, new_state = model.apply({"params": params, **own}, images, train=True, rngs={"dropout": dropout_key},
                                           mutable=list(own))
-        losses = feature_distance(features, ask(model_state[TEACHER], images), distance)
+        taught = jax.lax.stop_gradient(ask(model_state[TEACHER], images))
+        losses = feature_distance(features, taught, distance)
         return losses.mean(), Aux({"loss": total(losses)}, dict(new_state))
 
     def evaluate(variables: Any, batch: Batch) -> Metrics:

@@ -99,7 +99,7 @@ def supervised_task(model: ImageModel, *, augment: Callable[[jax.Array, jax.Arra
         if lesson is None:
             logits, losses = outputs, criterion(outputs, targets)
         else:
-            taught = lesson.ask(model_state[TEACHER], images)
+            taught = jax.lax.stop_gradient(lesson.ask(model_state[TEACHER], images))
             logits, losses = lesson.learn(outputs, taught, lambda logits: criterion(logits, targets))
             metrics["teacher/top1"] = total(top_k_correct(taught, targets.argmax(axis=-1)))
         value = losses.mean() + auxiliary_weight * sum(criterion(head, targets).mean() for head in heads)

@@ -18,8 +18,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     ema: Any  # running average of params and model_state, as {"params": ..., **model_state}; None without
     rng: jax.Array  # typed PRNG key
-    constants: Any = flax.struct.field(default_factory=dict)  # what the loss reads and no step changes: a frozen
-    # teacher, as {"teacher": variables}. Checkpoints do not hold it, and it is not averaged.
+    constants: Any = flax.struct.field(default_factory=dict)  # what the loss reads and no step changes: {"teacher": its
+    # variables}, a frozen network; neither averaged nor in checkpoints
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -60,14 +60,11 @@ class Teacher:
         return {TEACHER: jax.device_get(self.variables)}
 
     def asked(self, student: Preprocessing) -> Ask:
-        """The teacher's answers without a gradient, to images float `(B, H, W, C)` as `student` normalises them.
+        """The teacher's answers to images float `(B, H, W, C)` as `student` normalises them.
 
         It sees the same augmented pictures, mixed ones too, at its own size and with its own statistics.
         """
-        def ask(variables: Any, images: jax.Array) -> jax.Array:
-            return jax.lax.stop_gradient(self.answers(variables, self.seen(images, student)))
-
-        return ask
+        return lambda variables, images: self.answers(variables, self.seen(images, student))
 
     def seen(self, images: jax.Array, student: Preprocessing) -> jax.Array:
         """The teacher's view of images `(B, H, W, C)` of a student; the same bits where both see alike."""

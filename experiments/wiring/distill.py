@@ -11,6 +11,8 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.model import build_classifier, create_model_or_fail
+from cvjax.workflow.classification.parts import training_parts
+from cvjax.workflow.config import as_json
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.distillation import Teacher, check_taught, open_teacher
 from cvjax.workflow.folder import RunFolder, print_metrics
@@ -81,7 +83,7 @@ def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training of an encoder without labels."""
     inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
-                         prepare=partial(supervised.select_images, config),
+                         prepare=partial(training_parts, as_json(config)),
                          raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
     inputs = augmented(config, inputs)
     teacher = open_for(config, folder, inputs)

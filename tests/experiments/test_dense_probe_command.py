@@ -110,7 +110,7 @@ def test_what_cannot_be_is_one_line(command, tmp_path, arguments, message):
 
 @pytest.mark.parametrize("arguments, message", [
     (("--map", "layer9"), "no map layer9: the model names stem, layer1, layer2, layer3"),
-    (("--scan",), "--scan True: resnet18 has no scan"),
+    (("--scan",), "--scan True: ResNet has no scan"),
 ])
 def test_what_the_network_lacks_is_one_line(command, tmp_path, arguments, message):
     write_resnet(tmp_path / "resnet.safetensors")

@@ -138,8 +138,6 @@ def test_it_answers_in_evaluation_mode(teacher: Path) -> None:
     asked = dataclasses.replace(opened, variables=variables, answers=answers).asked(opened.preprocessing)
     images = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
     np.testing.assert_allclose(asked(variables, images)[:1], asked(variables, images[:1]), atol=1e-5)
-    gradient = jax.grad(lambda v: (asked(v, images) ** 2).sum())(variables)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
 # --- runs

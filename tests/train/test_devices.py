@@ -88,8 +88,7 @@ def distilled():
     """The same, taught by a perceptron, and the constants that hold it."""
     teacher = create_model("mlp", hidden=(16,), image_size=8, in_channels=1, num_classes=10)
     variables = teacher.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))
-    lesson = logits_lesson(lambda v, images: jax.lax.stop_gradient(teacher.apply(v, images)), temperature=2.0,
-                           hard_weight=0.5)
+    lesson = logits_lesson(teacher.apply, temperature=2.0, hard_weight=0.5)
     return supervised(lesson=lesson), {"teacher": jax.device_get(jax.tree.map(lambda x: 4 * x, variables))}
 
 

@@ -1,5 +1,6 @@
 """The frozen network whose maps a linear layer judges, and the model of both: `experiments.segment --frozen`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def build_dense_probe(config: Any, encoder: Encoder, *, num_classes: int) -> Ima
     """A linear layer on an encoder; ConfigError for a network without the map, or that takes no crops of this size."""
     name = name_of(encoder.model)
     fields = changed_fields(encoder.model, name)
-    known = [*fields, *type(encoder.model).__dataclass_fields__]
+    kind, known = type(encoder.model).__name__, {field.name for field in dataclasses.fields(encoder.model)}
     for option in ("remat", "scan", "attention"):
-        fields |= asked(option, getattr(config, option), name, known)
+        fields |= asked(option, getattr(config, option), kind, known)
     fields = {field: value for field, value in fields.items() if field not in _SHARED}
     model = DenseProbe(name, fields, map=config.map or "", image_size=encoder.model.image_size,
                        in_channels=encoder.channels, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
-    check_model(model, name, (*config.crop_size, encoder.channels))
+    check_model(model, kind, (*config.crop_size, encoder.channels))
     return model
