@@ -22,7 +22,8 @@ from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from experiments.distill import HARD_WEIGHT, TEMPERATURE, Config
-from experiments.wiring import supervised
+from experiments.wiring.supervised import Taught, run_one, select_images
+from experiments.wiring.supervised import prepare as prepare_classifier
 
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
@@ -30,14 +31,14 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     if config.method == "features":
         run_features(config, folder, stop)
     else:
-        supervised.run_one(config, folder, stop, partial(teach, config, folder))
+        run_one(config, folder, stop, partial(teach, config, folder))
 
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
     if config.method == "features":
         return prepare_features(config, folder)
-    return supervised.prepare(config, folder, partial(teach, config, folder))
+    return prepare_classifier(config, folder, partial(teach, config, folder))
 
 
 def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
@@ -49,7 +50,7 @@ def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
     return teacher
 
 
-def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> supervised.Taught:
+def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> Taught:
     """What the teacher brings to a classifier."""
     if config.method == "token" and not (isinstance(model, VisionTransformer) and model.distilled):
         raise ConfigError(f"--method token: {config.model} has no distillation token; deit_small_distilled_patch16_224 "
@@ -61,7 +62,7 @@ def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInp
         lesson = token_lesson(ask, hard_weight=weight)
     else:
         lesson = logits_lesson(ask, temperature=config.temperature or TEMPERATURE, hard_weight=weight)
-    return supervised.Taught(lesson, teacher.constants(), teacher.protocol())
+    return Taught(lesson, teacher.constants(), teacher.protocol())
 
 
 def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
@@ -81,7 +82,7 @@ def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training of an encoder without labels."""
     inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
-                         prepare=partial(supervised.select_images, config),
+                         prepare=partial(select_images, config),
                          raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
     inputs = augmented(config, inputs)
     teacher = open_for(config, folder, inputs)
