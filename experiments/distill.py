@@ -20,11 +20,12 @@ from typing import Any, Literal
 
 from cvjax.workflow.command import main
 from cvjax.workflow.config import require
-from experiments import supervised
+from experiments.supervised import PRESETS as SUPERVISED
+from experiments.supervised import Config as SupervisedConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(supervised.Config):
+class Config(SupervisedConfig):
     """Distillation."""
 
     teacher: str = "runs/supervised/digits"
@@ -64,20 +65,20 @@ OF_CLASSIFIERS = ("label_smoothing", "criterion", "bce_threshold", "pseudo_label
 PERCEPTRON: dict[str, Any] = dict(model="mlp", model_fields=("hidden=(64,)",))
 
 # Touvron et al. 2021, Table 9 and sec. 4; experiments/recipes/distill.py compares both.
-DEIT = supervised.PRESETS["deit_small"] | dict(
+DEIT = SUPERVISED["deit_small"] | dict(
     model="deit_small_distilled_patch16_224", method="token", hard_weight=0.5, teacher="resnet152",
     teacher_fields=("image_size=224",))
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A perceptron has 70 digits and a ResNet that learnt from 1,437: soft labels hold what few images do not show
     # (Hinton et al. 2015, sec. 5.1).
-    "digits": supervised.PRESETS["digits"] | PERCEPTRON | dict(
+    "digits": SUPERVISED["digits"] | PERCEPTRON | dict(
         fraction=0.05, epochs=200, batch_size=32, base_learning_rate=0.8, mixup=1.0),
     # The same perceptron as an encoder, from all digits and no labels.
-    "digits_features": supervised.PRESETS["digits"] | PERCEPTRON | dict(
+    "digits_features": SUPERVISED["digits"] | PERCEPTRON | dict(
         method="features", base_learning_rate=1.6),
     # Your own photos in class folders, and a larger network that has learnt them.
-    "folder": supervised.PRESETS["folder"] | dict(teacher="runs/supervised/folder"),
+    "folder": SUPERVISED["folder"] | dict(teacher="runs/supervised/folder"),
     "deit_small_distilled": DEIT,
 }
 

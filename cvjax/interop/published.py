@@ -32,7 +32,7 @@ from cvjax.interop.transformers_config import (
     whole_patches,
 )
 from cvjax.models import create_model, list_models
-from cvjax.models.described import fields_of
+from cvjax.models.described import fields_of, rebuilt
 from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
 from cvjax.models.registry import name_of
@@ -204,7 +204,9 @@ class Published:
         """
         if self.network is not None:
             return self._check_network(name, fields, own)
-        given = self._named
+        given, written = self._named, self.config.get(OWN)
+        if given != name and written and structure(rebuilt(written)) == structure(create_model(name, **fields)):
+            return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
         given = str(given).split(".")[0]

@@ -24,7 +24,8 @@ from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from experiments.distill import HARD_WEIGHT, TEMPERATURE, Config
-from experiments.wiring import supervised
+from experiments.wiring.supervised import Taught, run_one
+from experiments.wiring.supervised import prepare as prepare_classifier
 
 
 def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
@@ -32,14 +33,14 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     if config.method == "features":
         run_features(config, folder, stop)
     else:
-        supervised.run_one(config, folder, stop, partial(teach, config, folder))
+        run_one(config, folder, stop, partial(teach, config, folder))
 
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
     if config.method == "features":
         return prepare_features(config, folder)
-    return supervised.prepare(config, folder, partial(teach, config, folder))
+    return prepare_classifier(config, folder, partial(teach, config, folder))
 
 
 def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
@@ -51,7 +52,7 @@ def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
     return teacher
 
 
-def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> supervised.Taught:
+def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> Taught:
     """What the teacher brings to a classifier."""
     if config.method == "token" and not (isinstance(model, VisionTransformer) and model.distilled):
         raise ConfigError(f"--method token: {config.model} has no distillation token; deit_small_distilled_patch16_224 "
@@ -63,7 +64,7 @@ def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInp
         lesson = token_lesson(ask, hard_weight=weight)
     else:
         lesson = logits_lesson(ask, temperature=config.temperature or TEMPERATURE, hard_weight=weight)
-    return supervised.Taught(lesson, teacher.constants(), teacher.protocol())
+    return Taught(lesson, teacher.constants(), teacher.protocol())
 
 
 def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:

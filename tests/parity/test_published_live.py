@@ -99,7 +99,8 @@ def test_bare_files_of_torchvision_are_seen_as_it_says(theirs: ModuleType) -> No
     assert seen > 30
 
 
-def test_bare_files_of_timms_own_convolutional_networks_are_seen_as_its_default_weights(theirs: ModuleType) -> None:
+def test_bare_files_of_timms_own_convolutional_networks_and_swins_are_seen_as_its_default_weights(
+        theirs: ModuleType) -> None:
     """At the size of their training; of the others torchvision's come first, or the authors'."""
     from timm.models import get_pretrained_cfg
     from torchvision.models import list_models as torchvisions
@@ -107,7 +108,8 @@ def test_bare_files_of_timms_own_convolutional_networks_are_seen_as_its_default_
     names = [name for name in STORED["architectures"] if name in DEFAULT_TAGS and name not in torchvisions()]
     for name in names:
         stated, (how, _) = get_pretrained_cfg(name), Published(name, {"x": np.zeros(1)}).preprocessing(name)
-        assert (how.mean, how.std, how.crop, how.crop_mode, how.interpolation) == tuple(
+        mean, std = (tuple(np.broadcast_to(each, 3).tolist()) for each in (how.mean, how.std))  # one for all channels
+        assert (mean, std, how.crop, how.crop_mode, how.interpolation) == tuple(
             getattr(stated, key) for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")), name
     assert len(names) > 60
 
