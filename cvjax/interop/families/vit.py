@@ -40,7 +40,7 @@ def _grid(model: VisionTransformer) -> tuple[int, int]:
 
 def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
     """Fixed positions, stored under the `name` that a publisher gives to learned positions."""
-    return lambda model: {} if model.position == "learned" else {
+    return lambda model: {} if model.position in ("learned", "rotary") else {
         name: stored_positions(model.width, _grid(model), model.placed_prefix, model.position == "sincos2d_moco")}
 
 
@@ -63,6 +63,11 @@ def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionT
 def linear(path: str, name: str, kernel: str = "/weight", bias: str = "/bias") -> tuple[Rule, Rule]:
     """Rules of a linear layer that others call `name`. kernel, bias: what they append to it for the two parameters."""
     return Rule(rf"{path}/kernel", name + kernel, KERNEL), Rule(rf"{path}/bias", name + bias)
+
+
+# timm's other ViT, of EVA (`timm.models.eva.Eva`), which has rotary positions and biases of only queries and values.
+_EVA = Naming((Rule(r"(blocks/\d+)/ls([12])/gamma", r"\1/gamma_\2"),
+               Rule(r"(blocks/\d+/attn)/qkv/([qv]_bias)", r"\1/\2"), *TRANSFORMER), constants=_constants("pos_embed"))
 
 
 def _torchvision(first: str, second: str) -> Naming:
@@ -102,6 +107,8 @@ _LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm
 
 
 def _vit(model: VisionTransformer) -> Family:
+    if model.position == "rotary" or model.qkv_bias == "qv":
+        return dataclasses.replace(_TIMM, namings={"timm": _EVA})
     usual = {field.name: field.default for field in dataclasses.fields(model)}
     later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
     return _TIMM if later else dataclasses.replace(_TIMM, namings={**_TIMM.namings, **_TORCHVISIONS})
