@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.families import family_of
 from cvjax.interop.pretrained import default_weights
 from cvjax.models import create_model, list_models
+from cvjax.timm_weights import timm_version, timm_weights
 from cvjax.workflow.command import parse
 from cvjax.workflow.options import options_of, read_words
 from tests.models.test_registry import COUNTS
-from tests.parity.timm_vits import read_stored
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/models.md").read_text(encoding="utf-8")
@@ -80,15 +79,22 @@ def test_a_family_is_what_its_row_and_entry_say(family: str) -> None:
     assert set(weights.split(", ")) == known if known else weights in ("none", "a classifier's", "its backbone's")
     defaults = re.search(r"defaults for (\d+) of (\d+) names", item(entry, "Weights"))
     stated = tuple(map(int, defaults.groups())) if defaults else (0, len(named))
-    assert stated == (sum(name in DEFAULT_TAGS for name in named), len(named))
+    defaults = [name for name in named if name in timm_weights() and timm_weights()[name].default]
+    assert stated == (len(defaults), len(named))
 
 
-def test_so_many_of_timms_vits_have_a_name_here() -> None:
-    stored = read_stored()
-    ours = sum(len(entry["tags"]) for entry in stored["models"].values())
-    every = ours + sum(map(len, stored["others"].values()))
-    assert f"Of the {every} weights that timm lists in its files of ViT and DeiT, {ours} have a name" in item(
-        ENTRIES["ViT and DeiT"], "Weights")
+def test_so_many_of_timms_weights_load() -> None:
+    """Those of the names that are here, all of which tests/interop/test_coverage.py compares by names and shapes."""
+    files: dict[str, list[int]] = {}
+    for name, entry in timm_weights().items():
+        counts = files.setdefault(entry.file, [0, 0])
+        counts[0] += len(entry.tags)
+        counts[1] += len(entry.tags) * (name in list_models())
+    stated = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|$", PAGE, re.M)
+    assert {file: [int(every), int(here)] for file, every, here in stated} == {
+        file: counts for file, counts in files.items() if counts[1]}
+    every, here = (sum(counts[i] for counts in files.values()) for i in (0, 1))
+    assert re.search(rf"timm {re.escape(timm_version())} lists {every:,} weights, of which {here:,}\s+load here", PAGE)
 
 
 @pytest.mark.parametrize("family", ENTRIES)

@@ -44,7 +44,7 @@ def test_the_command_cvjax_is_the_list_of_experiments() -> None:
 
 def test_types_are_shipped() -> None:
     assert (ROOT / "cvjax" / "py.typed").is_file()
-    assert PROJECT["tool"]["setuptools"]["package-data"] == {"cvjax": ["py.typed"]}
+    assert PROJECT["tool"]["setuptools"]["package-data"] == {"cvjax": ["py.typed", "timm_weights.json"]}
 
 
 def load(name: str) -> dict:

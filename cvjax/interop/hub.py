@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cvjax.errors import StorageError
 from cvjax.storage import check_repository
+from cvjax.timm_weights import about_weights
 
 HUB = "hf-hub:"  # timm's prefix of names on the hub
 CONFIG = "config.json"  # what is published beside the weights: their architecture and classes; timm's: their images
@@ -48,7 +49,8 @@ def download(name: str) -> Path:
 
     The repository's `config.json` comes with it, into the same folder, if there is one.
 
-    Raises FileNotFoundError, in one line, when the file is neither in the cache nor on the hub.
+    Raises FileNotFoundError, in one line, when the file is neither in the cache nor on the hub. Of timm's it says
+    whether timm lists them.
     """
     # Not at the top: this loads an HTTP client, which takes half a second and which local files do not need.
     from huggingface_hub import hf_hub_download
@@ -72,11 +74,18 @@ def download(name: str) -> Path:
             continue
         except (HFValidationError, HfHubHTTPError) as error:
             reason = str(error).splitlines()[0]
-            raise FileNotFoundError(f"{name}: the hub does not give it ({reason})") from None
+            raise FileNotFoundError(f"{name}: the hub does not give it ({reason}){_hint(repository)}") from None
     if not reached:
         raise FileNotFoundError(f"{name}: not in the hub's cache, and the hub cannot be reached; run once with a "
-                                "network, or give the path of a downloaded file")
-    raise FileNotFoundError(f"{name}: holds neither {' nor '.join(_FILES)}")
+                                f"network, or give the path of a downloaded file{_hint(repository)}")
+    raise FileNotFoundError(f"{name}: holds neither {' nor '.join(_FILES)}{_hint(repository)}")
+
+
+def _hint(repository: str) -> str:
+    """What timm's list says of a repository of timm that cannot be had."""
+    owner, _, weights = repository.partition("/")
+    said = about_weights(weights) if owner == "timm" else ""
+    return f"; {said}" if said else ""
 
 
 def upload(folder: Path, files: Sequence[str], repository: str, *, private: bool = False) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvjax.data.preprocessing import Preprocessing
-from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.hub import HUB
 from cvjax.interop.published import QUICK_GELU, Published, open_published, resizing_as
 from cvjax.interop.weights import load_weights
 from cvjax.models import create_model, list_models
 from cvjax.models.image_model import ImageModel
 from cvjax.spelling import did_you_mean
+from cvjax.timm_weights import timm_weights
 
 
 class Pretrained(NamedTuple):
@@ -55,10 +55,11 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
 
 def default_weights(name: str) -> str:
     """The place on the hub of the weights that timm takes for a model's name by default; ValueError if it has none."""
-    if name not in DEFAULT_TAGS:
-        hint = did_you_mean(name, DEFAULT_TAGS, "cvjax.interop.default_tags lists those that it has")
+    defaults = {known: entry.default for known, entry in timm_weights().items() if entry.default}
+    if name not in defaults:
+        hint = did_you_mean(name, defaults.keys() & set(list_models()), "cvjax.timm_weights lists those that it has")
         raise ValueError(f"timm publishes no weights of {name}: give a file or hf-hub:OWNER/NAME; {hint}")
-    return f"{HUB}timm/{name.replace(*QUICK_GELU)}.{DEFAULT_TAGS[name]}"
+    return f"{HUB}timm/{name.replace(*QUICK_GELU)}.{defaults[name]}"
 
 
 def fitted(name: str, published: Published, fields: dict[str, Any], *, whole: bool = False

@@ -1,6 +1,6 @@
 """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,25 +12,30 @@ from cvjax.layers.initializers import TransformerInit, xavier_uniform
 from cvjax.layers.partition import spread
 from cvjax.ops.attention import Implementation, attend
 from cvjax.ops.linear import linear
+from cvjax.ops.position import rotate
+
+# Whether queries, keys and values have biases; "qv": only queries and values, as in BEiT, EVA and DINOv3.
+QKVBias = Literal[True, False, "qv"]
 
 
 class QKV(nn.Module):
     """Queries, keys and values of all heads: `(B, T, D)` to three of `(B, T, heads, D / heads)`.
 
-    Parameters are those of one linear layer, `kernel (D, 3D)` and `bias (3D,)`, as published weights have them.
+    Parameters are those of one linear layer, `kernel (D, 3D)` and `bias (3D,)`, as published weights have them; with
+    use_bias "qv" `q_bias (D,)` and `v_bias (D,)`.
     """
 
     heads: int
     dtype: Any = jnp.float32
     kernel_init: Any = xavier_uniform
-    use_bias: bool = True
+    use_bias: QKVBias = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         dim = x.shape[-1]
         split = (3, self.heads, dim // self.heads)
         kernel = self.param("kernel", self.kernel_init, (dim, 3 * dim)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * dim,)) if self.use_bias else None
+        bias = self._bias(dim) if self.use_bias else None
         # Heads get an axis in the kernel already, so that devices can share them out before there are activations.
         kernel = spread(kernel.reshape(dim, *split), 2)
         bias = None if bias is None else spread(bias.reshape(split), 1)
@@ -54,16 +59,23 @@ def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> 
         parts.append(y.reshape(*x.shape[:-1], *kernel.shape[2:]))
     return tuple(parts)
 
+    def _bias(self, dim: int) -> jax.Array:
+        if self.use_bias == "qv":
+            q, v = (self.param(name, nn.initializers.zeros, (dim,)) for name in ("q_bias", "v_bias"))
+            return jnp.concatenate([q, jnp.zeros_like(q), v])
+        return self.param("bias", nn.initializers.zeros, (3 * dim,))
+
 
 class SelfAttention(nn.Module):
     """Self-attention `(B, T, D) -> (B, T, D)` over all tokens of an example.
 
     bias: float32, broadcastable to `(B, heads, T, T)`, added to the scores of queries (rows) with keys.
     hidden: so many tokens at the end are no tokens, see `cvjax.ops.attention.attend`.
+    angles: `(B or 1, T, D / heads / 2)`, by which queries and keys are turned, see `cvjax.ops.position.rotate`.
     heads: number of heads; must divide D.
     qk_norm: LayerNorm on queries and keys per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442).
     dtype: compute type; the softmax is always float32. implementation: see `cvjax.ops.attention.attend`.
-    inits: how the kernels start. qkv_bias: whether queries, keys and values have biases. norm_epsilon: of `qk_norm`.
+    inits: how the kernels start. qkv_bias: see `QKVBias`. norm_epsilon: of `qk_norm`.
     """
 
     heads: int
@@ -71,11 +83,12 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
     implementation: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
-    qkv_bias: bool = True
+    qkv_bias: QKVBias = True
     norm_epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None = None, hidden: int = 0) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None = None, hidden: int = 0, angles: jax.Array | None = None
+                 ) -> jax.Array:
         batch, length, dim = x.shape
         if dim % self.heads:
             raise ValueError(f"width {dim} cannot be split into {self.heads} heads: heads must divide width")
@@ -83,6 +96,8 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="k_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         # Attention maps are made from these. They are kept only if the caller makes `intermediates` mutable.
         self.sow("intermediates", "queries", q[:, :-hidden] if hidden else q)
         self.sow("intermediates", "keys", k[:, :-hidden] if hidden else k)

@@ -15,9 +15,9 @@ AXIS = "model"
 # Ends of parameters' paths, and the axis that is spread, counted from the last. `qkv` holds queries, keys and values
 # side by side, so its shares are not whole heads. Devices exchange them for whole heads where they are used.
 RULES = {
-    r"attn/qkv/(kernel|bias)": -1,
+    r"attn/qkv/(kernel|bias|q_bias|v_bias)": -1,
     r"attn/proj/kernel": -2,
-    r"mlp/fc1/(kernel|bias)": -1,
+    r"mlp/fc1(_g|_x)?/(kernel|bias)": -1,
     r"mlp/fc2/kernel": -2,
 }
 

@@ -14,7 +14,7 @@ POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dim
 
 
 def rematerialized(block: type[nn.Module], remat: Remat) -> Any:
-    """The class `block`, called with `(x, train)`, or one like it that recomputes its activations as `remat` says.
+    """The class `block`, called with `(x, train, ...)`, or one like it that recomputes its activations as `remat` says.
 
     Raises ValueError for an unknown word.
     """

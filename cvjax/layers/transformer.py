@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvjax.layers.attention import SelfAttention
+from cvjax.layers.attention import QKVBias, SelfAttention
 from cvjax.layers.drop_path import DropPath
 from cvjax.layers.initializers import TransformerInit
 from cvjax.layers.layer_scale import LayerScale
@@ -21,8 +21,9 @@ from cvjax.ops.attention import Implementation, hidden_tokens
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on `(B, T, D)`.
 
-    qkv_bias: whether queries, keys and values have biases. activation: see `cvjax.layers.mlp.Mlp`. norm_epsilon: what
-    all norms add to the variance. hidden: so many tokens at the end are no tokens: the others do not see them.
+    qkv_bias: see `cvjax.layers.attention.QKVBias`. activation: see `cvjax.layers.mlp.Mlp`. norm_epsilon: what all norms
+    add to the variance. hidden: so many tokens at the end are no tokens: the others do not see them.
+    angles: rotary positions, see `cvjax.layers.attention.SelfAttention`.
     """
 
     heads: int
@@ -33,13 +34,13 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
-    qkv_bias: bool = True
+    qkv_bias: QKVBias = True
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-6
     hidden: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, angles: jax.Array | None = None) -> jax.Array:
         shape = x.shape
 
         def residual(name: str, branch: jax.Array) -> jax.Array:
@@ -52,8 +53,9 @@ class Block(nn.Module):
         # Rows (B * T, D): on a GPU, XLA would lay out three axes otherwise and transpose before every product.
         x = x.reshape(-1, shape[-1])
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm1")(x).reshape(shape)
-        x = x + residual("1", SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, self.inits,
-                                            self.qkv_bias, self.norm_epsilon, name="attn")(y, hidden=self.hidden))
+        attention = SelfAttention(self.heads, self.qk_norm, self.dtype, self.attention, self.inits, self.qkv_bias,
+                                  self.norm_epsilon, name="attn")
+        x = x + residual("1", attention(y, hidden=self.hidden, angles=angles))
         y = nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm2")(x)
         x = x + residual("2", Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, self.inits.linear,
                                   self.activation, name="mlp")(y))
@@ -81,13 +83,14 @@ class Blocks(nn.Module):
     dtype: Any = jnp.float32
     attention: Implementation = "auto"
     inits: TransformerInit = TransformerInit()
-    qkv_bias: bool = True
+    qkv_bias: QKVBias = True
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, count: int | None = None) -> list[jax.Array]:
-        """count: run only so many blocks, the first ones; None for all."""
+    def __call__(self, x: jax.Array, *, train: bool, count: int | None = None, angles: jax.Array | None = None
+                 ) -> list[jax.Array]:
+        """count: run only so many blocks, the first ones; None for all. angles: see `Block`."""
         rates = np.linspace(0.0, self.drop_path, self.depth)[:count]
         # Padded here, the tokens need not be copied for each attention.
         length, hidden = x.shape[1], hidden_tokens(x.shape, self.heads, self.dtype, self.attention)
@@ -96,16 +99,17 @@ class Blocks(nn.Module):
                         activation=self.activation, norm_epsilon=self.norm_epsilon, hidden=hidden)
         if hidden:
             x = jnp.pad(x, ((0, 0), (0, hidden), (0, 0)))
+            angles = None if angles is None else jnp.pad(angles, ((0, 0), (0, hidden), (0, 0)))
         if self.scan and train and not self.is_initializing():
-            outputs = self._scan(block, x, rates)
+            outputs = self._scan(block, x, rates, angles)
         else:
             outputs = []
             for i, rate in enumerate(rates):
-                x = block(drop_path=float(rate), name=str(i))(x, train)
+                x = block(drop_path=float(rate), name=str(i))(x, train, angles)
                 outputs.append(x)
         return [x[:, :length] for x in outputs] if hidden else outputs
 
-    def _scan(self, block: Any, x: jax.Array, rates: np.ndarray) -> list[jax.Array]:
+    def _scan(self, block: Any, x: jax.Array, rates: np.ndarray, angles: jax.Array | None) -> list[jax.Array]:
         """All blocks in training, as a loop over one compiled block."""
         params = self.variables["params"]
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *(params[str(i)] for i in range(len(rates))))
@@ -115,7 +119,7 @@ class Blocks(nn.Module):
         def body(x: jax.Array, each: Any) -> tuple[jax.Array, jax.Array]:
             params, rate, key = each
             x = block(drop_path=rate if draws else 0.0, parent=None).apply(
-                {"params": params}, x, True, rngs={"dropout": key} if draws else {})
+                {"params": params}, x, True, angles, rngs={"dropout": key} if draws else {})
             return x, x
 
         x, outputs = jax.lax.scan(body, x, (stacked, jnp.asarray(rates, jnp.float32), keys))

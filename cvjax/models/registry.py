@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cvjax.models.image_model import ImageModel
 from cvjax.spelling import did_you_mean
+from cvjax.timm_weights import about_name
 
 _MODELS: dict[str, tuple[type[ImageModel], Mapping[str, Any]]] = {}
 
@@ -34,7 +35,7 @@ def create_model(name: str, /, **overrides: Any) -> ImageModel:
     unknown field (and lists the known ones), or a word that a field does not allow.
     """
     if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}: {did_you_mean(name, _MODELS, 'list_models() names all')}")
+        raise ValueError(f"unknown model {name!r}: {_about(name)}")
     if "pretrained" in overrides:
         raise ValueError(f"create_model makes a module without parameters; cvjax.interop.create_pretrained({name!r}) "
                          "gives the module and published weights")
@@ -47,6 +48,14 @@ def create_model(name: str, /, **overrides: Any) -> ImageModel:
             raise ValueError(f"{name} with {field}={value}: it must be one of "
                              f"{', '.join(map(str, get_args(known[field])))}")
     return module(**{**fields, **overrides})
+
+
+def _about(name: str) -> str:
+    """What is known of a name that is none of a model here."""
+    bare, _, tag = name.partition(".")
+    if tag and bare in _MODELS:
+        return f"the model is {bare}, and hf-hub:timm/{name} are weights of it"
+    return f"{did_you_mean(bare, _MODELS, 'list_models() names all')} ({about_name(bare)})"
 
 
 def name_of(model: ImageModel) -> str:

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvjax.layers.attention import QKVBias
 from cvjax.layers.attention_pool import AttentionPool
 from cvjax.layers.dense import Dense
 from cvjax.layers.feature_maps import check_names
@@ -31,7 +32,7 @@ from cvjax.ops.attention import Implementation
 from cvjax.ops.linear import add
 from cvjax.ops.masking import gather_tokens
 from cvjax.ops.patches import patch_grid, patchify
-from cvjax.ops.position import PositionResize, resize_positions, sincos_2d
+from cvjax.ops.position import PositionResize, resize_positions, rotary_angles, sincos_2d
 
 
 class PatchEmbed(nn.Module):
@@ -62,7 +63,8 @@ class VisionTransformer(ImageModel):
     pre_norm: a norm before the first block, and patches embedded without a bias, as in CLIP.
     fc_norm: whether the last norm comes after pooling, not before; None: with pool "avg" and a class token.
     position: "learned"; or fixed, without parameters: "sincos2d" as in MAE, "sincos2d_moco" as in MoCo v3 and
-        big_vision (see `cvjax.ops.position.sincos_2d`).
+        big_vision (see `cvjax.ops.position.sincos_2d`); or "rotary" as in DINOv3: nothing is added to the patches, but
+        their queries and keys are turned in every block (see `cvjax.ops.position.rotary_angles`).
     representation_size: width of a linear layer with tanh between the features and the head, which are then `features`
         (the head of pre-training, sec. 3.2); 0 for none.
     weight_init: how the kernels start, as in the code of MAE, timm (DeiT, DINO) or the official JAX one; see
@@ -94,12 +96,12 @@ class VisionTransformer(ImageModel):
     prefix_positions: bool = True
     pre_norm: bool = False
     fc_norm: bool | None = None
-    position: Literal["learned", "sincos2d", "sincos2d_moco"] = "learned"
+    position: Literal["learned", "sincos2d", "sincos2d_moco", "rotary"] = "learned"
     representation_size: int = 0
     weight_init: WeightInit = "mae"
     position_resize: PositionResize | None = None
     qk_norm: bool = False
-    qkv_bias: bool = True
+    qkv_bias: QKVBias = True
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-6
     layer_scale: float | None = None
@@ -163,11 +165,24 @@ class VisionTransformer(ImageModel):
     def positions(self, grid: tuple[int, int]) -> jax.Array:
         """Position embedding `(1, placed_prefix + L, D)` of the tokens before the patches and of a grid of patches."""
         first = self.placed_prefix
+        if self.position == "rotary":
+            return jnp.zeros((1, first + grid[0] * grid[1], self.width))
         if self.position != "learned":
             patches = sincos_2d(self.width, grid, trained_grid=self.grid, moco=self.position == "sincos2d_moco")
             return jnp.concatenate([jnp.zeros((first, self.width)), patches])[None]
         patches = resize_positions(self.pos_embed[0, first:], self.grid, grid, self.position_resize or "timm")
         return jnp.concatenate([self.pos_embed[:, :first], patches[None]], axis=1)
+
+    def angles(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array | None:
+        """What turns queries and keys, `(1 or B, prefix + L, D / heads / 2)`; None unless positions are rotary.
+
+        The tokens before the patches are not turned. keep: see `tokens`.
+        """
+        if self.position != "rotary":
+            return None
+        patches = jnp.asarray(rotary_angles(self.width // self.heads, patch_grid(*size_of(images), self.patch_size)))
+        patches = patches[None] if keep is None else patches[keep]
+        return jnp.pad(patches, ((0, 0), (self.prefix, 0), (0, 0)))
 
     def tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """All tokens after the last block `(B, prefix + L, D)`, class token first; normalised if `normed_tokens`.
@@ -178,7 +193,7 @@ class VisionTransformer(ImageModel):
 
     def block_tokens(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> list[jax.Array]:
         """The result of `tokens` after every block; under jit, only the used ones are computed."""
-        outputs = self.blocks(self.embed(images, keep), train=train)
+        outputs = self.blocks(self.embed(images, keep), train=train, angles=self.angles(images, keep))
         return [self.final_norm(x) for x in outputs] if self.normed_tokens else outputs
 
     def embed(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
@@ -201,7 +216,8 @@ class VisionTransformer(ImageModel):
         """The named maps; no block after the last of them is computed or made."""
         check_names(self, names)
         wanted = [(i, name) for i, name in enumerate(self.map_names) if name in names]
-        outputs = self.blocks(self.embed(images), train=train, count=wanted[-1][0] + 1) if wanted else []
+        outputs = self.blocks(self.embed(images), train=train, count=wanted[-1][0] + 1,
+                              angles=self.angles(images)) if wanted else []
         grid = patch_grid(*size_of(images), self.patch_size)
         return {name: outputs[i][:, self.prefix:].reshape(-1, *grid, self.width) for i, name in wanted}
 

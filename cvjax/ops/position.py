@@ -1,4 +1,4 @@
-"""Position embeddings of a grid of patches: the fixed 2-D sine-cosine form, and resizing of learned ones."""
+"""Positions of a grid of patches: the fixed 2-D sine-cosine form, resizing of learned ones, and rotary ones."""
 
 from typing import Literal
 
@@ -80,3 +80,31 @@ def resize_positions(embedding: jax.Array, trained_grid: tuple[int, int], grid: 
         rows, columns = (_bicubic(new, old, how) for new, old in zip(grid, trained_grid, strict=True))
         resized = jnp.einsum("ra,cb,abd->rcd", rows, columns, field, precision=jax.lax.Precision.HIGHEST)
     return resized.reshape(-1, dim).astype(embedding.dtype)
+
+
+def rotary_angles(dim: int, grid: tuple[int, int], temperature: float = 100.0) -> np.ndarray:
+    """Angles float32 `(rows * columns, dim / 2)` for `rotate`, as DINOv3 has them (Siméoni et al. 2025, sec. 3.2).
+
+    A patch lies where its centre is in the image, whose edges are at -1 and 1: another grid sees the same field. Half
+    of the angles are for the row and half for the column, at `dim / 4` frequencies each: the shortest period is 1, and
+    the geometric row would reach `temperature` at the next one.
+    Raises ValueError unless `dim` is a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"rotary positions need a width of each head that is a multiple of 4, got {dim}")
+    periods = temperature ** (np.arange(dim // 4) / (dim // 4))
+    rows, columns = ((2 * np.arange(size) + 1) / size - 1 for size in grid)
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)  # (rows, columns, 2)
+    return (2 * np.pi * places[..., None] / periods).reshape(-1, dim // 2).astype(np.float32)
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Queries or keys `(B, T, heads, D)`, turned by angles `(B or 1, T, D / 2)` (RoPE, Su et al. 2021,
+    https://arxiv.org/abs/2104.09864, sec. 3.2).
+
+    Channels i and i + D / 2 are the two coordinates of a point. The inner product of a query and a key then depends on
+    the difference of their angles. It is computed in float32 at least; an angle of 0 changes nothing.
+    """
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

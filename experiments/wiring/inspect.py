@@ -5,12 +5,14 @@ import math
 import jax
 
 from cvjax.errors import ConfigError
+from cvjax.interop.coverage import coverage
 from cvjax.layers.conv import Conv
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
 from cvjax.models.resnet import ResNet
 from cvjax.models.summary import summarize, table
 from cvjax.ops.receptive_field import ReceptiveField
+from cvjax.timm_weights import timm_version
 from cvjax.workflow.classification.model import check_model, parse_fields
 from cvjax.workflow.config import config_errors
 from experiments.inspect import Config
@@ -20,6 +22,9 @@ def run(config: Config) -> None:
     """Print the table or the calculations that the options ask for."""
     if config.arithmetic:
         print(arithmetic())
+        return
+    if config.coverage:
+        print_coverage()
         return
     given = {name: getattr(config, name) for name in ("image_size", "in_channels", "num_classes")}
     given = {name: value for name, value in given.items() if value is not None} | parse_fields(config.model_fields)
@@ -45,6 +50,22 @@ def run(config: Config) -> None:
     print(f"{config.name}: {type(model).__name__} on {'x'.join(map(str, as_pair(model.image_size)))}"
           f"x{model.in_channels}\n")
     print(table(summary))
+
+
+def print_coverage() -> None:
+    """A row for each file of timm of which something is here, as it is compared, and what is missing in them."""
+    print(f"{'timm ' + timm_version():28}{'weights':>9}{'load here':>11}")
+    here, notes, others, every = 0, [], [], 0
+    for found in coverage():
+        every, here = every + found.weights, here + found.loading
+        if not found.loading and not found.differing:
+            others.append(found)
+            continue
+        print(f"{found.file:28}{found.weights:9,}{found.loading:11,}", flush=True)
+        for what, names in (("is not here", found.missing), ("HAS OTHER PARAMETERS", found.differing)):
+            notes += [f"{found.file}, what {what}: {', '.join(names)}"] if names else []
+    print(f"{f'{len(others)} other files':28}{sum(found.weights for found in others):9,}{0:11,}")
+    print(f"{'all':28}{every:9,}{here:11,}", *notes, sep="\n\n")
 
 
 def arithmetic() -> str:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from cvjax.interop.coverage import coverage
 from cvjax.models import create_model
 from cvjax.models.vit import VisionTransformer
-from tests.interop.test_timm_convnets import QUICK
-from tests.interop.timm_convnets import STORED
+from cvjax.timm_weights import timm_weights
+from tests.interop.test_coverage import QUICK
 from tests.models.test_registry import COUNTS
 
 
@@ -45,7 +46,7 @@ def test_every_model_there_is(command, monkeypatch):
     import experiments.wiring.inspect as wiring
 
     names = [name for name in wiring.list_models()
-             if name in (*VITS, *QUICK) or name not in STORED["architectures"]
+             if name in (*VITS, *QUICK) or name not in timm_weights()
              and not isinstance(create_model(name), VisionTransformer)]
     monkeypatch.setattr(wiring, "list_models", lambda: names)
     done = command("inspect", "--all")
@@ -54,6 +55,27 @@ def test_every_model_there_is(command, monkeypatch):
     assert list(rows) == [name for name in names if not name.startswith("mae_")]
     few = (*VITS, *QUICK)
     assert {name: rows[name] for name in few} == {name: f"{COUNTS[name]:,}" for name in few}
+
+
+def test_weights_of_timm_are_counted_by_what_is_compared(command, monkeypatch):
+    import experiments.wiring.inspect as wiring
+
+    known = ("vit_tiny_patch16_224", "resnet10t", "resnet18")
+    listed = {name: timm_weights()[name] for name in (*known, "resnetrs50", "efficientnet_b0")}
+    listed["resnet18"] = listed["resnet18"]._replace(fingerprint="of another network")
+    monkeypatch.setattr("cvjax.interop.coverage.timm_weights", lambda: listed)
+    monkeypatch.setattr(wiring, "coverage", lambda: coverage(known))
+    done = command("inspect", "--coverage")
+    assert done.status == 0, done.err
+    rows = {line.split()[0]: line.split()[-2:] for line in done.out.splitlines() if line.strip()}
+    tags = {name: len(entry.tags) for name, entry in listed.items()}
+    vit, all_tags = tags["vit_tiny_patch16_224"], sum(tags.values())
+    assert rows["vision_transformer"] == [f"{vit}", f"{vit}"]
+    assert rows["resnet"] == [f"{tags['resnet10t'] + tags['resnet18'] + tags['resnetrs50']}", f"{tags['resnet10t']}"]
+    assert rows["1"] == [f"{tags['efficientnet_b0']}", "0"] and rows["all"] == [
+        f"{all_tags}", f"{vit + tags['resnet10t']}"]
+    assert "resnet, what is not here: resnetrs50" in done.out
+    assert "resnet, what HAS OTHER PARAMETERS: resnet18" in done.out
 
 
 def test_the_lectures_arithmetic(command):
@@ -65,7 +87,7 @@ def test_the_lectures_arithmetic(command):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("", "give one of NAME, --all or --arithmetic"), ("resnet18 --all", "give one of NAME, --all or --arithmetic"),
+    ("", "give one of NAME, --all, --arithmetic or --coverage"), ("resnet18 --all", "give one of NAME, --all, --arit"),
     ("resnet19", "unknown model 'resnet19': did you mean resnet"),
     ("mae_vit_base_patch16", "inspect its encoder, such as vit_base_patch16_224"),
     ("resnet18 --model-fields wide=3", "resnet18 has no field wide; it has "),

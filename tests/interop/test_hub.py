@@ -74,6 +74,21 @@ def test_offline_the_cache_may_have_the_older_file(saved, monkeypatch):
     assert [file for _, file, _ in asked] == [*files, "config.json"]
 
 
+@pytest.mark.parametrize("reason", [EntryNotFoundError("404"), LocalEntryNotFoundError("no connection")])
+def test_what_timm_lists_is_said_of_its_weights_that_cannot_be_had(saved, monkeypatch, reason):
+    answer(monkeypatch, dict.fromkeys(("model.safetensors", "pytorch_model.bin"), reason))
+
+    def said(name: str) -> str:
+        with pytest.raises(FileNotFoundError) as error:
+            load_weights(saved[0], f"hf-hub:{name}")
+        return str(error.value)
+
+    assert "; timm lists no resnet50.a1_in1kk: did you mean a1_in1k, " in said("timm/resnet50.a1_in1kk")
+    assert "; timm lists no resnet50 without a tag: its tags are a1_in1k, " in said("timm/resnet50")
+    assert "; timm lists no weights of resnet5O: did you mean resnet50, " in said("timm/resnet5O.a1_in1k")
+    assert "timm lists" not in said("timm/resnet50.a1_in1k") + said("somebody/resnet50")
+
+
 def test_the_real_client_without_a_network_says_the_same(saved, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

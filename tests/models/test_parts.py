@@ -131,16 +131,17 @@ def test_scanned_blocks_start_with_train_too() -> None:
     jax.tree.map(np.testing.assert_array_equal, started, plain)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_a_hidden_token_changes_nothing(scan: bool, monkeypatch) -> None:
+@pytest.mark.parametrize("scan, rotary", [(False, False), (True, False), (True, True)])
+def test_a_hidden_token_changes_nothing(scan: bool, rotary: bool, monkeypatch) -> None:
     """Neither the others' outputs nor any gradient, up to the rounding of other products."""
     blocks, x = Blocks(2, heads=2, scan=scan, qk_norm=True), jax.random.normal(jax.random.key(1), (2, 3, 8))
+    angles = jax.random.normal(jax.random.key(2), (1, 3, 2)) if rotary else None
     params = blocks.init(jax.random.key(0), x, train=False)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
     def numbers() -> Any:
         def loss(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-            outputs = blocks.apply(params, x, train=True)
+            outputs = blocks.apply(params, x, train=True, angles=angles)
             return jnp.sin(outputs[-1]).sum() + outputs[0].sum(), outputs
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)

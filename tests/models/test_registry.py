@@ -12,22 +12,18 @@ from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.registry import register
-from tests.interop.timm_convnets import STORED
-from tests.parity.timm_vits import read_stored
+from cvjax.timm_weights import timm_weights
 
-# ViTs, ResNets, ConvNeXts and Swins are stored: what timm's models of these names have (1000 classes). MAE: the
-# authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
-VITS = {name: entry["parameters"] for name, entry in read_stored()["models"].items()}
+# timm's, with 1000 classes; tests/interop/test_coverage.py counts them, with their names and shapes.
+LISTED = {name: entry.parameters for name, entry in timm_weights().items() if name in list_models()}
+# MAE: the authors' models without their two fixed position tables; `tiny` and `small` are not theirs.
 COUNTS = {
+    **LISTED,
     "airbench94": 1_971_640,  # 1,152 fewer than the authors' count, which has norm scales of one
     "airbench96": 9_915_704,
     "alexnet": 61_100_840,
     "alexnet_grouped": 60_965_224,
     "dense_probe": 11_188_309,  # ResNet-18's 11,176,512 without a head, 1,024 of a norm and 21 * 513 of the scores
-    "densenet121": 7_978_856,
-    "densenet161": 28_681_000,
-    "densenet169": 14_149_480,
-    "densenet201": 20_013_928,
     "densenet40_k12": 1_019_722,
     "densenet_bc100_k12": 769_162,
     "fast_rcnn": 16_786_089,
@@ -64,20 +60,10 @@ COUNTS = {
     "resnet56": 853_018,
     "sppnet": 136_916_520,
     "sppnet_alexnet": 75_780_904,  # AlexNet's 2,469,696 up to conv5, and fc6 of 50 * 256 inputs
-    "vgg11": 132_863_336,
-    "vgg11_bn": 132_868_840,
-    "vgg13": 133_047_848,
-    "vgg13_bn": 133_053_736,
-    "vgg16": 138_357_544,
-    "vgg16_bn": 138_365_992,
-    "vgg19": 143_667_240,
-    "vgg19_bn": 143_678_248,
     "yolo": 12_496_478,
     "yolov1": 271_703_550,  # the authors' first network, of 7 x 7 cells with 2 boxes and 20 classes
     "yolov1_classifier": 23_428_136,
-    **VITS,
 }
-COUNTS |= {name: stored["parameters"] for name, stored in STORED["architectures"].items()}
 
 
 def test_every_name_has_a_count() -> None:
@@ -85,12 +71,11 @@ def test_every_name_has_a_count() -> None:
 
 
 # A hundred layers and more take a second to trace.
-DEEP = ("densenet161", "densenet169", "densenet201", "densenet_bc100_k12", "fcn_resnet101")
+DEEP = ("densenet_bc100_k12", "fcn_resnet101")
 
 
-# Those that are stored are counted by tests/interop/test_timm_convnets.py and tests/parity/test_timm_vits.py.
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
-                                  for name in list_models() if name not in STORED["architectures"] | VITS])
+                                  for name in list_models() if name not in LISTED])
 def test_parameter_count(name: str) -> None:
     model = create_model(name)
     inputs = [jax.ShapeDtypeStruct((1, *as_pair(model.image_size), model.in_channels), jnp.float32)]
@@ -116,8 +101,16 @@ def test_fields_are_replaced() -> None:
 def test_an_unknown_name_is_met_with_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown model 'vit_smal_patch16': did you mean vit_small_patch16_"):
         create_model("vit_smal_patch16")
-    with pytest.raises(ValueError, match=r"unknown model 'qqq': list_models\(\) names all"):
+    with pytest.raises(ValueError, match=r"unknown model 'qqq': list_models\(\) names all \(timm has none"):
         create_model("qqq")
+
+
+def test_an_unknown_name_is_looked_up_in_timms_list() -> None:
+    with pytest.raises(ValueError, match=r"^unknown model 'mobilenetv3_small_100': .*\(timm has it\)$"):
+        create_model("mobilenetv3_small_100")
+    with pytest.raises(ValueError, match="^unknown model 'resnet50.a1_in1k': the model is resnet50, and hf-hub:timm/res"
+                                         "net50.a1_in1k are weights of it$"):
+        create_model("resnet50.a1_in1k")
 
 
 def test_an_unknown_field_is_met_with_the_known_ones() -> None:

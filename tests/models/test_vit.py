@@ -15,6 +15,10 @@ def vit(**fields: Any) -> VisionTransformer:
     return VisionTransformer(**dict(image_size=8, patch_size=4, width=8, depth=2, heads=2, num_classes=3) | fields)
 
 
+ROTARY = dict(position="rotary", width=16, registers=2, qkv_bias="qv", activation="swiglu_pair",
+              prefix_positions=False)
+
+
 def random_like(shapes: Any) -> Any:
     """Numbers that leave no parameter without effect, where an initialiser has zeros."""
     rng = np.random.default_rng(0)
@@ -40,8 +44,8 @@ def gradients(model: VisionTransformer, variables: Any, images: jax.Array) -> An
 
 
 @pytest.mark.parametrize("fields", [{}, dict(pool="avg", qk_norm=True, layer_scale=0.1, position="sincos2d"),
-                                    dict(pool="avg", class_token=False)],
-                         ids=["plain", "with_options", "without_class_token"])
+                                    dict(pool="avg", class_token=False), ROTARY],
+                         ids=["plain", "with_options", "without_class_token", "rotary"])
 def test_every_parameter_receives_a_gradient(fields: dict, images: jax.Array) -> None:
     model = vit(**fields)
     grads = jax.tree_util.tree_leaves_with_path(gradients(model, variables_of(model), images))
@@ -61,6 +65,27 @@ def test_remat_and_scan_change_no_number(fields: dict, plain_gradients: Any, var
     others = gradients(vit(**fields), variables, images)
     for a, b in zip(jax.tree.leaves(plain_gradients), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=2e-6 * np.abs(a).max())  # sums in another order: 2**-24 each
+
+
+def test_remat_and_scan_change_no_number_of_rotary_positions(images: jax.Array) -> None:
+    variables = variables_of(vit(**ROTARY))
+    plain, others = (gradients(vit(**ROTARY, **fields), variables, images) for fields in
+                     ({}, dict(scan=True, remat="dots")))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=2e-6 * np.abs(a).max())  # sums in another order: 2**-24 each
+
+
+def test_rotary_positions_are_the_only_ones(images: jax.Array) -> None:
+    """Without them patches are a set: their order would move no other token."""
+    rotary, learned = vit(**ROTARY), vit(registers=2)
+    assert "pos_embed" in variables_of(learned)["params"] and "pos_embed" not in variables_of(rotary)["params"]
+    variables, swapped = variables_of(rotary), jnp.roll(images, 4, axis=2)  # the left and the right patches
+    token, other = (rotary.apply(variables, x, method="tokens")[:, 0] for x in (images, swapped))
+    assert jnp.abs(token - other).max() > 1e-3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cvjax.models.vit.rotary_angles", lambda width, grid: np.zeros((4, width // 2), np.float32))
+        token, other = (rotary.apply(variables, x, method="tokens")[:, 0] for x in (images, swapped))
+    np.testing.assert_allclose(token, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("fields, blocks", [({}, 0), (dict(remat="full"), 2), (dict(remat="dots"), 2),
@@ -152,8 +177,8 @@ def test_without_a_class_token_the_norm_precedes_the_mean(images: jax.Array) -> 
     np.testing.assert_allclose(model.apply(variables, images, method="features"), tokens.mean(axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False), dict(registers=2, prefix_positions=False)],
-                         ids=str)
+@pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False), dict(registers=2, prefix_positions=False),
+                                    ROTARY], ids=str)
 def test_kept_patches_keep_their_positions(images: jax.Array, fields: dict) -> None:
     model = vit(**fields)
     variables = variables_of(model)
@@ -165,7 +190,7 @@ def test_kept_patches_keep_their_positions(images: jax.Array, fields: dict) -> N
 
 
 @pytest.mark.parametrize("fields", [{}, dict(pool="avg", class_token=False)], ids=str)
-@pytest.mark.parametrize("position", ["learned", "sincos2d"])
+@pytest.mark.parametrize("position", ["learned", "sincos2d", "rotary"])
 def test_images_need_not_be_square_or_of_the_trained_size(position: str, fields: dict) -> None:
     model = vit(image_size=(8, 12), position=position, **fields)
 
@@ -206,3 +231,5 @@ def test_impossible_requests_are_refused() -> None:
         init(vit(distilled=True, pool="avg"), 1, 8, 8, 3)
     with pytest.raises(ValueError, match="a width that is a multiple of 4, got 6"):
         init(vit(width=6, position="sincos2d"), 1, 8, 8, 3)
+    with pytest.raises(ValueError, match="rotary positions need a width of each head that is a multiple of 4, got 6"):
+        init(vit(width=12, position="rotary"), 1, 8, 8, 3)

@@ -58,8 +58,16 @@ class VitCase:
     def inputs(self) -> dict[str, np.ndarray]:
         return {"images": _images(self.name, self.input_size or self.image_size)}
 
+    @property
+    def is_eva(self) -> bool:
+        """Whether timm has it in its class `Eva` alone."""
+        return not {("position", "rotary"), ("qkv_bias", "qv"), ("activation", "swiglu_pair")}.isdisjoint(
+            self.options.items())
+
     def weight_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """The shapes of a model's parameters with those of the positions that are loaded."""
+        if self.options.get("position") == "rotary":
+            return dict(shapes)
         tokens = self.options.get("class_token", True), self.options.get("distilled", False)
         prefix = sum(tokens) + self.options.get("registers", 0) if self.options.get("prefix_positions", True) else 0
         length = prefix + _patches(self.weights_size or self.image_size, self.patch_size)
@@ -156,6 +164,9 @@ VIT_CASES = (
     VitCase("vit_clip_registers", input_size=(24, 20), options=dict(
         registers=2, prefix_positions=False, pre_norm=True, norm_epsilon=1e-5, activation="quick_gelu")),
     VitCase("vit_attention_pool", options=dict(class_token=False, pool="map", activation="gelu_tanh")),
+    VitCase("vit_dinov3", input_size=(24, 20), width=16, options=dict(
+        position="rotary", registers=2, qkv_bias="qv", activation="swiglu_pair", layer_scale=0.1, pool="avg",
+        fc_norm=False, norm_epsilon=1e-5)),
 )
 # Compared live alone.
 VIT_FORMS = (
@@ -174,6 +185,11 @@ VIT_FORMS = (
     VitCase("vit_attention_pool_registers", input_size=(24, 20),
             options=dict(class_token=False, pool="map", registers=2, pre_norm=True)),
     VitCase("vit_distilled", input_size=(24, 20), options=dict(distilled=True)),
+    VitCase("vit_rotary", width=24, options=dict(position="rotary", qkv_bias=False)),
+    VitCase("vit_rotary_larger_input", input_size=(24, 44), width=24,
+            options=dict(position="rotary", qkv_bias=False, class_token=False, pool="avg", fc_norm=False)),
+    VitCase("vit_biases_of_queries_and_values", weights_size=(12, 12), options=dict(qkv_bias="qv", pool="avg")),
+    VitCase("vit_swiglu_pair", width=16, options=dict(activation="swiglu_pair", position="rotary", qkv_bias=False)),
 )
 SWIN = "swin_tiny_patch4_window7_224"
 SWIN_V2 = "swinv2_tiny_window8_256"

@@ -31,9 +31,8 @@ from cvjax.interop.families import family_of
 from cvjax.interop.naming import model_images
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
-from cvjax.models.vit import VisionTransformer
 from cvjax.tasks.lora import adapted_kernels, merged
-from tests.interop.timm_convnets import STORED
+from cvjax.timm_weights import timm_weights
 
 pytestmark = pytest.mark.parity
 
@@ -83,13 +82,11 @@ def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
     jax_side.assert_same_dino(jax_side.dino_numbers(case, jax_side.state_shapes(numbers)), numbers)
 
 
-# timm's convolutional networks, Swins and ViTs are compared with what is stored of them
-# (tests/interop/test_timm_convnets.py, test_timm_vits.py), and that with timm. An MAE's reference is the authors' code;
-# the baselines, LeNet and the FCN of any backbone have none; detectors have outputs of their own kinds (see
-# test_faster_rcnn_live.py).
+# timm's networks are compared with its list (tests/interop/test_coverage.py), and that with timm. An MAE's reference is
+# the authors' code; the baselines, LeNet and the FCN of any backbone have none; detectors have outputs of their own
+# kinds (see test_faster_rcnn_live.py).
 PUBLISHED = [name for name in list_models()
-             if name != "fcn" and name not in STORED["architectures"] and "yolo" not in name
-             and not isinstance(create_model(name), VisionTransformer)
+             if name != "fcn" and name not in timm_weights() and "yolo" not in name
              and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn", "rcnn", "sppnet"))]
 
 
@@ -130,14 +127,17 @@ def test_parameters_have_the_published_names_and_shapes(name: str, torch: Module
     assert expected in layouts
 
 
-def test_what_is_stored_of_convolutional_networks_and_swins_is_timms(theirs: ModuleType) -> None:
-    """Of every tag's architecture; the names are ours that timm has, too."""
-    import make_timm_convnets
+@pytest.mark.slow
+def test_the_stored_lists_are_timms(theirs: ModuleType) -> None:
+    """Names, tags, parameters; and of the ViTs that are here the arguments and what images become."""
+    import make_timm_weights
+    import timm_vits
 
-    assert make_timm_convnets.content() == STORED
+    assert make_timm_weights.PATH.read_text(encoding="utf-8") == make_timm_weights.text()
+    assert timm_vits.STORED.read_text(encoding="utf-8") == timm_vits.text()
 
 
-@pytest.mark.parametrize("kind", ["mae", "vit", *CLASSIFIER_CASES, *TIMM_CASES, *DINO_CASES],
+@pytest.mark.parametrize("kind", ["mae", VIT_CASES[0], VIT_CASES[-1], *CLASSIFIER_CASES, *TIMM_CASES, *DINO_CASES],
                          ids=lambda kind: getattr(kind, "name", kind))
 def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: ModuleType, tmp_path: Path) -> None:
     from safetensors.torch import load_file
@@ -146,8 +146,8 @@ def test_saved_weights_load_in_torch_with_nothing_left_over(kind: Any, theirs: M
         reference, model = theirs.torch_dino(kind), jax_side.dino_model(kind)
     elif kind == "mae":
         reference, model = theirs.torch_mae(MAE_CASES[0]), jax_side.mae_model(MAE_CASES[0])
-    elif kind == "vit":
-        reference, model = theirs.timm_vit(VIT_CASES[0]), jax_side.vit_model(VIT_CASES[0])
+    elif isinstance(kind, VitCase):
+        reference, model = theirs.timm_vit(kind), jax_side.vit_model(kind)
     else:
         reference, model = theirs.CLASSIFIERS[kind.name](), create_model(kind.model, **kind.fields)
     weights = fill(theirs.state_shapes(reference))

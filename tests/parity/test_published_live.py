@@ -16,11 +16,10 @@ from PIL import Image
 from cvjax.data.crops import EvaluationCrop
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.interop import Published, load_weights
-from cvjax.interop.default_tags import DEFAULT_TAGS
 from cvjax.interop.weights import adapted_to_channels
 from cvjax.models import create_model, list_models
+from cvjax.timm_weights import timm_weights
 from cvjax.workflow.normalization import normalized
-from tests.interop.timm_convnets import STORED
 
 pytestmark = pytest.mark.parity
 
@@ -105,7 +104,8 @@ def test_bare_files_of_timms_own_convolutional_networks_and_swins_are_seen_as_it
     from timm.models import get_pretrained_cfg
     from torchvision.models import list_models as torchvisions
 
-    names = [name for name in STORED["architectures"] if name in DEFAULT_TAGS and name not in torchvisions()]
+    names = [name for name in list_models() if name in timm_weights() and timm_weights()[name].default
+             and timm_weights()[name].file in ("resnet", "convnext") and name not in torchvisions()]
     for name in names:
         stated, (how, _) = get_pretrained_cfg(name), Published(name, {"x": np.zeros(1)}).preprocessing(name)
         mean, std = (tuple(np.broadcast_to(each, 3).tolist()) for each in (how.mean, how.std))  # one for all channels
@@ -202,4 +202,4 @@ def test_default_weights_are_those_that_timm_takes_for_a_bare_name(theirs: Modul
     found = {name: get_pretrained_cfg(name) for name in list_models() if timm.is_model(name)}
     there = {name: cfg.tag for name, cfg in found.items()
              if cfg is not None and cfg.has_weights and (cfg.hf_hub_id or "").startswith("timm/")}
-    assert there == DEFAULT_TAGS
+    assert there == {name: entry.default for name, entry in timm_weights().items() if name in found and entry.default}

@@ -33,6 +33,7 @@ from timm.layers import (
 )
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.resnet import BasicBlock as TimmBasic
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -81,7 +82,24 @@ def mae_numbers(case: MaeCase) -> dict[str, np.ndarray]:
     return _numbers(model, model(_images(inputs), noise, case.mask_ratio, case.normalize))
 
 
-def timm_vit(case: VitCase) -> VisionTransformer:
+def timm_eva(case: VitCase) -> Eva:
+    """timm's other ViT, as its names of DINOv3 make it; its biases are always without those of keys."""
+    options = dict(case.options)
+    rotary, bias = options.pop("position", "learned") == "rotary", options.pop("qkv_bias")
+    assert bias in (False, "qv")
+    return Eva(img_size=case.image_size, patch_size=case.patch_size, embed_dim=case.width, depth=case.depth,
+               num_heads=case.heads, num_classes=case.num_classes, dynamic_img_size=True, qkv_bias=bool(bias),
+               global_pool=options.pop("pool", "token"), class_token=options.pop("class_token", True),
+               use_fc_norm=options.pop("fc_norm", None), num_reg_tokens=options.pop("registers", 0),
+               init_values=options.pop("layer_scale", None), swiglu_align_to=8,
+               swiglu_mlp=options.pop("activation", "gelu") == "swiglu_pair",
+               norm_layer=partial(LayerNorm, eps=options.pop("norm_epsilon", 1e-6)), use_abs_pos_emb=not rotary,
+               use_rot_pos_emb=rotary, rope_type="dinov3", rope_temperature=100, rope_rotate_half=True, **options)
+
+
+def timm_vit(case: VitCase) -> VisionTransformer | Eva:
+    if case.is_eva:
+        return timm_eva(case)
     renamed = {"pool": "global_pool", "layer_scale": "init_values", "registers": "reg_tokens",
                "activation": "act_layer"}
     options = {renamed.get(name, name): value for name, value in case.options.items()}
@@ -101,9 +119,10 @@ def timm_vit(case: VitCase) -> VisionTransformer:
 def vit_numbers(case: VitCase) -> dict[str, np.ndarray]:
     model = timm_vit(case)
     weights = _tensors(fill(case.weight_shapes(parameter_shapes(model))))
-    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size,
-                                                  num_prefix_tokens=prefix)
+    if "pos_embed" in weights:
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], model.patch_embed.grid_size,
+                                                      num_prefix_tokens=prefix)
     model.load_state_dict(weights)
     images = _images(case.inputs())
     logits = model(images)

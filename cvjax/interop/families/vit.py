@@ -29,7 +29,7 @@ def _grid(model: VisionTransformer) -> tuple[int, int]:
 
 def _constants(name: str) -> Callable[[VisionTransformer], dict[str, np.ndarray]]:
     """Fixed positions, stored under the `name` that a publisher gives to learned positions."""
-    return lambda model: {} if model.position == "learned" else {
+    return lambda model: {} if model.position in ("learned", "rotary") else {
         name: stored_positions(model.width, _grid(model), model.placed_prefix, model.position == "sincos2d_moco")}
 
 
@@ -47,6 +47,11 @@ def _fit_positions(positions: np.ndarray, shape: tuple[int, ...], model: VisionT
         return positions
     patches = resize_positions(jnp.asarray(positions[0, prefix:]), grid, _grid(model), model.position_resize or "timm")
     return np.concatenate([positions[:, :prefix], np.asarray(patches)[None]], axis=1)
+
+
+# timm's other ViT, of EVA (`timm.models.eva.Eva`), which has rotary positions and biases of only queries and values.
+_EVA = Naming((Rule(r"(blocks/\d+)/ls([12])/gamma", r"\1/gamma_\2"),
+               Rule(r"(blocks/\d+/attn)/qkv/([qv]_bias)", r"\1/\2"), *TRANSFORMER), constants=_constants("pos_embed"))
 
 
 def _torchvision(first: str, second: str) -> Naming:
@@ -95,6 +100,8 @@ _LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm
 
 
 def _vit(model: VisionTransformer) -> Family:
+    if model.position == "rotary" or model.qkv_bias == "qv":
+        return dataclasses.replace(_TIMM, namings={"timm": _EVA})
     usual = {field.name: field.default for field in dataclasses.fields(model)}
     later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
     return dataclasses.replace(_TIMM, namings={
