@@ -41,6 +41,12 @@ class QKV(nn.Module):
         bias = None if bias is None else spread(bias.reshape(split), 1)
         return lax.platform_dependent(x.astype(self.dtype), kernel, bias, tpu=_three_products, default=_one_product)
 
+    def _bias(self, dim: int) -> jax.Array:
+        if self.use_bias == "qv":
+            q, v = (self.param(name, nn.initializers.zeros, (dim,)) for name in ("q_bias", "v_bias"))
+            return jnp.concatenate([q, jnp.zeros_like(q), v])
+        return self.param("bias", nn.initializers.zeros, (3 * dim,))
+
 
 def _one_product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
     q, k, v = jnp.moveaxis(linear(x, kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
@@ -58,13 +64,6 @@ def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> 
         y = linear(x, columns, None if bias is None else bias[part].reshape(-1))
         parts.append(y.reshape(*x.shape[:-1], *kernel.shape[2:]))
     return tuple(parts)
-
-    def _bias(self, dim: int) -> jax.Array:
-        if self.use_bias == "qv":
-            q, v = (self.param(name, nn.initializers.zeros, (dim,)) for name in ("q_bias", "v_bias"))
-            return jnp.concatenate([q, jnp.zeros_like(q), v])
-        return self.param("bias", nn.initializers.zeros, (3 * dim,))
-
 
 class SelfAttention(nn.Module):
     """Self-attention `(B, T, D) -> (B, T, D)` over all tokens of an example.
