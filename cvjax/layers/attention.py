@@ -65,6 +65,7 @@ def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> 
         parts.append(y.reshape(*x.shape[:-1], *kernel.shape[2:]))
     return tuple(parts)
 
+
 class SelfAttention(nn.Module):
     """Self-attention `(B, T, D) -> (B, T, D)` over all tokens of an example.
 
