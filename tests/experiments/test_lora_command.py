@@ -17,6 +17,7 @@ from cvjax.train.checkpoint import restore_weights
 from cvjax.train.log import RunLog
 from cvjax.workflow.frozen.encoder import load_encoder
 from cvjax.workflow.restore import load_run
+from tests.experiments.tiny_vit import write_vit_run
 
 NAME, FIELDS = "vit_tiny_patch16_224", dict(patch_size=4, width=12, depth=1, heads=2)
 MODEL = ("--model", NAME, "--model-fields", *(f"{name}={value}" for name, value in FIELDS.items()))
@@ -136,6 +137,22 @@ def test_other_networks_are_refused_by_name(command, tmp_path):
 def test_a_network_from_scratch_is_refused(command, tmp_path):
     done = command("finetune", "--scratch", "--lora", 2, "--run-dir", tmp_path / "run")
     assert "--lora 2: it must be left out with --scratch" in done.complaint
+
+
+@pytest.mark.slow
+def test_fine_tuning_learns_updates_of_a_run(command, no_pictures, tmp_path):
+    base, draw = write_vit_run(tmp_path / "base", plain=False), np.random.default_rng(0)
+    parts = {"images": draw.integers(0, 256, (24, 32, 32, 3), np.uint8), "labels": np.arange(24) % 3}
+    np.savez(tmp_path / "data.npz", **{f"{part}_{name}": array for part in ("train", "test")
+                                       for name, array in parts.items()})
+    done = command("finetune", "--checkpoint", base, "--data", f"npz:{tmp_path}/data.npz", "--lora", 2, "--steps", 2,
+                   "--batch-size", 8, "--base-learning-rate", 1, "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert "lora: 2 kernels learn an update of rank 2, times 1\n" in done.out
+    before, after = (flatten_dict(load_run(run).variables["params"], sep="/") for run in (base, tmp_path / "run"))
+    moved = {name for name in before.keys() & after.keys() if not np.array_equal(before[name], after[name])}
+    assert {name for name in moved if not name.startswith("head/")} == {
+        "blocks/0/attn/qkv/kernel", "blocks/0/attn/proj/kernel"}
 
 
 @pytest.mark.slow
