@@ -53,17 +53,17 @@ def _one_product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tup
     return q, k, v
 
 
-def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, ...]:
+def _three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same. A TPU's compiler copies each part out of one result and pads each gradient to add it to the others.
 
     The products have one axis of columns: with one of heads they get a layout that is transposed later.
     """
-    parts = []
-    for part in range(3):
+    def product(part: int) -> jax.Array:
         columns = kernel[:, part].reshape(len(kernel), -1)
         y = linear(x, columns, None if bias is None else bias[part].reshape(-1))
-        parts.append(y.reshape(*x.shape[:-1], *kernel.shape[2:]))
-    return tuple(parts)
+        return y.reshape(*x.shape[:-1], *kernel.shape[2:])
+
+    return product(0), product(1), product(2)
 
 
 class SelfAttention(nn.Module):

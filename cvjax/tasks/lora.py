@@ -83,7 +83,8 @@ def lora_task(task: Task, lora: Lora) -> Task:
 def lora_start(adapt: Callable[[Any, Any], Any], lora: Lora) -> Callable[[Any, Any], Any]:
     """`adapt(fresh, pretrained)`, which puts pre-trained parameters into a network's fresh ones, for `lora_task`."""
     def start(fresh: Any, pretrained: Any) -> Any:
-        updates = {path: leaf for path, leaf in flatten_dict(fresh["params"]).items() if path[-1] in (A, B)}
+        learnt = dict[Path, Any](flatten_dict(fresh["params"]))
+        updates = {path: leaf for path, leaf in learnt.items() if path[-1] in (A, B)}
         return _split(adapt(merged(fresh, lora.alpha), pretrained), updates, lora)
 
     return start
@@ -94,7 +95,8 @@ def merged(variables: Any, alpha: float) -> dict[str, Any]:
 
     The product is float32 on all devices. While B is 0, the kernels equal W.
     """
-    learnt, whole = flatten_dict(variables["params"]), flatten_dict(variables["frozen"]["params"])
+    learnt, whole = (dict[Path, Any](flatten_dict(tree)) for tree in (variables["params"],
+                                                                      variables["frozen"]["params"]))
     for path, leaf in learnt.items():
         if path[-1] == A:
             update = jnp.matmul(leaf, learnt[(*path[:-1], B)], precision="highest")

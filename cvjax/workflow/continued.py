@@ -34,7 +34,7 @@ def late_schedules(config: ContinuedConfig, part: str, total_steps: int, images:
                           f"{total_steps * config.batch_size / images:.2g} epochs")
     later = schedule_of(config, total_steps - still)
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         return jnp.where(step < still, 0.0, config.backbone_rate * later(jnp.maximum(step - still, 0)))
 
     print(f"{part}: learnt; it stands still for {still} of {total_steps} steps, then its learning rate is "
