@@ -207,8 +207,8 @@ class Published:
         if self.network is not None:
             return self._check_network(name, fields, own)
         given, written = self._named, self.config.get(OWN)
-        nameless = written and not self.config.get("architecture")
-        if nameless and given != name and structure(rebuilt(written)) == structure(create_model(name, **fields)):
+        if (written is not None and not self.config.get("architecture") and given != name
+                and structure(rebuilt(written)) == structure(create_model(name, **fields))):
             return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"

@@ -35,7 +35,8 @@ def late_schedules(config: ContinuedConfig, part: str, total_steps: int, images:
     later = schedule_of(config, total_steps - still)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        return jnp.where(step < still, 0.0, config.backbone_rate * later(jnp.maximum(step - still, 0)))
+        since = jnp.asarray(step) - still
+        return jnp.where(since < 0, 0.0, config.backbone_rate * later(jnp.maximum(since, 0)))
 
     print(f"{part}: learnt; it stands still for {still} of {total_steps} steps, then its learning rate is "
           f"{config.backbone_rate:g} times that of a run of the rest")
