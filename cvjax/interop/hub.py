@@ -91,8 +91,9 @@ def _hint(repository: str) -> str:
 def upload(folder: Path, files: Sequence[str], repository: str, *, private: bool = False) -> str:
     """Send files of a folder to the repository OWNER/NAME, which is made if it is missing, as one commit.
 
-    The token is that of the hub's own login. private: who can see a repository that is made; one that is there stays as
-    it is. Returns the address of the commit. Raises StorageError, in one line, for whatever prevents it.
+    The token is that of the hub's own login. private: make it for its owner alone; otherwise the owner's settings say
+    who sees it. One that is there stays as it is. Returns the address of the commit. Raises StorageError, in one line,
+    for whatever prevents it.
     """
     try:
         from huggingface_hub import HfApi
@@ -101,7 +102,7 @@ def upload(folder: Path, files: Sequence[str], repository: str, *, private: bool
         raise StorageError("huggingface_hub is not installed: pip install huggingface_hub") from None
     api = HfApi(token=True)  # an error without a login, where it would otherwise ask as nobody
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)
         return api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(files),
                                  commit_message="Weights, config.json and model card by cvjax").commit_url
     except LocalTokenNotFoundError:

@@ -60,7 +60,7 @@ def main(options: str, wiring: str) -> None:
 
 
 def command(options: str, wiring: str, arguments: Sequence[str] | None = None, **fixed: Any) -> None:
-    """Run a command that has no presets and leaves no run folder behind; its arguments may be positional.
+    """Run a command that has no presets; its arguments may be positional, and what it writes is its own affair.
 
     options: the module with `Config` and a docstring. wiring: the module whose `run(config, **fixed)` does the work.
     arguments: those of the command line, by default all.

@@ -53,45 +53,51 @@ def average(config: Config, folder: RunFolder) -> None:
         folder.reads(each.origin)
     check_alike(runs)
     say_starts(runs)
-    first, network = runs[0], classifier_of(runs[0])
-    config = on_data_of(config, first.config)
-    inputs = make_inputs(config, image_size=network.image_size, folder=folder, preprocessing=first.preprocessing,
-                         prepare=partial(training_parts, {**first.config, "data": config.data}))
-    check_batches(inputs)
-    check_same_goal(network.goal, inputs.dataset, config.data)
-    judged = inputs.dataset.validation is not None
-    if config.how == "greedy" and not judged:
-        raise ConfigError("--how greedy chooses by a validation part, and the runs have none: train them with "
-                          "--validation SHARE, or average all of them with --how uniform")
-    for part in ("validation", "test"):
-        check_judged(inputs.dataset, part)
-    print(f"average {len(runs)} runs, {config.how}, on {config.data}: {len(inputs.dataset.train):,} training images")
+    network = classifier_of(runs[0])
+    inputs = open_inputs(config, folder, network)
     if config.dry_run:
         return
-    kitchen = Kitchen(network, [each.variables for each in runs], inputs)
-    scores = [kitchen.scores([i]) for i in range(len(runs))] if judged else [{}] * len(runs)
+    means = Means(network, [each.variables for each in runs], inputs)
+    scores = [means.scores([i]) for i in range(len(runs))]
     chosen = list(range(len(runs)))
     if config.how == "greedy":
         by = partial(comparable, network.goal)
-        chosen, _ = greedy_soup(list(map(by, scores)), lambda positions: by(kitchen.scores(positions)))
-    variables = kitchen.variables(chosen)
+        chosen, _ = greedy_soup(list(map(by, scores)), lambda positions: by(means.scores(positions)))
+    soup = dataclasses.replace(network, variables=means.variables(chosen))
     folder.begin()
-    save(folder, first, network, variables, runs)
-    soup = dataclasses.replace(network, variables=variables)
-    metrics = {f"validation/{name}": value for name, value in (kitchen.scores(chosen) if judged else {}).items()}
+    save(folder, runs, soup)
+    metrics = {f"validation/{name}": value for name, value in means.scores(chosen).items()}
     if inputs.dataset.test is not None:
         metrics |= {f"test/{name}": value for name, value in report([soup], inputs, folder.figures).items()}
     ingredients = {place: ingredient(run, i in chosen, found)
                    for i, (place, run, found) in enumerate(zip(config.runs, runs, scores))}
-    print_ingredients(ingredients, network.goal.best_metric)
+    metric = network.goal.best_metric
+    print_ingredients(ingredients, metric)
     print_metrics(metrics)
-    chosen_by = f"validation/{network.goal.best_metric}" if judged else "last step"
     folder.finish(metrics, shared_protocol(inputs) | {
-        "chosen_by": chosen_by, "soup": {"how": config.how, "ingredients": len(chosen),
-                                         "batch_statistics_images": kitchen.renewing}, "runs": ingredients})
+        "chosen_by": "last step" if inputs.dataset.validation is None else f"validation/{metric}",
+        "soup": {"how": config.how, "ingredients": len(chosen),
+                 "batch_statistics_images": means.renewing if len(chosen) > 1 else 0}, "runs": ingredients})
 
 
-class Kitchen:
+def open_inputs(config: Config, folder: RunFolder, network: Classifier) -> ImageInputs:
+    """The data, in the parts that the networks learnt from; ConfigError for what they cannot be judged by."""
+    config = on_data_of(config, network.learnt)
+    inputs = make_inputs(config, image_size=network.image_size, folder=folder, preprocessing=network.preprocessing,
+                         prepare=partial(training_parts, {**network.learnt, "data": config.data}))
+    check_batches(inputs)
+    check_same_goal(network.goal, inputs.dataset, config.data)
+    if config.how == "greedy" and inputs.dataset.validation is None:
+        raise ConfigError("--how greedy chooses by a validation part, and the runs have none: train them with "
+                          "--validation SHARE, or average all of them with --how uniform")
+    for part in ("validation", "test"):
+        check_judged(inputs.dataset, part)
+    print(f"average {len(config.runs)} runs, {config.how}, on {config.data}: {len(inputs.dataset.train):,} training "
+          "images")
+    return inputs
+
+
+class Means:
     """The means of some networks, and how they do on the validation part.
 
     networks: the variables of each. renewing: how many images batch norm's statistics come from, 0 without batch norm.
@@ -111,7 +117,9 @@ class Kitchen:
         return mean if len(positions) == 1 else self._renewed(mean, self._batches())
 
     def scores(self, positions: Sequence[int]) -> dict[str, float]:
-        """The metrics of that mean on the validation part, by name."""
+        """The metrics of that mean on the validation part, by name; none where there is no such part."""
+        if self.inputs.dataset.validation is None:
+            return {}
         key = tuple(positions)
         if key not in self._scores:
             answers, labels, _ = self._answers([self.variables(positions)], "validation")
@@ -165,18 +173,19 @@ def say_starts(runs: Sequence[Run]) -> None:
         print("these runs did not start from the same learnt weights; then their mean is mostly useless")
 
 
-def save(folder: RunFolder, first: Run, network: Classifier, variables: Any, runs: Sequence[Run]) -> None:
+def save(folder: RunFolder, runs: Sequence[Run], soup: Classifier) -> None:
     """Write the mean as the checkpoint of the folder's run, in the place of one that a killed process left."""
     if folder.checkpoints.exists():
         delete_folder(folder.checkpoints, folder.path / "checkpoints.deleted")
-    step = max(each.origin.step for each in runs)
+    first, step = runs[0], max(each.origin.step for each in runs)
     meta = record_of("average", first.config, first.kind, first.model, image_size=first.image_size,
                      channels=first.channels, preprocessing=first.preprocessing, class_names=first.class_names,
                      validated=False, **first.facts)
     meta |= {"total_steps": step, "sources": sources_json(folder.origins)}
-    params, rest = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
-    state = TrainState(jnp.int32(step), *jax.tree.map(jnp.asarray, (params, rest)), (), None, jax.random.key(0))
-    goal = network.goal
+    rest = {name: tree for name, tree in soup.variables.items() if name != "params"}
+    params, rest = jax.tree.map(jnp.asarray, (soup.variables["params"], rest))
+    state = TrainState(jnp.int32(step), params, rest, (), None, jax.random.key(0))
+    goal = soup.goal
     with Checkpointer(folder.checkpoints, best_metric=goal.best_metric, best_mode=goal.best_mode) as checkpointer:
         checkpointer.save(state, meta)
 

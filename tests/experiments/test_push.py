@@ -163,6 +163,8 @@ def test_only_its_own_files_are_sent(push: Any, tmp_path: Path, monkeypatch: pyt
     (_, name, how), (_, sent) = hub.asked
     assert name == sent["repo_id"] == "me/my-net" and how == {"private": True, "exist_ok": True}
     assert sorted(sent["allow_patterns"]) == sorted(path.name for path in out.iterdir())
+    push(tmp_path / "run")
+    assert hub.asked[2][2]["private"] is None, "an organisation's own default holds"
 
 
 def http_error(status: int, text: str) -> HfHubHTTPError:
