@@ -143,8 +143,9 @@ def test_it_answers_in_evaluation_mode(teacher: Path) -> None:
 # --- runs
 
 
-def test_a_stopped_run_ends_as_one_that_was_not_and_no_checkpoint_holds_the_teacher(
+def test_a_stopped_run_refuses_another_teacher_and_ends_as_one_that_was_not(
         command: Callable[..., Any], pulled: Callable[..., None], teacher: Path, tmp_path: Path) -> None:
+    """No checkpoint holds the teacher, so that it must be the same one."""
     arguments = ("--teacher", teacher, *TINY, "--temperature", 3, "--ema-decay", 0.9)
     whole = command("distill", "--run-dir", tmp_path / "whole", *arguments)
     assert whole.status == 0, whole.err
@@ -152,6 +153,13 @@ def test_a_stopped_run_ends_as_one_that_was_not_and_no_checkpoint_holds_the_teac
     weights, meta = restore_weights(tmp_path / "stopped" / "checkpoints")
     assert weights["params"].keys() == {"fc"} == weights["ema"]["params"].keys() and not weights["model_state"]
     assert (meta["experiment"], meta["kind"]) == ("distill", "classifier")
+    shutil.rmtree(teacher)
+    write_run(teacher, 3.0, names=DIGITS, step=2)
+    assert command("distill", "--run-dir", tmp_path / "stopped", *arguments).complaint == (
+        f"error: {tmp_path}/stopped learnt from {teacher} at step 1, now {teacher} at step 2, which its checkpoints do "
+        "not hold: put it back, --overwrite to train anew, or give another --run-dir")
+    shutil.rmtree(teacher)
+    write_run(teacher, names=DIGITS)
     done = command("distill", "--run-dir", tmp_path / "stopped", *arguments)
     assert done.status == 0 and "at step 4 of 6" in done.out, done.err
     first, second = summary(tmp_path / "whole"), summary(tmp_path / "stopped")
@@ -162,21 +170,7 @@ def test_a_stopped_run_ends_as_one_that_was_not_and_no_checkpoint_holds_the_teac
     assert load_run(tmp_path / "whole").class_names == DIGITS
 
 
-def test_another_teacher_in_its_place_is_refused(command: Callable[..., Any], pulled: Callable[..., None],
-                                                 teacher: Path, tmp_path: Path) -> None:
-    arguments = ("--run-dir", tmp_path / "run", "--teacher", teacher, *TINY)
-    pulled(*arguments)
-    shutil.rmtree(teacher)
-    write_run(teacher, 3.0, names=DIGITS, step=2)
-    assert command("distill", *arguments).complaint == (
-        f"error: {tmp_path}/run learnt from {teacher} at step 1, now {teacher} at step 2, which its checkpoints do not "
-        "hold: put it back, --overwrite to train anew, or give another --run-dir")
-    shutil.rmtree(teacher)
-    write_run(teacher, names=DIGITS)
-    done = command("distill", *arguments)
-    assert done.status == 0 and "at step 4 of 6" in done.out, done.err
-
-
+@pytest.mark.slow
 def test_another_file_in_its_place_is_refused(command: Callable[..., Any], pulled: Callable[..., None],
                                               tmp_path: Path) -> None:
     file = tmp_path / "vit.safetensors"
@@ -188,6 +182,7 @@ def test_another_file_in_its_place_is_refused(command: Callable[..., Any], pulle
     assert f"{tmp_path}/run learnt from {file} with the hash" in command("distill", *arguments).complaint
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_features_without_labels_and_other_commands_read_it(
         command: Callable[..., Any], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import experiments.wiring.distill as wiring
