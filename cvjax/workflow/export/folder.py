@@ -32,7 +32,8 @@ def file_of(form: Format) -> str:
 
 def check_new(output: Path) -> None:
     """ConfigError for a place that an export must not be written to: all but a new or an empty folder."""
-    require(not is_address(str(output)), "output", output, "a folder on this machine")
+    address = is_address(str(output).replace(":/", "://", 1))  # a path has no two slashes side by side
+    require(not address, "output", output, "a folder on this machine")
     require(not output.exists() or output.is_dir(), "output", output, "a folder, or not exist")
     require(not output.exists() or not any(output.iterdir()), "output", output, "new or empty, and it holds files")
 

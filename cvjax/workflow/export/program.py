@@ -58,7 +58,7 @@ class Program:
 
     def check_size(self, way: str) -> None:
         """ConfigError if its weights do not fit into the file of a program. way: the command's option."""
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.variables))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.variables))
         if size > MOST_BYTES:
             raise ConfigError(f"{way}: the weights are {size / 1e9:.1f} GB, and a program holds at most "
                               f"{MOST_BYTES / 1e9:.1f}: export --format safetensors")
