@@ -66,6 +66,9 @@ _STATED: dict[str, Preprocessing] = {
     "vit_*_tipsv2": Preprocessing((0,), (1,), crop=1.0),
     "vit_*_miil": Preprocessing((0,), (1,), interpolation="bilinear"),
     "eva_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
+    "eva_giant_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=0.9),
+    "eva_giant_patch14_336": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0, crop_mode="squash"),
+    "eva_giant_patch14_560": Preprocessing(crop=1.0, crop_mode="squash"),
     "flexivit_": Preprocessing(HALF, HALF, crop=0.95),
     "deit_": Preprocessing(crop=0.9), "deit3_": Preprocessing(crop=0.9),
     "swin_": Preprocessing(crop=0.9),
@@ -207,9 +210,10 @@ class Published:
         if self.network is not None:
             return self._check_network(name, fields, own)
         given, written = self._named, self.config.get(OWN)
-        if (written is not None and not self.config.get("architecture") and given != name
-                and structure(rebuilt(written)) == structure(create_model(name, **fields))):
-            return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
+        if written is not None and given == written["name"] != name:
+            network = rebuilt(written)  # the asked model, if its fields make it the same, for images of any channels
+            if structure(network) == structure(create_model(name, **fields).clone(in_channels=network.in_channels)):
+                return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
         given = str(given).split(".")[0]

@@ -50,7 +50,8 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
-    start = open_pretrained(config.pretrained, lambda: vit_name(config.model)) if config.pretrained else None
+    start = (open_pretrained(config.pretrained, lambda: vit_name(config.model), vit_sizes(config))
+             if config.pretrained else None)
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder, prepare=partial(held_out, config),
                          preprocessing=start and start.preprocessing,
@@ -87,12 +88,17 @@ def vit_name(model: str) -> str:
     return f"{model.removeprefix('mae_')}_224"
 
 
+def vit_sizes(config: Config) -> dict[str, int]:
+    """The fields in which a configuration changes the encoder of its model."""
+    sizes = {"patch_size": config.patch_size, "width": config.width, "depth": config.depth, "heads": config.heads}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
 def build_mae(config: Config, *, image_size: int, channels: int) -> MaskedAutoencoder:
     """The masked autoencoder that a configuration describes."""
-    sizes = {"patch_size": config.patch_size, "width": config.width, "depth": config.depth, "heads": config.heads,
-             "decoder_width": config.decoder_width, "decoder_depth": config.decoder_depth,
+    sizes = {"decoder_width": config.decoder_width, "decoder_depth": config.decoder_depth,
              "decoder_heads": config.decoder_heads}
-    chosen: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    chosen: dict[str, Any] = vit_sizes(config) | {name: size for name, size in sizes.items() if size is not None}
     try:
         model = create_model(config.model, image_size=image_size, in_channels=channels, remat=config.remat,
                              scan=config.scan, attention=config.attention, mask_ratio=config.mask_ratio,

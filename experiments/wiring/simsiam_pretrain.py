@@ -15,7 +15,7 @@ from cvjax.tasks.simsiam import Views, simsiam_task
 from cvjax.train.preemption import StopRequest
 from cvjax.train.schedules import scaled_learning_rate
 from cvjax.workflow.budget import prepare_within
-from cvjax.workflow.classification.model import build_classifier
+from cvjax.workflow.classification.model import build_classifier, parse_fields
 from cvjax.workflow.continued import late_schedules, with_part
 from cvjax.workflow.devices import ENGINES
 from cvjax.workflow.folder import RunFolder
@@ -58,7 +58,8 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
-    start = open_pretrained(config.pretrained, lambda: config.model) if config.pretrained else None
+    start = (open_pretrained(config.pretrained, lambda: config.model, parse_fields(config.model_fields))
+             if config.pretrained else None)
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder,
                          prepare=partial(held_out, config), preprocessing=start and start.preprocessing)

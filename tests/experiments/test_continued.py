@@ -101,7 +101,7 @@ def test_student_and_teacher_start_from_the_weights_and_wait_for_the_head(tmp_pa
     run = prepared("dino_pretrain", *DINO, "--pretrained", tmp_path / "weights" / "vit.safetensors", "--warmup", 0,
                    "--head-warmup-epochs", TWO_STEPS, "--freeze-last-layer", 0)
     assert run.inputs.preprocessing == HOW and run.rules["collapse"].out_dim == 16
-    state = first = jax.jit(run.initialize)(run.pretrained)
+    state = first = jax.jit(run.initialize)(run.pretrained, run.constants)
     teacher = first.model_state["dino"]["teacher"]["params"]
     assert equal(first.params["backbone"], learnt) and equal(teacher, first.params)
     step, batches = jax.jit(run.step), run.inputs.train_batches(seed=0, workers=0)
@@ -122,21 +122,21 @@ def test_simsiams_backbone_starts_from_the_weights(tmp_path):
     run = prepared("simsiam_pretrain", *SIMSIAM, "--pretrained", tmp_path / "weights" / "vit.safetensors",
                    "--head-warmup-epochs", TWO_STEPS)
     assert run.inputs.preprocessing == HOW
-    assert equal(jax.jit(run.initialize)(run.pretrained).params["backbone"], learnt)
+    assert equal(jax.jit(run.initialize)(run.pretrained, run.constants).params["backbone"], learnt)
 
 
 def test_an_mae_takes_an_encoder_and_learns_a_fresh_decoder_or_takes_both(tmp_path, capsys):
     learnt = written(vit(position="sincos2d"), tmp_path / "encoder" / "vit.safetensors")
     options = ("--head-warmup-epochs", TWO_STEPS)
     run = prepared("mae_pretrain", *MAE, "--pretrained", tmp_path / "encoder" / "vit.safetensors", *options)
-    params = jax.jit(run.initialize)(run.pretrained).params
+    params = jax.jit(run.initialize)(run.pretrained, run.constants).params
     assert equal(params["encoder"], learnt) and run.inputs.preprocessing == HOW
     said = capsys.readouterr().out
     assert "vit.safetensors has no decoder: a fresh one learns" in said and "stands still for 2 of 8 steps" in said
 
     whole = written(run.model, tmp_path / "whole" / "mae.safetensors", jnp.zeros((1, 4)))
     run = prepared("mae_pretrain", *MAE, "--pretrained", tmp_path / "whole" / "mae.safetensors")
-    assert equal(jax.jit(run.initialize)(run.pretrained).params, whole)
+    assert equal(jax.jit(run.initialize)(run.pretrained, run.constants).params, whole)
     assert "stands still" not in capsys.readouterr().out, "nothing is fresh"
 
     written(vit(), tmp_path / "learned" / "vit.safetensors")
@@ -226,7 +226,7 @@ def falls(file: Path, seeds: tuple[int, ...], epochs: float, *options: Any) -> l
     lost = []
     for seed in seeds:
         run = run_of(seed)
-        state = jax.jit(run.initialize)(run.pretrained)
+        state = jax.jit(run.initialize)(run.pretrained, run.constants)
         before, batches = accuracy(state), run.inputs.train_batches(seed=seed, workers=0)
         for batch in itertools.islice(batches, run.total_steps):
             state, _ = step(state, batch)
@@ -237,8 +237,12 @@ def falls(file: Path, seeds: tuple[int, ...], epochs: float, *options: Any) -> l
 
 @pytest.mark.slow
 def test_an_epoch_of_dino_keeps_what_was_learnt_with_the_care_and_loses_it_without(tmp_path):
-    """The mean of three seeds; 0.35 points are one of 287 images. Without: full rate at once, beside a random head."""
+    """Means of three seeds; 0.35 points are one of 287 images. Without: the full rate at once, beside a random head.
+
+    Measured: with the care 0.35 points were won by each seed; without it 1.74, 1.74 and 0.70 were lost.
+    """
     trained_classifier(tmp_path / "classifier.safetensors")
     careful = falls(tmp_path / "classifier.safetensors", (0, 1, 2), 2)
     careless = falls(tmp_path / "classifier.safetensors", (0, 1, 2), 1, "--head-warmup-epochs", 0, "--warmup", 0)
-    assert np.mean(careful) <= 1 < np.mean(careless), (careful, careless)
+    assert np.mean(careful) <= 1, careful
+    assert np.mean(careless) > np.mean(careful) + 0.5, (careful, careless)

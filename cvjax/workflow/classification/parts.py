@@ -18,14 +18,14 @@ def training_parts(learnt: Mapping[str, Any], dataset: Dataset) -> Dataset:
     learnt: the configuration of a run as JSON, in which any of `PARTS` may be missing. The same one always gives the
     same parts. ConfigError for pseudo-labels of data without classes.
     """
-    asked = {name: learnt.get(name, default) for name, default in PARTS.items()}
-    if asked["fraction"] < 1:
-        dataset = take_share(dataset, asked["fraction"], seed=0)
-    if asked["fold"] is not None:
-        dataset = fold_out(dataset, asked["folds"], asked["fold"], seed=0)
-    if asked["validation"]:
-        dataset = hold_out(dataset, asked["validation"], seed=0)
-    labels = asked["pseudo_labels"]
+    config = {name: learnt.get(name, default) for name, default in PARTS.items()}
+    if config["fraction"] < 1:
+        dataset = take_share(dataset, config["fraction"], seed=0)
+    if config["fold"] is not None:
+        dataset = fold_out(dataset, config["folds"], config["fold"], seed=0)
+    if config["validation"]:
+        dataset = hold_out(dataset, config["validation"], seed=0)
+    labels = config["pseudo_labels"]
     if labels is not None and dataset.targets is not None:
         raise ConfigError(f"--pseudo-labels {labels}: they are classes, {learnt['data']} has {dataset.targets.kind}; "
                           "leave them out")
