@@ -35,6 +35,7 @@ from cvjax.models import create_model, list_models
 from cvjax.models.described import fields_of, rebuilt
 from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
+from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.registry import name_of
 from cvjax.ops.position import PositionResize, sincos_2d
 from cvjax.text import read_text
@@ -210,18 +211,28 @@ class Published:
         if self.network is not None:
             return self._check_network(name, fields, own)
         given, written = self._named, self.config.get(OWN)
-        if written is not None and given == written["name"] != name:
-            network = rebuilt(written)  # the asked model, if its fields make it the same, for images of any channels
-            if structure(network) == structure(create_model(name, **fields).clone(in_channels=network.in_channels)):
-                return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
         if given is None:
             return f"{self.source} has no {CONFIG} that names its architecture: only names and shapes were compared"
         given = str(given).split(".")[0]
+        if written is not None and given == written["name"] != name:
+            return self._check_written(rebuilt(written), name, fields)
         known = given in list_models() and structure(create_model(given)) in (
             structure(create_model(name)), structure(create_model(name.replace(*QUICK_GELU))))
         if given != name and not known:
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
         return f"{self.source} is of {given}, says its {CONFIG}"
+
+    def _check_written(self, network: ImageModel, name: str, fields: Mapping[str, Any]) -> str:
+        """The same for weights that were saved here under another name."""
+        parts = [network] + ([network.vit()] if isinstance(network, MaskedAutoencoder) else [])
+        usual, asked = (structure(create_model(name, **given).clone(in_channels=network.in_channels))
+                        for given in ({}, fields))  # weights of other channels are adapted
+        given = name_of(network)
+        if asked in map(structure, parts):
+            return f"{self.source} is of {name} with the given fields, says its {CONFIG}"
+        if asked == usual or not any(type(part) is asked[0] for part in parts):
+            raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
+        return f"{self.source} is of {given} with fields of its own: only names and shapes were compared"
 
     def _check_network(self, name: str, fields: Mapping[str, Any], own: bool) -> str:
         assert self.network is not None

@@ -94,7 +94,7 @@ def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]
     encoder = encoder_of(model, {}, inputs)
     task = feature_task(model, ask=teacher.asked(inputs.preprocessing), augment=inputs.augment,
                         preprocess=inputs.preprocess, distance=config.distance or "cosine", mix=mixing(config))
-    meta = record_of("distill", config, "encoder", encoder.model, image_size=(inputs.image_size,) * 2,
+    meta = record_of("distill", config, "encoder", encoder.model, image_size=(inputs.image_size, inputs.image_size),
                      channels=inputs.dataset.channels, preprocessing=inputs.preprocessing,
                      validated=inputs.dataset.validation is not None, part="backbone", name=encoder.name,
                      pool=encoder.pool, blocks=encoder.blocks)

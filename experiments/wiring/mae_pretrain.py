@@ -50,7 +50,8 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     """The training, see `cvjax.workflow.prepared.Prepared`."""
-    start = (open_pretrained(config.pretrained, lambda: vit_name(config.model), vit_sizes(config))
+    start = (open_pretrained(config.pretrained, lambda: vit_name(config.model),
+                             vit_sizes(config) | {"position": "sincos2d"})
              if config.pretrained else None)
     folder.reads(start and start.origin)
     inputs = make_inputs(config, image_size=config.image_size, folder=folder, prepare=partial(held_out, config),

@@ -83,10 +83,10 @@ def test_dino_steps(case: DinoCase, theirs: ModuleType) -> None:
 
 
 # timm's networks are compared with its list (tests/interop/test_coverage.py), and that with timm. An MAE's reference is
-# the authors' code; the baselines, LeNet and the FCN of any backbone have none; detectors have outputs of their own
-# kinds (see test_faster_rcnn_live.py).
+# the authors' code; the baselines, LeNet, and the FCN and the probe of any backbone have none; detectors have outputs
+# of their own kinds (see test_faster_rcnn_live.py).
 PUBLISHED = [name for name in list_models()
-             if name != "fcn" and name not in timm_weights() and "yolo" not in name
+             if name not in ("fcn", "dense_probe") and name not in timm_weights() and "yolo" not in name
              and not name.startswith(("mae_", "linear", "mlp", "lenet", "faster_rcnn", "fast_rcnn", "rcnn", "sppnet"))]
 
 

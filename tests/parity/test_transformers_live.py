@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torchvision_operators  # noqa: F401  before transformers
 from PIL import Image
 
 from cvjax.data.crops import EvaluationCrop

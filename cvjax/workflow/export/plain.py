@@ -64,7 +64,7 @@ def _outputs(equation: Any, inputs: list[Any]) -> Sequence[Any]:
     if name == "cond" and isinstance(inputs[0], np.generic):  # which branch is known
         return _evaluate(params["branches"][int(inputs[0])], inputs[1:])
     if name == "pad":
-        return [_padded(*inputs, params["padding_config"])]
+        return [_padded(inputs[0], inputs[1], params["padding_config"])]
     if name == "concatenate":
         return [_joined(inputs, params["dimension"])]
     if name == "stack":
