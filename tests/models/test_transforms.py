@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # name -> fields; images of 16 pixels w
     "mae_vit_tiny_patch16": dict(SMALL_VIT, decoder_width=8, decoder_depth=1, decoder_heads=2),
     "swin_tiny_patch4_window7_224": dict(patch_size=2, width=8, depths=(2,), heads=(2,), window=2),
     "swinv2_tiny_window8_256": dict(patch_size=2, width=8, depths=(2,), heads=(2,), window=2),
-    "resnetv2_50": dict(depths=(1, 1), width=4, weight_standardization=1e-8, zero_padded_pool=True),
+    "resnetv2_50": dict(depths=(1,), width=4, weight_standardization=1e-8, zero_padded_pool=True),
     "convnext_tiny": dict(patch_size=2, widths=(4, 8), depths=(1, 1), kernel_size=3, layer_scale=0.5),
     "dino": {}, "fcn": SMALL_MAPS, "fcn8s_vgg16": dict(depths=(1, 1, 1), width=4, fc_width=8, skips=1),
     "rcnn_alexnet": dict(backbone="lenet5", backbone_fields={}, crop_size=16, context=2),
