@@ -65,8 +65,8 @@ def how_to_load(program: Program, facts: Mapping[str, Any], folder: Path) -> str
         lines += [_NEEDS[form], "", "```python", code.rstrip(), "```", "", "Inputs:", "", *_listed(
             facts["inputs"], _TAKEN | {"image": _image(program)}), "", "Outputs:", "", *_listed(
                 facts["outputs"], _MEANING)]
-    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The crop is the "
-              "share of the resized image that is kept on a side; the last word is the filter of the resize.", ""]
+    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The crop is "
+              "the share of the resized image that is kept on a side; the last word is the filter of the resize.", ""]
     return "\n".join(lines + _numbers(facts["run"])) + "\n"
 
 
