@@ -12,13 +12,12 @@ and their protocol, and how_to_load.md.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cvjax.workflow.command import command
 from cvjax.workflow.config import require
+from cvjax.workflow.export.formats import Format
 from cvjax.workflow.options import Positional
-
-Format = Literal["stablehlo", "onnx", "safetensors"]
 
 
 @dataclasses.dataclass(frozen=True)

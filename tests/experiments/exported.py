@@ -45,7 +45,7 @@ def network_of(name: str) -> Network:
     if name.startswith("fcn"):
         return Segmenter(model, variables, NAMES, channels, how)
     if type(model) in DETECTORS:
-        detector = DETECTORS[type(model)](model, score_threshold=0.01, max_detections=5)
+        detector = DETECTORS[type(model)](model, score_threshold=0.0, max_detections=5)
         return TrainedDetector(model, detector, variables, NAMES, channels, how, None)
     return Classifier(model, variables, size, channels, how, Classification(NAMES))
 

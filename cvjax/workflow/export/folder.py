@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -14,6 +14,7 @@ from cvjax.interop import save_weights, to_state_dict
 from cvjax.models.described import described
 from cvjax.storage import is_address
 from cvjax.workflow.config import require
+from cvjax.workflow.export.formats import Format
 from cvjax.workflow.export.how_to_load import how_to_load
 from cvjax.workflow.export.onnx import onnx
 from cvjax.workflow.export.program import Program
@@ -21,7 +22,6 @@ from cvjax.workflow.export.stablehlo import PLATFORMS, stablehlo
 from cvjax.workflow.folder import versions, write_json
 from cvjax.workflow.origin import sources_json
 
-Format = Literal["stablehlo", "onnx", "safetensors"]
 LABELS, PREPROCESSING, EXPORT, HOW_TO_LOAD = "labels.json", "preprocessing.json", "export.json", "how_to_load.md"
 
 
@@ -61,7 +61,7 @@ def _writer(program: Program, form: Format, layout: str | None) -> Callable[[Pat
         try:
             to_state_dict(program.variables, program.model, layout)
         except ValueError as error:
-            raise ConfigError(f"--format safetensors: {error}; --format stablehlo takes every network") from None
+            raise ConfigError(f"--format safetensors: {error}; --format stablehlo needs no names") from None
         return lambda folder: save_weights(program.variables, program.model, folder / file_of(form), layout,
                                            preprocessing=program.preprocessing, class_names=program.class_names)
     content = (stablehlo if form == "stablehlo" else onnx)(program)

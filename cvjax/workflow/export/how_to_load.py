@@ -50,6 +50,11 @@ _MEANING = {
     "`labels.json`", "features": "for a classifier of your own", "boxes": "x1 y1 x2 y2 in pixels of the canvas",
     "score": "of each box, in [0, 1]", "box_label": "a place in `labels.json`",
     "valid": "False for rows that are no box"}
+_CROPPED = ("Before that a photo is resized and its central square is cut out, as `preprocessing.json` says in timm's "
+            "words: `crop` is the share of the resized image that the square keeps on a side.")
+_BEFORE = {"detector": "Before that a photo is resized in proportion to fit the canvas, and put into its upper left "
+                       "corner; the rest is ImageNet's mean.",
+           "segmenter": "Photos are not resized: smaller ones are filled up with ImageNet's mean."}
 _TAKEN = {"extent": "height and width of the picture, whose upper left corner is the canvas's",
           "scale": "pixels of the canvas for one of the picture's file"}
 
@@ -65,8 +70,7 @@ def how_to_load(program: Program, facts: Mapping[str, Any], folder: Path) -> str
         lines += [_NEEDS[form], "", "```python", code.rstrip(), "```", "", "Inputs:", "", *_listed(
             facts["inputs"], _TAKEN | {"image": _image(program)}), "", "Outputs:", "", *_listed(
                 facts["outputs"], _MEANING)]
-    lines += ["", f"What a photo becomes before that is in `preprocessing.json`: {program.preprocessing}. The crop is "
-              "the share of the resized image that is kept on a side; the last word is the filter of the resize.", ""]
+    lines += ["", f"{_BEFORE.get(program.kind, _CROPPED)} Mean and deviation are of pixels in [0, 1].", ""]
     return "\n".join(lines + _numbers(facts["run"])) + "\n"
 
 
