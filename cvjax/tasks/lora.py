@@ -21,7 +21,7 @@ own, and only queries and values learn in most experiments. A starts as in the a
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Lora(NamedTuple):
 
 def adapted_kernels(params: Any, layers: LoraLayers) -> dict[Path, Any]:
     """The kernels `(D, K)` that learn an update, path -> array or shape; empty where the network has none."""
-    return {path: leaf for path, leaf in flatten_dict(params).items()
+    return {path: leaf for path, leaf in _flat(params).items()
             if re.search(rf"(^|/){LAYERS[layers]}/kernel$", "/".join(path))}
 
 
@@ -83,8 +83,7 @@ def lora_task(task: Task, lora: Lora) -> Task:
 def lora_start(adapt: Callable[[Any, Any], Any], lora: Lora) -> Callable[[Any, Any], Any]:
     """`adapt(fresh, pretrained)`, which puts pre-trained parameters into a network's fresh ones, for `lora_task`."""
     def start(fresh: Any, pretrained: Any) -> Any:
-        learnt = dict[Path, Any](flatten_dict(fresh["params"]))
-        updates = {path: leaf for path, leaf in learnt.items() if path[-1] in (A, B)}
+        updates = {path: leaf for path, leaf in _flat(fresh["params"]).items() if path[-1] in (A, B)}
         return _split(adapt(merged(fresh, lora.alpha), pretrained), updates, lora)
 
     return start
@@ -95,8 +94,7 @@ def merged(variables: Any, alpha: float) -> dict[str, Any]:
 
     The product is float32 on all devices. While B is 0, the kernels equal W.
     """
-    learnt, whole = (dict[Path, Any](flatten_dict(tree)) for tree in (variables["params"],
-                                                                      variables["frozen"]["params"]))
+    learnt, whole = _flat(variables["params"]), _flat(variables["frozen"]["params"])
     for path, leaf in learnt.items():
         if path[-1] == A:
             update = jnp.matmul(leaf, learnt[(*path[:-1], B)], precision="highest")
@@ -106,6 +104,10 @@ def merged(variables: Any, alpha: float) -> dict[str, Any]:
             whole[path] = leaf
     others = {name: tree for name, tree in variables.items() if name not in ("params", "frozen")}
     return {"params": unflatten_dict(whole), **others}
+
+
+def _flat(tree: Any) -> dict[Path, Any]:
+    return cast(dict[Path, Any], flatten_dict(tree))  # flax types the leaves as if they could be dicts
 
 
 def _draw(params: Any, lora: Lora, rng: jax.Array) -> dict[Path, jax.Array]:
@@ -122,7 +124,7 @@ def _draw(params: Any, lora: Lora, rng: jax.Array) -> dict[Path, jax.Array]:
 
 def _split(variables: Any, updates: dict[Path, jax.Array], lora: Lora) -> dict[str, Any]:
     """A network's variables as what learns and what stands still."""
-    params = flatten_dict(variables["params"])
+    params = _flat(variables["params"])
     head = {path: leaf for path, leaf in params.items() if lora.is_head("/".join(path))}
     still = {path: leaf for path, leaf in params.items() if path not in head}
     return {**variables, "params": unflatten_dict(head | updates), "frozen": {"params": unflatten_dict(still)}}
