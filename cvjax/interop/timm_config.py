@@ -22,7 +22,9 @@ from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
 from cvjax.models.registry import name_of
 from cvjax.models.resnet import ResNet
+from cvjax.models.resnet_v2 import ResNetV2
 from cvjax.models.swin import SwinTransformer
+from cvjax.models.swin_v2 import SwinTransformerV2
 from cvjax.models.vgg import VGG
 from cvjax.models.vit import VisionTransformer
 from cvjax.text import read_text
@@ -50,6 +52,9 @@ def _renamed(model: ImageModel, **names: str) -> Arguments:
 
 
 def _vit(model: VisionTransformer) -> _Form:
+    if model.position == "rotary":  # timm's `Eva`, which calls the rest otherwise
+        sizes = _renamed(model, patch_size="patch_size", width="embed_dim", depth="depth", heads="num_heads")
+        return _Form(sizes, "patch_embed.proj", "head", fixed_size=True)
     arguments = _renamed(
         model, patch_size="patch_size", width="embed_dim", depth="depth", heads="num_heads", mlp_ratio="mlp_ratio",
         registers="reg_tokens", pre_norm="pre_norm", qk_norm="qk_norm", qkv_bias="qkv_bias", layer_scale="init_values")
@@ -80,6 +85,11 @@ def _resnet(model: ResNet) -> _Form:
                  lacks=("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"))
 
 
+def _resnet_v2(model: ResNetV2) -> _Form:
+    arguments = _renamed(model, depths="layers") if len(model.depths) == 4 else {}
+    return _Form(arguments, "stem.conv1" if model.stem == "deep" else "stem.conv", "head.fc")
+
+
 def _densenet(model: DenseNet) -> _Form:
     arguments = _renamed(model, depths="block_config") | (_renamed(model, bottleneck="bn_size")
                                                           if model.bottleneck else {})
@@ -93,8 +103,8 @@ def _vgg(model: VGG) -> _Form:
 
 
 _FORMS: dict[type[ImageModel], Callable[[Any], _Form]] = {
-    VisionTransformer: _vit, SwinTransformer: _swin, ConvNeXt: _convnext, ResNet: _resnet, DenseNet: _densenet,
-    VGG: _vgg}
+    VisionTransformer: _vit, SwinTransformer: _swin, SwinTransformerV2: _swin, ConvNeXt: _convnext, ResNet: _resnet,
+    ResNetV2: _resnet_v2, DenseNet: _densenet, VGG: _vgg}
 
 
 def timm_arguments(model: ImageModel, name: str) -> dict[str, Any] | None:

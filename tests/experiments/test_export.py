@@ -147,7 +147,7 @@ def test_programs_of_every_family_run_elsewhere(environment, tmp_path):
         for batch in (1, 3):
             expected = compiled(*(array[:batch] for array in inputs.values()))
             same(dict(np.load(tmp_path / name / f"outputs{batch}.npz")), expected)
-            assert np.asarray(expected.get("valid", True)).any(), f"{name} finds nothing to compare"
+        assert np.asarray(expected.get("valid", True)).any(), f"{name} finds nothing to compare"
 
 
 @pytest.mark.parametrize("views", ["mirror", "mirror_shift"])

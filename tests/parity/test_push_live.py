@@ -29,6 +29,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                                            num_classes=5)),
     "swin": ("swin_tiny_patch4_window7_224", dict(width=16, depths=(2, 2), heads=(2, 4), window=4, image_size=32,
                                                   num_classes=5)),
+    "swin_v2": ("swinv2_tiny_window8_256", dict(width=16, depths=(2, 2), heads=(2, 4), window=4, image_size=32,
+                                                num_classes=5)),
+    "resnet_v2": ("resnetv2_18d", dict(depths=(1, 1, 1, 1), image_size=32, num_classes=5)),
+    "dinov3": ("vit_small_patch16_dinov3", dict(depth=1, image_size=32, patch_size=8, num_classes=0)),
     "densenet": ("densenet121", dict(depths=(1, 1, 1, 1), growth_rate=8, stem_width=16, image_size=32, num_classes=5)),
     "encoder": ("vit_tiny_patch16_224", VIT | dict(num_classes=0)),
 }
