@@ -237,8 +237,12 @@ def falls(file: Path, seeds: tuple[int, ...], epochs: float, *options: Any) -> l
 
 @pytest.mark.slow
 def test_an_epoch_of_dino_keeps_what_was_learnt_with_the_care_and_loses_it_without(tmp_path):
-    """The mean of three seeds; 0.35 points are one of 287 images. Without: full rate at once, beside a random head."""
+    """Means of three seeds; 0.35 points are one of 287 images. Without: the full rate at once, beside a random head.
+
+    Measured: with the care 0.35 points were won by each seed; without it 1.74, 1.74 and 0.70 were lost.
+    """
     trained_classifier(tmp_path / "classifier.safetensors")
     careful = falls(tmp_path / "classifier.safetensors", (0, 1, 2), 2)
     careless = falls(tmp_path / "classifier.safetensors", (0, 1, 2), 1, "--head-warmup-epochs", 0, "--warmup", 0)
-    assert np.mean(careful) <= 1 < np.mean(careless), (careful, careless)
+    assert np.mean(careful) <= 1, careful
+    assert np.mean(careless) > np.mean(careful) + 0.5, (careful, careless)
