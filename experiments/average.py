@@ -1,4 +1,4 @@
-"""Average the parameters of several trained networks into one (a model soup).
+"""Average the parameters of trained networks (a model soup).
 
     python -m experiments.average runs/supervised/a runs/supervised/b runs/supervised/c
     python -m experiments.average runs/supervised/* --how greedy
