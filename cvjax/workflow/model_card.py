@@ -41,7 +41,7 @@ def model_card(run: Run, config: Mapping[str, Any], summary: Mapping[str, Any], 
     title = _text(repository.rpartition("/")[2])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
     lead = (f"{_text(name)} with {parameters:,} parameters, trained by cvjax's experiment {_text(run.experiment)} on "
-            f"{_value(config.get('data', 'data that are not recorded'))}. Its outputs are {_OUTPUTS[run.kind]}.")
+            f"{_value(run.config.get('data', 'data that are not recorded'))}. Its outputs are {_OUTPUTS[run.kind]}.")
     seed = (f"This is one run, of seed {_text(config['seed'])}" if "seed" in config else "This is one run") + (
         ": it does not say how much another seed changes a number.")
     metrics, protocol = summary["metrics"], summary["protocol"]

@@ -172,6 +172,7 @@ def test_batch_norms_statistics_are_those_of_the_mean(average: Any, command: Any
     assert done.status == 0, done.err
     done = command("push", tmp_path / "mean", "hf-hub:me/soup", "--dry-run", "--output", tmp_path / "hub")
     assert done.status == 0, done.err
+    assert "experiment average on digits." in (tmp_path / "hub" / "README.md").read_text()
 
 
 @pytest.mark.slow
