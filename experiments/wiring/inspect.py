@@ -1,6 +1,7 @@
 """The work of `python -m experiments.inspect`; its options are in experiments/inspect.py."""
 
 import math
+import textwrap
 
 import jax
 
@@ -63,7 +64,7 @@ def print_coverage() -> None:
             continue
         print(f"{found.file:28}{found.weights:9,}{found.loading:11,}", flush=True)
         for what, names in (("is not here", found.missing), ("HAS OTHER PARAMETERS", found.differing)):
-            notes += [f"{found.file}, what {what}: {', '.join(names)}"] if names else []
+            notes += [textwrap.fill(f"{found.file}, what {what}: {', '.join(names)}", 120)] if names else []
     print(f"{f'{len(others)} other files':28}{sum(found.weights for found in others):9,}{0:11,}")
     print(f"{'all':28}{every:9,}{here:11,}", *notes, sep="\n\n")
 
