@@ -35,6 +35,7 @@ def write_resnet(file: Path) -> Any:
     return variables
 
 
+@pytest.mark.slow
 def test_a_run_moves_its_head_alone_and_is_read_by_other_commands(command, tmp_path):
     """Two steps with weight decay: every bit of the network stays, and so do its statistics."""
     (tmp_path / "weights").mkdir()

@@ -115,6 +115,7 @@ def test_the_teacher_sees_the_students_pictures_at_its_size_and_with_its_statist
         outputs_of(load_run(teacher).model, opened.variables, normalized(pictures, opened.preprocessing)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", [False, True])
 def test_a_published_teacher_is_read_from_its_file(tmp_path: Path, encoder: bool) -> None:
     model, variables = write_vit(tmp_path / "vit.safetensors", num_classes=10)
@@ -143,6 +144,7 @@ def test_it_answers_in_evaluation_mode(teacher: Path) -> None:
 # --- runs
 
 
+@pytest.mark.slow
 def test_a_stopped_run_refuses_another_teacher_and_ends_as_one_that_was_not(
         command: Callable[..., Any], pulled: Callable[..., None], teacher: Path, tmp_path: Path) -> None:
     """No checkpoint holds the teacher, so that it must be the same one."""

@@ -96,6 +96,7 @@ def exported(command, *arguments) -> None:
     assert done.status == 0, done.err + done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [False, True])
 def test_a_run_leaves_as_a_program_that_jax_alone_runs(command, environment, tmp_path, pixels):
     flatbuffers()

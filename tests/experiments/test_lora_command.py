@@ -53,6 +53,7 @@ def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_learns_updates_resumes_and_gives_the_merged_network(command, base, no_pictures, monkeypatch, tmp_path):
     """Stopped and gone on with, a run ends at the same bits."""
     import cvjax.workflow.training as training

@@ -44,6 +44,7 @@ def test_every_parameter_receives_a_gradient_and_remat_changes_none(variables: A
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
+@pytest.mark.slow
 def test_a_fresh_network_is_its_patches_and_merges(images: jax.Array) -> None:
     """Every branch ends in a norm whose scale starts at zero."""
     model = swin(depths=(2,), heads=(2,))
