@@ -76,27 +76,6 @@ def test_the_network_of_a_run_is_taken_with_its_own_fields(command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], {name: learnt[name] for name in params["backbone"]})
 
 
-@pytest.mark.slow
-def test_features_that_were_learnt_tell_more_than_random_ones(command, tmp_path):
-    """One network, trained to segment scenes or as it starts; then a linear layer on each, by one recipe."""
-    scenes = ("--data", "scenes:400,60,32", "--crop-size", 32, 32, "--batch-size", 16, "--eval-every", 0)
-    done = command("segment", *scenes, "--model-fields", "backbone=resnet18",
-                   "backbone_fields={'width':8,'depths':(1,1,1),'stem':'cifar'}", "dropout=0.0", "--steps", 200,
-                   "--run-dir", tmp_path / "whole")
-    assert done.status == 0, done.err
-    variables = load_run(tmp_path / "whole").variables
-    trained = {collection: tree["backbone"] for collection, tree in variables.items()}
-    fresh = jax.jit(resnet().init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    found = {}
-    for name, weights in (("trained", trained), ("random", fresh)):
-        save_weights(weights, resnet(), tmp_path / f"{name}.safetensors", layout="timm")
-        done = command("segment", *scenes, "--frozen", "--model", "resnet18", "--model-fields", *FIELDS, "--pretrained",
-                       tmp_path / f"{name}.safetensors", "--steps", 100, "--run-dir", tmp_path / name)
-        assert done.status == 0, done.err
-        found[name] = json.loads((tmp_path / name / "summary.json").read_text())["metrics"]["test/miou"]
-    assert found["trained"] > found["random"] + 0.05, found
-
-
 @pytest.mark.parametrize("arguments, message", [
     ("--map layer1", "--map layer1: it must be left out without --frozen"),
     ("--frozen --backbone-rate 0.5", "--backbone-rate 0.5: it must be left out with --frozen"),

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
 def test_timm_makes_the_model_from_the_folder(name, tmp_path):
-    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    import torchvision_operators  # noqa: F401  # isort: skip
+    import timm
+
     model = create_model(name, num_classes=3, image_size=64)
     classifier = Classifier(model, drawn(model, 64, 3), 64, 3, Preprocessing(crop=0.9), Classification(("a", "b", "c")))
     program = program_of(classifier, pixels=False)
