@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import torchvision_operators  # noqa: F401  before transformers
 from PIL import Image
 
 from cvjax.data.crops import EvaluationCrop
@@ -73,6 +72,9 @@ UNUSED = r"pooler\.|mask_token|text_model\.|logit_|vision_model\.head\."
 
 @pytest.fixture(scope="module")
 def transformers() -> ModuleType:
+    """transformers, after what torchvision needs before it."""
+    pytest.importorskip("torch")
+    import torchvision_operators  # noqa: F401  # isort: skip
     return pytest.importorskip("transformers")
 
 
