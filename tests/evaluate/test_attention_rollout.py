@@ -1,5 +1,7 @@
 """Attention rollout: the weights are the layers' own, and the product is the paper's."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,9 @@ def parameters(model: nn.Module):
 def test_weights_times_values_is_what_the_layer_gives(fields) -> None:
     model = vit(**fields)
     variables = parameters(model)
-    weights = attention_weights(model, variables, IMAGES)
-    _, state = model.apply(variables, IMAGES, mutable=["intermediates"],
-                           capture_intermediates=lambda m, _: m.name in ("qkv", "attn"))
+    weights = jax.jit(partial(attention_weights, model))(variables, IMAGES)
+    _, state = jax.jit(partial(model.apply, mutable=["intermediates"], capture_intermediates=lambda m, _: m.name in (
+        "qkv", "attn")))(variables, IMAGES)
     assert len(weights) == model.depth
     for number, weight in enumerate(weights):  # depth 11: "10" stands after "9", not after "1"
         assert weight.shape == (2, 3, TOKENS, TOKENS)
@@ -102,9 +104,9 @@ def test_rollout_without_a_class_token_loses_nothing() -> None:
     model = vit(pool="avg", class_token=False, depth=3)
     variables = parameters(model)
     flow = np.eye(6)
-    for weight in attention_weights(model, variables, IMAGES):
+    for weight in jax.jit(partial(attention_weights, model))(variables, IMAGES):
         flow = (0.5 * np.mean(np.asarray(weight, np.float64), axis=1) + 0.5 * np.eye(6)) @ flow
-    rollout = attention_rollout(model, variables, IMAGES)
+    rollout = jax.jit(partial(attention_rollout, model))(variables, IMAGES)
     np.testing.assert_allclose(rollout.reshape(2, 6), flow.mean(axis=1), atol=1e-5)
     np.testing.assert_allclose(rollout.sum(axis=(1, 2)), 1, rtol=1e-5)
 

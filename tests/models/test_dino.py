@@ -1,6 +1,7 @@
 """DINO's head and its views; the numbers of whole steps are compared with torch's in tests/parity."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -87,10 +88,10 @@ def test_the_length_of_a_prototype_takes_no_part() -> None:
 def test_features_of_zero_have_a_finite_gradient() -> None:
     """A picture that leaves no ReLU active, in front of biases that start at zero; torch divides by 1e-12, too."""
     head, x = DINOHead(**SMALL), jnp.zeros((2, 3))
-    variables = head.init(jax.random.key(0), x, train=False)
+    variables = jax.jit(partial(head.init, train=False))(jax.random.key(0), x)
     logits = head.apply(variables, x, train=False)
     np.testing.assert_array_equal(logits, np.zeros((2, 7)))
-    gradients = jax.grad(lambda v: head.apply(v, x, train=False)[:, 0].sum())(variables)
+    gradients = jax.jit(jax.grad(lambda v: head.apply(v, x, train=False)[:, 0].sum()))(variables)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 

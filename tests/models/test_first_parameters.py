@@ -13,7 +13,7 @@ from cvjax.models import create_model
 
 
 def drawn(name: str, side: int, **fields: Any) -> dict[str, np.ndarray]:
-    variables = create_model(name, **fields).init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    variables = jax.jit(create_model(name, **fields).init)(jax.random.key(0), jnp.zeros((1, side, side, 3)))
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(variables["params"], sep="/").items()}
 
 

@@ -127,7 +127,7 @@ def test_a_rate_that_drops_everything_is_refused(rate: float) -> None:
 def test_scanned_blocks_start_with_train_too() -> None:
     blocks, x = Blocks(2, heads=2, scan=True), jnp.ones((2, 3, 8))
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    started, plain = (blocks.init(keys, x, train=train) for train in (True, False))
+    started, plain = (jax.jit(partial(blocks.init, train=train))(keys, x) for train in (True, False))
     jax.tree.map(np.testing.assert_array_equal, started, plain)
 
 
@@ -136,7 +136,7 @@ def test_a_hidden_token_changes_nothing(scan: bool, rotary: bool, monkeypatch) -
     """Neither the others' outputs nor any gradient, up to the rounding of other products."""
     blocks, x = Blocks(2, heads=2, scan=scan, qk_norm=True), jax.random.normal(jax.random.key(1), (2, 3, 8))
     angles = jax.random.normal(jax.random.key(2), (1, 3, 2)) if rotary else None
-    params = blocks.init(jax.random.key(0), x, train=False)
+    params = jax.jit(partial(blocks.init, train=False))(jax.random.key(0), x)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
     def numbers() -> Any:
@@ -144,7 +144,7 @@ def test_a_hidden_token_changes_nothing(scan: bool, rotary: bool, monkeypatch) -
             outputs = blocks.apply(params, x, train=True, angles=angles)
             return jnp.sin(outputs[-1]).sum() + outputs[0].sum(), outputs
 
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
 
     plain = numbers()
     seen = []

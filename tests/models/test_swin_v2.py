@@ -1,6 +1,7 @@
 """What Swin V2 has besides the first Swin; its numbers are compared with timm's in tests/parity."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,6 +56,7 @@ def test_a_fresh_network_is_its_patches_and_merges(images: jax.Array) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
+@jax.jit
 def attention(scale: float, x: jax.Array) -> tuple[jax.Array, Any]:
     module = CosineAttention(2, jnp.float32)
     params = balanced_like(jax.eval_shape(module.init, jax.random.key(0), x, jnp.zeros(()))["params"])
@@ -130,7 +132,7 @@ def test_the_authors_names(variables: Any, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_attention_weights_can_be_looked_at(variables: Any, images: jax.Array) -> None:
-    layers = attention_weights(swin(), variables, images)
+    layers = jax.jit(partial(attention_weights, swin()))(variables, images)
     assert [x.shape for x in layers] == [(24, 2, 9, 9), (24, 2, 9, 9), (8, 4, 9, 9)]
     np.testing.assert_allclose(layers[1].sum(-1), 1, rtol=1e-5)
 

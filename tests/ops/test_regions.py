@@ -226,6 +226,6 @@ def test_gradients_of_bfloat16_maps_are_added_up_in_float32(monkeypatch, name: s
     def total(features: jax.Array) -> jax.Array:
         return look(features, boxes, (1, 1), 1.0).astype(jnp.float32).sum()
 
-    gradient = jax.grad(total)(jnp.ones((1, 2, 2, 1), jnp.bfloat16))
+    gradient = jax.jit(jax.grad(total))(jnp.ones((1, 2, 2, 1), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
     assert gradient.astype(jnp.float32).sum() == 1024

@@ -46,8 +46,8 @@ def shown() -> jax.Array:
 
 def taught_by(task: Task) -> tuple[Any, Any, Any]:
     """Parameters, model state with the teacher, and the teacher's variables."""
-    variables = dict(task.init(jax.random.key(0), batch_of()))
-    teacher = TEACHER.init(jax.random.key(9), preprocess(batch_of()["image"]))
+    variables = dict(jax.jit(task.init)(jax.random.key(0), batch_of()))
+    teacher = jax.jit(TEACHER.init)(jax.random.key(9), preprocess(batch_of()["image"]))
     teacher = jax.tree.map(lambda x: 3 * x, teacher)  # sure of itself
     return variables.pop("params"), {**variables, "teacher": teacher}, teacher
 

@@ -103,7 +103,8 @@ def test_groups_have_batch_statistics_of_their_own():
     batch = batch_of(values, [1, 0, 1, 0])
     task = task_of(Normed(), batch_norm_group=2)
     variables = task.init(jax.random.key(0), batch)
-    loss, aux = task.loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    given = (variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    loss, aux = jax.jit(task.loss)(*given)
     x = values / 255 - 0.5
     means, variances = x.reshape(2, 2).mean(1), x.reshape(2, 2).var(1)
     logits = (x - means.repeat(2)) / np.sqrt(variances.repeat(2) + 1e-5)
@@ -114,10 +115,8 @@ def test_groups_have_batch_statistics_of_their_own():
     running = aux.model_state["batch_stats"]["bn"]
     np.testing.assert_allclose(running["mean"], [0.1 * means.mean()], rtol=1e-5)
     np.testing.assert_allclose(running["var"], [0.9 + 0.1 * 2 * variances.mean()], rtol=1e-5)  # unbiased: 2 / (2 - 1)
-    whole, _ = task_of(Normed(), batch_norm_group=4).loss(
-        variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
-    plain, _ = task_of(Normed()).loss(variables["params"], {"batch_stats": variables["batch_stats"]}, batch,
-                                      jax.random.key(0))
+    whole, _ = jax.jit(task_of(Normed(), batch_norm_group=4).loss)(*given)
+    plain, _ = jax.jit(task_of(Normed()).loss)(*given)
     assert float(whole) == pytest.approx(float(plain), rel=1e-5) and abs(float(whole) - float(loss)) > 0.01
 
 
@@ -171,13 +170,14 @@ def test_evaluation_is_exact_on_a_ragged_last_batch_of_any_size():
     values, labels = numbers.choice([0, 255], 11), numbers.integers(0, 2, 11)
     correct = ((values > 0) == labels).sum()
     assert 0 < correct < 11
+    evaluate = jax.jit(task.evaluate)
     losses = []
     for size in (1, 4, 11, 16):
         sums = np.zeros((2, 2))
         for start in range(0, 11, size):
             rows = np.arange(start, start + size)
             batch = batch_of(np.append(values, [255] * 16)[rows], np.append(labels, [1] * 16)[rows], rows < 11)
-            metrics = task.evaluate(variables, batch)
+            metrics = evaluate(variables, batch)
             sums += [[float(x) for x in metrics[name]] for name in ("top1", "loss")]
         assert tuple(sums[0]) == (correct, 11)
         losses.append(sums[1][0] / sums[1][1])
