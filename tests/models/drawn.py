@@ -23,9 +23,9 @@ def balanced_like(shapes: Any) -> Any:
     rng = np.random.default_rng(0)
 
     def value(path: Any, leaf: Any) -> jax.Array:
-        normal = jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
-        if leaf.ndim > 1:
-            return normal * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        return 0.1 * normal + (path[-1].key in ("scale", "var"))
+        normal = rng.standard_normal(leaf.shape)  # NumPy's arithmetic, which need not be compiled for each shape
+        drawn = (normal * np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1
+                 else 0.1 * normal + (path[-1].key in ("scale", "var")))
+        return jnp.asarray(drawn, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(value, shapes)

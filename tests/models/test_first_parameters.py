@@ -1,6 +1,7 @@
 """How parameters start, by their sources: deviations and ranges of what is drawn."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,13 +58,14 @@ def test_big_visions_vit_starts_with_three_xavier_matrices_and_a_head_of_zeros()
 def test_the_representation_is_a_tanh_layer_before_the_head() -> None:
     model = create_model("vit_tiny_patch16_224", **TINY, representation_size=48)
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-    variables = model.init(jax.random.key(0), images)
-    before = model.clone(representation_size=0).apply(variables, images, method="features")
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    before = jax.jit(partial(model.clone(representation_size=0).apply, method="features"))(variables, images)
     layer = variables["params"]["pre_logits"]
-    features = model.apply(variables, images, method="features")
+    features = jax.jit(partial(model.apply, method="features"))(variables, images)
     np.testing.assert_allclose(features, np.tanh(before @ layer["kernel"] + layer["bias"]), atol=1e-6)
     head = variables["params"]["head"]
-    np.testing.assert_allclose(model.apply(variables, images), features @ head["kernel"] + head["bias"], atol=1e-6)
+    logits = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], atol=1e-6)
 
 
 def test_an_unknown_start_is_refused() -> None:
