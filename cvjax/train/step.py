@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cvjax.train import metrics
+from cvjax.train.optim import leaf_names
 from cvjax.train.state import TrainState
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict]]
@@ -39,10 +40,14 @@ def _finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in numbers])) if numbers else jnp.array(True)
 
 
+def _held(params: Any, frozen: Callable[[str], bool]) -> Any:
+    return jax.tree.map(lambda path, x: jax.lax.stop_gradient(x) if frozen(path) else x, leaf_names(params), params)
+
+
 def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
                     ema_decay: float | None = None, ema_every: int = 1, ema_start: int = 0,
                     lookahead: Lookahead | None = None, skip_nonfinite: bool = False,
-                    axis_name: str | None = None) -> Step:
+                    frozen: Callable[[str], bool] | None = None, axis_name: str | None = None) -> Step:
     """`step(state, batch) -> (state, metrics)` for a task (see `cvjax.tasks.task.Task`).
 
     accumulate: gradients are averaged over this many equal micro-batches before the one update; batch statistics,
@@ -53,11 +58,16 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
     with the average.
     skip_nonfinite: where the loss or `gradient_norm` is not finite, only `step` moves on and all else keeps every bit;
     such a step counts in the metric `skipped` and in no other. Schedules inside the optimizer count the steps it made.
+    frozen(path): parameters that the optimizer holds still. Their gradients are not formed and count in no norm, and a
+    network that is frozen up to a layer computes nothing backward below it.
     axis_name: the mapped axis to average over under pmap; under jit the batch mean is global already.
     metrics: the task's, `gradient_norm` before clipping, NaN where the model state is not finite, and `skipped` where
     steps can be, all as (sum, count).
     """
-    gradients_of = jax.value_and_grad(task.loss, has_aux=True)
+    def loss(params: Any, *inputs: Any) -> tuple[jax.Array, Any]:
+        return task.loss(params if frozen is None else _held(params, frozen), *inputs)
+
+    gradients_of = jax.value_and_grad(loss, has_aux=True)
 
     def accumulated(state: TrainState, batch: Any, rng: jax.Array) -> tuple[Any, Any]:
         def body(carry: Any, micro: Any) -> tuple[Any, Any]:

@@ -73,7 +73,8 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
                      adapt: Callable[[Any, Any], Any] | None = None, pretrained: Any = None,
                      constants: Mapping[str, Any] | None = None,
                      rules: Mapping[str, Rule] | None = None, model: Any = None,
-                     protocol: dict[str, Any] | None = None, **optimizer_options: Any) -> Prepared[Data]:
+                     protocol: dict[str, Any] | None = None, frozen: Callable[[str], bool] | None = None,
+                     **optimizer_options: Any) -> Prepared[Data]:
     """Prepare to train `task`, and print what is about to run.
 
     best_metric, best_mode: which checkpoint is the best, and when to stop early.
@@ -82,7 +83,8 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     constants: see `TrainState`; a resumed training must be given the same ones.
     rules: name -> a judge of the logged means, see `cvjax.train.observers.Watch`.
     model, protocol: what the experiment needs after the training (its network, what the summary says of it); the
-    training does not read them. optimizer_options: see `build_optimizer`.
+    training does not read them.
+    frozen(path): parameters that stand still. optimizer_options: see `build_optimizer`.
     Raises ConfigError for a configuration that cannot be trained.
     """
     if config.patience and watched_part(inputs) == "test":
@@ -90,7 +92,7 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     config = with_batches_of(config, inputs)
     total_steps = config.total_steps(len(inputs.dataset.train))
     with config_errors():
-        optimizer, schedule = build_optimizer(config, total_steps, **optimizer_options)
+        optimizer, schedule = build_optimizer(config, total_steps, frozen=frozen, **optimizer_options)
 
     def initialize(pretrained: Any, constants: Any) -> TrainState:
         def variables(rng: jax.Array) -> Any:
@@ -103,7 +105,7 @@ def prepare_training(config: TrainingConfig, task: Task, inputs: Data, *, best_m
     lookahead = Lookahead(config.lookahead, total_steps) if config.lookahead else None
     step = make_train_step(task, optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
                            ema_every=config.ema_every, ema_start=int(config.ema_start * total_steps),
-                           lookahead=lookahead, skip_nonfinite=config.max_skipped > 0,
+                           lookahead=lookahead, skip_nonfinite=config.max_skipped > 0, frozen=frozen,
                            axis_name=ENGINES[config.parallel].axis_name)
     first_nonfinite = FirstNonFinite() if config.debug_nans else None
     if first_nonfinite:

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cvjax.tasks.task import Aux, Task
+from cvjax.train.optim import make_optimizer
 from cvjax.train.state import create_state
 from cvjax.train.step import Lookahead, make_train_step
 
@@ -315,3 +316,48 @@ def test_without_the_option_a_bad_step_is_made_and_seen():
     task, optimizer = least_squares(), optax.sgd(0.1)
     after, metrics = make_train_step(task, optimizer)(start(task, optimizer), with_bad_rows())
     assert np.isnan(after.params["w"]).all() and np.isnan(metrics["loss"][0]) and "skipped" not in metrics
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_nothing_is_computed_backward_for_what_is_frozen(accumulate):
+    """The same numbers as with gradients that the optimizer drops, but for the norm, which is of what is trained."""
+    backward = []
+
+    @jax.custom_vjp
+    def scaled(x, scale):
+        return x * scale
+
+    def gradients(inputs, g):
+        backward.append("scaled")
+        return g * inputs[1], (g * inputs[0]).sum(0)
+
+    scaled.defvjp(lambda x, scale: (x * scale, (x, scale)), gradients)
+
+    def init(rng, batch):
+        return least_squares().init(rng, batch) | {"params": {"w": jnp.array([0.5, -1.0, 2.0]),
+                                                              "below": {"scale": jnp.array([1.0, 2.0, -0.0])}}}
+
+    def loss(params, model_state, batch, rng):
+        batch = batch | {"x": scaled(batch["x"], params["below"]["scale"])}
+        return least_squares().loss(params, model_state, batch, rng)
+
+    task, batch = least_squares(init=init, loss=loss), batch_of(8)
+
+    def is_frozen(path):
+        return path.startswith("below/")
+
+    optimizer = make_optimizer("momentum", optax.constant_schedule(0.1), weight_decay=0.1, frozen=is_frozen)
+    state = start(task, optimizer)
+    whole, whole_metrics = make_train_step(task, optimizer, accumulate=accumulate)(state, batch)
+    assert backward
+    backward.clear()
+    after, metrics = make_train_step(task, optimizer, accumulate=accumulate, frozen=is_frozen)(state, batch)
+    assert not backward
+    jax.tree.map(np.testing.assert_array_equal, after.params, whole.params)
+    scale = after.params["below"]["scale"]
+    np.testing.assert_array_equal(scale, state.params["below"]["scale"])
+    assert np.signbit(scale[2]) and not np.array_equal(after.params["w"], state.params["w"])
+    x, y, w = (np.asarray(v, np.float64) for v in (batch["x"] * scale, batch["y"], state.params["w"]))
+    norm = np.linalg.norm(2 * x.T @ (x @ w - y) / 8)
+    np.testing.assert_allclose(metrics["gradient_norm"][0], norm, rtol=1e-5)  # float32 of about 10 operations
+    assert whole_metrics["gradient_norm"][0] > 1.1 * norm
