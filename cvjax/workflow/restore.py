@@ -62,6 +62,14 @@ class Run:
         known = given in list_models() and type(create_model(given)) is type(self.model)
         return given if known else name_of(self.model)
 
+    def require_trained(self) -> "Run":
+        """This run; ConfigError if it did not train the network that it holds."""
+        if self.experiment == "linear_probe":
+            raise ConfigError(f"{self.path} is a run of linear_probe, which judges a network that it did not train "
+                              "and has layers of its own that are no part of it: give what its summary.json names as "
+                              "sources")
+        return self
+
     def require(self, *kinds: Kind) -> "Run":
         """This run; ConfigError if its network is for something else."""
         if self.kind not in kinds:

@@ -25,7 +25,7 @@ LEFT = re.compile(rf"({'|'.join(map(re.escape, FILES))})\.\d+\.partial")  # by a
 
 def run(config: Config) -> None:
     """Write the folder, and send it unless this is a dry run."""
-    run = load_run(config.run).require("encoder", *SUPERVISED)
+    run = load_run(config.run).require_trained().require("encoder", *SUPERVISED)
     try:
         family_of(run.model)
     except ValueError as error:

@@ -150,6 +150,8 @@ def test_what_cannot_be_published_is_one_line(push: Any, tmp_path: Path) -> None
     assert "no weight table for Linear" in push(linear)[0].complaint
     assert "this takes an encoder or a classifier" in push(
         vit_run(tmp_path / "boxes", kind="detector", experiment="detect"))[0].complaint
+    probe = vit_run(tmp_path / "probe", (), kind="encoder", experiment="linear_probe")
+    assert "judges a network that it did not train" in push(probe)[0].complaint
     run = vit_run(tmp_path / "run")
     assert "--license Apache 2" in push(run, "--license", "Apache 2")[0].complaint
     (tmp_path / "out").mkdir()
