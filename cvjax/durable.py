@@ -57,10 +57,12 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Within this context, a folder to fill; at its end it becomes `path`, whole or not at all.
 
     path: nothing, or an empty folder. After an error nothing is left aside; a folder above it that was missing may be.
+    What a killed process of this number left, as each start in a container has the same, goes first.
     """
     path = Path(os.path.abspath(path))
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     make_folder(path.parent)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial

@@ -9,8 +9,10 @@ supervised --pretrained and push read. Wortsman et al. 2022, https://arxiv.org/a
 """
 
 import dataclasses
+import os
 from typing import Annotated, Literal
 
+from cvjax.storage import is_address
 from cvjax.workflow.command import command
 from cvjax.workflow.config import RUN_DATA, DataConfig, RunData, require
 from cvjax.workflow.options import Positional
@@ -30,7 +32,8 @@ class Config(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.runs) >= 2, "runs", " ".join(self.runs) or "none", "the folders of at least two")
-        twice = [run for i, run in enumerate(self.runs) if run in self.runs[:i]]
+        places = [run if is_address(run) else os.path.realpath(run) for run in self.runs]
+        twice = [run for i, run in enumerate(self.runs) if places[i] in places[:i]]
         require(not twice, "runs", twice[0] if twice else "", "given once")
 
 

@@ -139,10 +139,12 @@ def test_the_file_has_the_mode_that_any_new_file_has(tmp_path):
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path, diary):
     partial = f"out.{os.getpid()}.partial"
     (tmp_path / "out").mkdir()  # empty, which is as good as none
+    (tmp_path / partial).mkdir()
+    (tmp_path / partial / "left").write_text("by a killed process of this number, which in a container is always 1")
     with whole_folder(tmp_path / "out") as folder:
         (folder / "x").write_text("all")
         assert folder.name == partial and not list((tmp_path / "out").iterdir())
-    assert diary == [("sync", "x", b"all"), ("sync", partial, ["x"]), ("replace", partial, "out"),
+    assert diary == [("delete", partial), ("sync", "x", b"all"), ("sync", partial, ["x"]), ("replace", partial, "out"),
                      ("sync", tmp_path.name, ["out"])]
     assert (tmp_path / "out" / "x").read_text() == "all"
     with pytest.raises(OSError), whole_folder(tmp_path / "out") as folder:  # somebody has filled it meanwhile

@@ -7,12 +7,13 @@ anew on training images, as for stochastic weight averaging (Izmailov et al. 201
 sec. 3.2). Some thousand of these are enough (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, sec. 3).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from cvjax.layers.norm import batch_statistics
 
@@ -44,21 +45,39 @@ def greedy_soup(scores: Sequence[float], judge: Callable[[Sequence[int]], float]
     return kept, reached
 
 
-def renewing_statistics(model: nn.Module) -> Callable[[Any, Iterable[jax.Array]], Any]:
+def unmoved(networks: Sequence[Any]) -> frozenset[str]:
+    """Paths of the batch norms, such as `layer1/0/bn1`, whose statistics are the same in the variables of all networks.
+
+    They were frozen: their statistics belong to the weights that all started from, and so to any mean.
+    """
+    first, *others = map(_statistics, networks)
+    return frozenset(path for path, leaves in first.items()
+                     if all(all(map(np.array_equal, leaves, other[path])) for other in others))
+
+
+def _statistics(variables: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for path, leaf in flatten_dict(dict(variables.get("batch_stats", {}))).items():
+        found.setdefault("/".join(path[:-1]), []).append(leaf)
+    return found
+
+
+def renewing_statistics(model: nn.Module, kept: Collection[str] = ()) -> Callable[[Any, Iterable[jax.Array]], Any]:
     """A function, compiled once, that gives variables with batch norm's statistics of some images for the running ones.
 
+    kept: paths of batch norms that keep their own, as `unmoved` gives them.
     It takes variables and batches: images float32 `(B, H, W, C)` as the model sees them, all of one shape and in random
     order. Each statistic is the mean over the batches, that of a variance without the bias of a batch's own mean, as in
-    training. Dropout and drop path stay off, and nothing else changes. Variables without batch norm are given back as
-    they are, and no batch is asked for. ValueError if there is no batch.
+    training. Dropout and drop path stay off, and nothing else changes. Variables without batch norm, or with none but
+    `kept` ones, are given back as they are, and no batch is asked for. ValueError if there is no batch.
     """
     @jax.jit
     def measured(variables: Any, images: jax.Array) -> Any:
-        with batch_statistics():
+        with batch_statistics(kept):
             return model.apply(variables, images, train=False, mutable=["batch_stats"])[1]["batch_stats"]
 
     def renewed(variables: Any, batches: Iterable[jax.Array]) -> Any:
-        if "batch_stats" not in variables:
+        if _statistics(variables).keys() <= set(kept):
             return variables
         total, count = None, 0
         for images in batches:

@@ -1,7 +1,7 @@
 """Batch normalisation (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167); groups in place of batches."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -82,12 +82,13 @@ def frozen_statistics(frozen: Callable[[str], bool]) -> Any:
 
 
 @contextlib.contextmanager
-def batch_statistics() -> Any:
+def batch_statistics(kept: Container[str] = ()) -> Any:
     """Within this context batch norms use the statistics of their batch also with `train=False`, and leave them in the
-    place of the running ones (`batch_stats`, which must be mutable)."""
+    place of the running ones (`batch_stats`, which must be mutable). kept: paths of others, such as `layer1/0/bn1`."""
     def intercept(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if not isinstance(module, BatchNorm) or context.method_name != "__call__":
+        if (not isinstance(module, BatchNorm) or context.method_name != "__call__"
+                or "/".join(module.path) in kept):
             return call(*arguments, **options)
         before = {name: module.get_variable("batch_stats", name) for name in ("mean", "var")}
         out = call(*arguments, **{**options, "train": True})

@@ -50,7 +50,7 @@ class DenseProbe(OnBackbone):
         network: Any = self.network
         if isinstance(network, VisionTransformer) and not self.map:
             patches = network.tokens(images)[:, network.prefix:]
-            return patches.reshape(len(images), *patch_grid(*size_of(images), network.patch_size), -1)
+            return patches.reshape(images.shape[0], *patch_grid(*size_of(images), network.patch_size), -1)
         if not network.map_names:
             raise ValueError(f"{self.backbone} names no maps: it must be a ViT or a network that does")
         name = self.map or network.map_names[-1]

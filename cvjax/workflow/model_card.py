@@ -4,14 +4,14 @@ All of it comes from a run's `config.json` and `summary.json`. The page is publi
 last part alone, and names of classes, fields and files are text in it whatever their letters.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import jax
 
-from cvjax.evaluate.protocol import flat
 from cvjax.evaluate.shares import in_words
 from cvjax.interop.hub import HUB
 from cvjax.storage import is_address
@@ -27,7 +27,7 @@ _TASKS = {"classifier": "image-classification", "multi_label_classifier": "image
           "encoder": "image-feature-extraction"}  # the hub's names; it has none for numbers
 _OUTPUTS = {"classifier": "logits of classes, whose softmax are probabilities",
             "multi_label_classifier": "logits of labels, whose sigmoid are probabilities",
-            "regressor": "numbers, less their mean over their deviation in the training part",
+            "regressor": "numbers, less their mean, over their deviation in the training part",
             "encoder": "features"}
 
 
@@ -49,10 +49,11 @@ def model_card(run: Run, config: Mapping[str, Any], summary: Mapping[str, Any], 
                                                       images_behind(metric, protocol) or "-")
                                                      for metric, value in metrics.items()])
     parts = [_front(run, config, in_timm, license), f"# {title}", lead, "## Numbers", numbers, seed,
-             "What the numbers rest on:", _pairs(flat(protocol)), "## Images", _images(run), "## Use",
-             _use(run, repository, name, in_timm)]
+             "What the numbers rest on:", _table(("name", "value"), _facts(protocol)), "## Images", _images(run),
+             "## Use", _use(run, repository, name, in_timm)]
     if run.class_names:
-        parts += [f"## {'Labels' if run.kind == 'multi_label_classifier' else 'Outputs'}", _names(run.class_names)]
+        parts += [f"## {'Labels' if run.kind == 'multi_label_classifier' else 'Outputs'}",
+                  _units(run) if run.kind == "regressor" else _names(run.class_names)]
     return "\n\n".join([*parts, "## Training", *_training(config, summary)]) + "\n"
 
 
@@ -61,7 +62,7 @@ def _front(run: Run, config: Mapping[str, Any], in_timm: bool, license: str | No
     task, base = _TASKS.get(run.kind), str(config.get("pretrained") or "")
     tags = [*([task] if task else []), *(["timm"] if in_timm else []), "cvjax", "jax"]
     lines = [f"library_name: {'timm' if in_timm else 'cvjax'}"]
-    lines += [f"license: {license}"] if license else []
+    lines += [f"license: {json.dumps(license)}"] if license else []  # else YAML reads no as False
     lines += [f"pipeline_tag: {task}"] if task else []
     if base.startswith(HUB) and re.fullmatch(r"[\w.-]+/[\w.-]+", base := base.removeprefix(HUB).partition("@")[0]):
         lines.append(f"base_model: {base}")
@@ -116,12 +117,25 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(f"`{i}` {_text(name)}" for i, name in enumerate(names[:_NAMED])) + more + "."
 
 
+def _units(run: Run) -> str:
+    """What turns a regressor's outputs into numbers."""
+    return _table(("output", "mean", "deviation"), [
+        (f"`{i}` {_text(name)}", f"{mean:.9g}", f"{std:.9g}")  # all digits of float32
+        for i, (name, mean, std) in enumerate(zip(run.class_names, run.facts["mean"], run.facts["std"]))])
+
+
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.6g}" for value in values)
 
 
-def _pairs(content: Mapping[str, Any]) -> str:
-    return _table(("name", "value"), [(_text(key), _value(value)) for key, value in content.items()])
+def _facts(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """The rows of a tree; keys may be places, too: those of the runs that were averaged."""
+    for key, value in tree.items():
+        name = f"{above}{_without_folders(key)}"
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{name}/")
+        else:
+            yield _text(name), _value(value)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -147,6 +161,6 @@ def _without_folders(value: Any) -> Any:
     form, colon, place = value.partition(":")
     if is_address(value) or not colon:
         form, colon, place = "", "", value
-    if is_address(place) or place.startswith(("/", "~")) or PurePath(place).is_absolute():
+    if is_address(place) or place.startswith(("/", "~")) or ".." in PurePath(place).parts:
         place = place.rstrip("/").rpartition("/")[2]
     return f"{form}{colon}{place}"

@@ -56,4 +56,11 @@ def _quoted(word: Any) -> str:
     if printable(word) == word:
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(escaped)}'"
+    return f"$'{''.join(map(_in_bytes, escaped))}'"
+
+
+def _in_bytes(letter: str) -> str:
+    """A letter as it is, or the bytes of one that steers: what Python calls \\x9b is one byte to bash, not a letter."""
+    if printable(letter) == letter:
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from cvjax.errors import ConfigError
 from cvjax.spelling import did_you_mean
+from cvjax.storage import is_address
 from cvjax.workflow.names_elsewhere import unknown_option
 
 _METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH"}
-_ALLOWED = {str: "a text", int: "a whole number", float: "a number", Path: "a path"}
+_ALLOWED = {str: "a text", int: "a whole number", float: "a number", Path: "a path on this machine"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,8 @@ def _option(field: dataclasses.Field, hint: Any, default: Any) -> Option:
 
 
 def _read(kind: Any, word: str) -> Any:
+    if kind is Path and is_address(word):  # of which a path would lose a slash
+        raise ValueError
     if get_origin(kind) is not Literal:
         return kind(word)
     if word not in get_args(kind):

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import CheckpointError, ConfigError
+from cvjax.models import create_model, list_models
 from cvjax.models.described import described, rebuilt
 from cvjax.models.image_model import ImageModel
+from cvjax.models.registry import name_of
 from cvjax.storage import is_address
 from cvjax.tasks.lora import merged
 from cvjax.train.checkpoint import describe, restore_weights
@@ -33,7 +35,8 @@ class Run:
     """A run read back.
 
     kind: what its network is for. variables: the network's, averaged where the run kept averages.
-    image_size: height and width of the images that it was trained on. channels: those of its images.
+    image_size: height and width of the images that it is judged on; of a segmenter, of its training crops.
+    channels: those of its images.
     preprocessing: what its images become before the network sees them.
     class_names: what its outputs stand for: classes, labels, or numbers that are predicted; () for an encoder. facts:
     more about networks of this kind, as JSON. config: the fields of its training. origin: the checkpoint.
@@ -51,6 +54,21 @@ class Run:
     facts: Mapping[str, Any]
     config: Mapping[str, Any]
     origin: RunOrigin
+
+    @property
+    def network_name(self) -> str:
+        """The registered name that its configuration has for its network, or the closest one."""
+        given = self.config.get("model")
+        known = given in list_models() and type(create_model(given)) is type(self.model)
+        return given if known else name_of(self.model)
+
+    def require_trained(self) -> "Run":
+        """This run; ConfigError if it did not train the network that it holds."""
+        if self.experiment == "linear_probe":
+            raise ConfigError(f"{self.path} is a run of linear_probe, which judges a network that it did not train "
+                              "and has layers of its own that are no part of it: give what its summary.json names as "
+                              "sources")
+        return self
 
     def require(self, *kinds: Kind) -> "Run":
         """This run; ConfigError if its network is for something else."""

@@ -14,12 +14,12 @@ import numpy as np
 from cvjax.durable import delete_folder
 from cvjax.errors import ConfigError
 from cvjax.evaluate.shares import in_words
-from cvjax.evaluate.soup import greedy_soup, mean_of, renewing_statistics
+from cvjax.evaluate.soup import greedy_soup, mean_of, renewing_statistics, unmoved
 from cvjax.interop.published import structure
 from cvjax.text import printable
 from cvjax.train.checkpoint import Checkpointer
 from cvjax.train.state import TrainState
-from cvjax.workflow.classification.goal import Goal, check_judged, check_same_goal
+from cvjax.workflow.classification.goal import check_judged, check_same_goal
 from cvjax.workflow.classification.model import Classifier, classifier_of
 from cvjax.workflow.classification.parts import PARTS, training_parts
 from cvjax.workflow.classification.report import answering, report
@@ -59,11 +59,11 @@ def average(config: Config, folder: RunFolder) -> None:
         return
     means = Means(network, [each.variables for each in runs], inputs)
     scores = [means.scores([i]) for i in range(len(runs))]
-    chosen = list(range(len(runs)))
+    chosen, metric = list(range(len(runs))), network.goal.compared_by
     if config.how == "greedy":
-        by = partial(comparable, network.goal)
-        chosen, _ = greedy_soup(list(map(by, scores)), lambda positions: by(means.scores(positions)))
+        chosen, _ = greedy_soup([found[metric] for found in scores], lambda positions: means.scores(positions)[metric])
     soup = dataclasses.replace(network, variables=means.variables(chosen))
+    renewed_on = means.renewed_on if len(chosen) > 1 else 0
     folder.begin()
     save(folder, runs, soup)
     metrics = {f"validation/{name}": value for name, value in means.scores(chosen).items()}
@@ -71,13 +71,12 @@ def average(config: Config, folder: RunFolder) -> None:
         metrics |= {f"test/{name}": value for name, value in report([soup], inputs, folder.figures).items()}
     ingredients = {place: ingredient(run, i in chosen, found)
                    for i, (place, run, found) in enumerate(zip(config.runs, runs, scores))}
-    metric = network.goal.best_metric
     print_ingredients(ingredients, metric)
     print_metrics(metrics)
     folder.finish(metrics, shared_protocol(inputs) | {
         "chosen_by": "last step" if inputs.dataset.validation is None else f"validation/{metric}",
         "soup": {"how": config.how, "ingredients": len(chosen),
-                 "batch_statistics_images": means.renewing if len(chosen) > 1 else 0}, "runs": ingredients})
+                 "batch_statistics_images": renewed_on}, "runs": ingredients})
 
 
 def open_inputs(config: Config, folder: RunFolder, network: Classifier) -> ImageInputs:
@@ -100,14 +99,14 @@ def open_inputs(config: Config, folder: RunFolder, network: Classifier) -> Image
 class Means:
     """The means of some networks, and how they do on the validation part.
 
-    networks: the variables of each. renewing: how many images batch norm's statistics come from, 0 without batch norm.
+    networks: the variables of each. renewed_on: how many images the newest mean's statistics of batch norm come from, 0
+    without batch norm, and where all were frozen.
     """
 
     def __init__(self, network: Classifier, networks: Sequence[Any], inputs: ImageInputs) -> None:
         self.network, self.networks, self.inputs = network, networks, inputs
-        has_norms = "batch_stats" in networks[0]
-        self.renewing = min(RENEWING, len(inputs.dataset.train)) if has_norms else 0
-        self._renewed = renewing_statistics(network.model)
+        self.renewed_on = 0
+        self._renewed = renewing_statistics(network.model, unmoved(networks))
         self._answers = answering([network], inputs)
         self._scores: dict[tuple[int, ...], dict[str, float]] = {}
 
@@ -127,21 +126,21 @@ class Means:
         return self._scores[key]
 
     def _batches(self) -> Iterator[jax.Array]:
-        """Whole batches of normalised training images in random order, as an evaluation sees them."""
-        dataset, size = self.inputs.dataset, min(self.inputs.batch_size, self.renewing)
-        order = np.random.default_rng(0).permutation(len(dataset.train))[:self.renewing]
+        """Whole batches of normalised training images in random order, as an evaluation sees them; of fewer images one
+        that is smaller."""
+        dataset, size, self.renewed_on = self.inputs.dataset, self.inputs.batch_size, 0
+        order = np.random.default_rng(0).permutation(len(dataset.train))[:max(RENEWING, size)]
         taken = dataclasses.replace(dataset, train=dataset.train.take(order))
         waiting = np.zeros((0, *self.inputs.seen_shape), dataset.image_dtype)
         for batch in dataclasses.replace(self.inputs, dataset=taken).eval_batches("train"):
             waiting = np.concatenate([waiting, batch["image"][batch["mask"]]])  # without unreadable files
             if len(waiting) >= size:
+                self.renewed_on += size
                 yield self.inputs.preprocess(waiting[:size])
                 waiting = waiting[size:]
-
-
-def comparable(goal: Goal, scores: Mapping[str, float]) -> float:
-    """The metric by which networks are compared, with a sign that makes more better."""
-    return scores[goal.best_metric] * (1 if goal.best_mode == "max" else -1)
+        if self.renewed_on == 0 and len(waiting) > 0:
+            self.renewed_on = len(waiting)
+            yield self.inputs.preprocess(waiting)
 
 
 def check_alike(runs: Sequence[Run]) -> None:

@@ -12,7 +12,7 @@ from cvjax.workflow.config import require
 from cvjax.workflow.export.folder import HOW_TO_LOAD, check_new, file_of, write_export
 from cvjax.workflow.export.program import program_of
 from cvjax.workflow.export.source import network_of_model, network_of_run, open_run
-from cvjax.workflow.restore import Run
+from cvjax.workflow.restore import SUPERVISED, Run
 from cvjax.workflow.run_files import SUMMARY, read_summary
 from experiments.export import Config
 
@@ -25,11 +25,12 @@ def run(config: Config) -> None:
         for name in ("weights", "model_fields", "image_size", "class_names"):
             require(not getattr(config, name), name, getattr(config, name), "left out with a run")
         opened = open_run(config.source)
-        network, learnt = network_of_run(opened), facts_of(opened)
+        network, name, learnt = network_of_run(opened), opened.network_name, facts_of(opened)
     else:
+        name = config.source
         network = network_of_model(config.source, config.weights, fields=config.model_fields,
                                    image_size=config.image_size, class_names=config.class_names)
-    program = program_of(network, pixels=config.preprocessing)
+    program = program_of(network, pixels=config.preprocessing, name=name)
     write_export(config.output, program, config.format, learnt, layout=config.layout)
     size = (config.output / file_of(config.format)).stat().st_size
     print(printable(f"{program.name}, {program.kind}: {config.output / file_of(config.format)}, {size / 1e6:.2f} MB"))
@@ -47,8 +48,11 @@ def is_run(config: Config) -> bool:
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What `export.json` keeps of a run: its numbers and their protocol, and whether it is finished."""
+    """What `export.json` keeps of a run: its numbers and their protocol, whether it is finished, and what is known of
+    its answers: the mean and deviation of numbers, the views over which they are averaged."""
     facts: dict[str, Any] = {"experiment": run.experiment, "finished": (run.path / SUMMARY).exists()}
+    if run.kind in SUPERVISED and run.facts:
+        facts["answers"] = dict(run.facts)
     if facts["finished"]:
         summary = read_summary(run.path)
         facts |= {name: summary[name] for name in ("metrics", "protocol", "steps") if name in summary}

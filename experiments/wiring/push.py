@@ -1,17 +1,17 @@
 """The work of `python -m experiments.push`; its options are in experiments/push.py."""
 
+import json
+import re
 from pathlib import Path
-from typing import Any
 
 from cvjax.durable import make_folder, write_whole
-from cvjax.errors import ConfigError
+from cvjax.errors import ConfigError, CvjaxError
 from cvjax.interop import save_weights
 from cvjax.interop.families import family_of
 from cvjax.interop.hub import CONFIG, WEIGHTS, upload
+from cvjax.interop.published import OWN, is_published
 from cvjax.interop.timm_config import timm_arguments, write_config
-from cvjax.models import create_model, list_models
-from cvjax.models.registry import name_of
-from cvjax.text import printable
+from cvjax.text import printable, read_text
 from cvjax.workflow.folder import check_output
 from cvjax.workflow.model_card import model_card
 from cvjax.workflow.restore import SUPERVISED, Run, load_run
@@ -20,11 +20,12 @@ from experiments.push import Config
 
 CARD = "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)
+LEFT = re.compile(rf"({'|'.join(map(re.escape, FILES))})\.\d+\.partial")  # by a killed process, see `cvjax.durable`
 
 
 def run(config: Config) -> None:
     """Write the folder, and send it unless this is a dry run."""
-    run = load_run(config.run).require("encoder", *SUPERVISED)
+    run = load_run(config.run).require_trained().require("encoder", *SUPERVISED)
     try:
         family_of(run.model)
     except ValueError as error:
@@ -42,37 +43,40 @@ def run(config: Config) -> None:
 
 
 def check_folder(output: Path, run: Path) -> None:
-    """ConfigError for a folder that holds anything but what an earlier push wrote."""
+    """ConfigError for a folder that holds anything but what an earlier push wrote, even one that was killed."""
     check_output(output, run)
-    found = {entry.name for entry in output.iterdir()} if output.exists() else set()
-    others = sorted(found.difference(FILES if WEIGHTS in found else ()))
+    found = {entry.name for entry in output.iterdir() if not LEFT.fullmatch(entry.name)} if output.exists() else set()
+    others = sorted(found.difference(FILES) or ([] if is_ours(output / CONFIG) else found))
     if others:
         raise ConfigError(printable(f"--output {output} holds other files ({', '.join(others[:3])}): give an empty or "
                                     "new folder"))
 
 
+def is_ours(config: Path) -> bool:
+    """Whether a `config.json`, the first file that a push writes, is about weights from here."""
+    try:
+        content = json.loads(read_text(config))
+    except (OSError, ValueError, CvjaxError):
+        return False
+    return is_published(content) and OWN in content
+
+
 def write_folder(config: Config, run: Run) -> None:
     """Write the three files, and say what they are."""
-    name = name_here(run)
+    name = run.network_name
     in_timm = timm_arguments(run.model, name) is not None
     card = model_card(run, read_config(run.path), read_summary(run.path), config.repository, name, in_timm=in_timm,
                       license=config.license)
     make_folder(config.folder)
+    for entry in config.folder.iterdir():
+        if LEFT.fullmatch(entry.name):
+            entry.unlink()
     weights = config.folder / WEIGHTS
-    try:
-        write_config(weights, run.model, run.preprocessing, run.class_names, name=name, judged_size=run.image_size[0],
-                     license=config.license)
-    except ValueError as error:  # of the file that is there
-        raise ConfigError(f"--output {config.folder}: {error}") from None
+    write_config(weights, run.model, run.preprocessing, run.class_names, name=name, judged_size=run.image_size[0],
+                 license=config.license)
     save_weights(run.variables, run.model, weights, "timm" if in_timm else None)
     write_whole(config.folder / CARD, card)
     print(f"written to {config.folder}: {', '.join(FILES)}")
     print(f"timm builds it as {name}" if in_timm else
           f"timm has no such network: the weights of {name} are in this library's own names, and the card says so")
 
-
-def name_here(run: Run) -> str:
-    """The registered name that the run's configuration has for its network, or the closest one."""
-    given: Any = run.config.get("model")
-    known = given in list_models() and type(create_model(given)) is type(run.model)
-    return given if known else name_of(run.model)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvjax.evaluate.soup import greedy_soup, mean_of, renewing_statistics
+from cvjax.evaluate.soup import greedy_soup, mean_of, renewing_statistics, unmoved
+from cvjax.layers.norm import frozen_statistics
 from cvjax.models import create_model
 
 
@@ -66,6 +67,30 @@ def test_statistics_are_those_of_the_network_itself() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-5), found["batch_stats"], expected)
     distance = np.abs(found["batch_stats"]["bn1"]["mean"] - variables["batch_stats"]["bn1"]["mean"])
     assert distance.max() > 0.1, "the running ones were others"
+
+
+def test_frozen_statistics_stay_and_those_above_are_of_what_they_give() -> None:
+    """Those that no training has moved, of `--freeze`: a head on a frozen backbone was learnt with them."""
+    model = create_model("resnet20", depths=(1,), width=4, num_classes=3, image_size=8)
+    images = np.random.default_rng(0).normal(1, 3, (16, 8, 8, 3)).astype(np.float32)
+    one = jax.device_get(jax.jit(model.init)(jax.random.key(0), images))
+    other = jax.tree.map(np.copy, one)
+    assert unmoved([one, other]) == {"bn1", "layer1/0/bn1", "layer1/0/bn2"}
+    assert renewing_statistics(model, unmoved([one, other]))(one, []) is one
+    other["batch_stats"]["layer1"]["0"]["bn2"]["var"][0] += 1
+    kept = unmoved([one, other])
+    assert kept == {"bn1", "layer1/0/bn1"}
+    found = renewing_statistics(model, kept)(one, [images])["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, [found["bn1"], found["layer1"]["0"]["bn1"]],
+                 [one["batch_stats"]["bn1"], one["batch_stats"]["layer1"]["0"]["bn1"]])
+    with frozen_statistics(kept.__contains__):
+        state = model.apply(one, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]["layer1"]["0"]["bn2"]
+    start = one["batch_stats"]["layer1"]["0"]["bn2"]
+    # The running ones keep 0.9 of the first: rounding in float32 of ten times a difference.
+    jax.tree.map(lambda found, state, start: np.testing.assert_allclose(found, (state - 0.9 * start) / 0.1, rtol=3e-5,
+                                                                        atol=3e-5),
+                 found["layer1"]["0"]["bn2"], jax.device_get(state), start)
+    assert unmoved([{"params": {}}] * 2) == frozenset()
 
 
 def test_dropout_stays_off_and_networks_without_batch_norm_stay_as_they_are() -> None:

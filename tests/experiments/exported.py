@@ -25,9 +25,10 @@ NAMES = ("cat", "dog", "other")
 FAMILIES = {
     "LeNet": "lenet5", "AlexNet": "alexnet", "VGG": "vgg11_bn", "GoogLeNet": "googlenet", "ResNet": "resnet18",
     "DenseNet": "densenet121", "ResNet-9": "resnet9", "airbench": "airbench94", "ViT": "vit_tiny_patch16_224",
-    "Swin": "swin_tiny_patch4_window7_224", "ConvNeXt": "convnext_tiny", "linear, MLP": "mlp",
-    "encoder of MAE, DINO": "encoder", "FCN": "fcn", "FCN on VGG": "fcn8s_vgg16", "YOLO": "yolo",
-    "Faster R-CNN": "faster_rcnn", "Fast R-CNN": "fast_rcnn"}
+    "Swin": "swin_tiny_patch4_window7_224", "Swin V2": "swinv2_tiny_window8_256", "ConvNeXt": "convnext_tiny",
+    "ResNet v2": "resnetv2_50", "linear, MLP": "mlp", "encoder of MAE, DINO": "encoder", "FCN": "fcn",
+    "FCN on VGG": "fcn8s_vgg16", "dense probe": "dense_probe", "YOLO": "yolo", "Faster R-CNN": "faster_rcnn",
+    "Fast R-CNN": "fast_rcnn"}
 
 
 def network_of(name: str) -> Network:
@@ -35,6 +36,8 @@ def network_of(name: str) -> Network:
     fields: dict[str, Any] = dict(image_size=16, in_channels=1 if name == "lenet5" else 3, num_classes=len(NAMES))
     if name == "encoder":
         model = create_model("vit_tiny_patch16_224", **fields | SMALL_VIT | {"num_classes": 0})
+    elif name == "dense_probe":
+        model = create_model(name, backbone="vit_tiny_patch16_224", backbone_fields=SMALL_VIT, **fields)
     else:
         model = create_model(name, **fields | FIELDS[name])
     size, channels = model.image_size, model.in_channels
@@ -44,7 +47,7 @@ def network_of(name: str) -> Network:
         variables["params"][model.output_modules[-1]]["bias"] += 0.7
     if name == "encoder":
         return Encoder("dino", model, variables, "token+avg", 1, size, channels, how)
-    if name.startswith("fcn"):
+    if name.startswith(("fcn", "dense_probe")):
         return Segmenter(model, variables, NAMES, channels, how)
     if type(model) in DETECTORS:
         detector = DETECTORS[type(model)](model, score_threshold=0.0, max_detections=5)

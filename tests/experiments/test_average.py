@@ -8,12 +8,18 @@ import jax
 import numpy as np
 import pytest
 
+from cvjax.data.bad_files import BadFiles
 from cvjax.data.held_out import hold_out
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.data.sources import open_dataset
 from cvjax.data.sources.digits import open_digits
 from cvjax.models import create_model
+from cvjax.workflow.classification.goal import Classification
+from cvjax.workflow.classification.model import Classifier
+from cvjax.workflow.image_inputs import ImageInputs
 from cvjax.workflow.restore import load_run
+from experiments.wiring.average import Means
+from tests.data.pictures import encode
 from tests.experiments.written_runs import write_model_run
 
 # Dark pictures up to a grey of 90, light ones from 165 on; a linear network's threshold is between -bias / sharpness.
@@ -107,6 +113,24 @@ def test_a_greedy_mean_leaves_out_what_makes_it_worse(average: Any, runs: list[P
     assert "  out " in done.out
 
 
+def test_numbers_are_averaged_by_greed_too(average: Any, tmp_path: Path) -> None:
+    """By R2, as the loss of a training is none of an evaluation's scores."""
+    lines = ["file,split,dark,light"]
+    for i, grey in enumerate(GREYS[::2]):
+        (tmp_path / f"{i}.png").write_bytes(encode(np.full((8, 8, 3), grey, np.uint8)))
+        lines.append(f"{i}.png,{'test' if i % 4 == 0 else 'train'},{-grey},{grey}")
+    (tmp_path / "numbers.csv").write_text("\n".join(lines))
+    options = dict(names=("dark", "light"), channels=3, kind="regressor", preprocessing=Preprocessing((0.5,), (0.5,)),
+                   mean=[-127.5, 127.5], std=[127.5, 127.5])
+    runs = [linear_run(tmp_path / name, f"labels:{tmp_path}/numbers.csv", sharpness, **options)
+            for name, sharpness in (("wrong", -1), ("right", 1))]
+    done, folder = average(*runs, "--how", "greedy")
+    assert done.status == 0, done.err
+    protocol = summary_of(folder)["protocol"]
+    assert [facts["kept"] for facts in protocol["runs"].values()] == [False, True]
+    assert protocol["chosen_by"] == "validation/r2" and "validation/r2 " in done.out
+
+
 def test_greed_needs_a_validation_part_and_all_do_not(average: Any, tmp_path: Path, data: str) -> None:
     runs = [linear_run(tmp_path / name, data, 4, bias, config={"data": data}, metrics=None)
             for name, bias in (("a", 0), ("b", 1))]
@@ -137,11 +161,24 @@ def test_runs_that_differ_are_refused_in_one_line(average: Any, tmp_path: Path, 
 
 def test_what_cannot_be_averaged_is_one_line(average: Any, tmp_path: Path, runs: list[Path]) -> None:
     assert "the folders of at least two" in average(runs[0])[0].complaint
-    assert "it must be given once" in average(runs[0], runs[0])[0].complaint
+    for again in (runs[0], f"{runs[0]}/", runs[1] / ".." / runs[0].name):
+        assert "it must be given once" in average(runs[0], again)[0].complaint
     assert "no checkpoints in it" in average(runs[0], tmp_path / "gone")[0].complaint
     other = write_model_run(tmp_path / "other", create_model("mlp", hidden=(2,), image_size=8, in_channels=1,
                                                              num_classes=2), {"params": {"x": np.zeros(1)}})
     assert "the network is Linear and MultilayerPerceptron" in average(runs[0], other)[0].complaint
+
+
+@pytest.mark.parametrize("readable, batches", [([20, 15, 15], [20, 20]), ([20, 0, 19], [20]), ([7, 6, 0], [13])])
+def test_the_images_behind_the_statistics_are_counted(monkeypatch: pytest.MonkeyPatch, readable: list[int],
+                                                      batches: list[int]) -> None:
+    """In whole batches, without unreadable files and the rest; of fewer images than a batch, all of them."""
+    inputs = ImageInputs(open_digits(), 8, 20, BadFiles(1.0), Preprocessing.of(1))
+    monkeypatch.setattr(ImageInputs, "eval_batches", lambda inputs, part: (
+        {"image": np.zeros((20, 8, 8, 1), np.uint8), "mask": np.arange(20) < count} for count in readable))
+    model = create_model("linear", image_size=8, in_channels=1, num_classes=10)
+    means = Means(Classifier(model, {}, 8, 1, Preprocessing.of(1), Classification(tuple("0123456789"))), [{}], inputs)
+    assert [len(batch) for batch in means._batches()] == batches and means.renewed_on == sum(batches)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,18 +16,18 @@ import pytest
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
-from cvjax.interop import load_weights, save_weights, to_state_dict
+from cvjax.interop import create_pretrained, load_weights, save_weights, to_state_dict
 from cvjax.models import create_model
 from cvjax.workflow.classification.goal import MultiLabel, Regression
 from cvjax.workflow.classification.model import load_classifier
 from cvjax.workflow.export import onnx as onnx_module
-from cvjax.workflow.export.folder import write_export
+from cvjax.workflow.export.folder import check_new, write_export
 from cvjax.workflow.export.onnx import onnx
 from cvjax.workflow.export.plain import plain
 from cvjax.workflow.export.program import Program, program_of
 from cvjax.workflow.export.stablehlo import stablehlo
 from tests.experiments.exported import FAMILIES, NAMES, network_of
-from tests.experiments.written_runs import write_run
+from tests.experiments.written_runs import write_model_run, write_run
 
 ROOT = Path(__file__).parents[2]
 FILES = ["export.json", "how_to_load.md", "labels.json", "preprocessing.json"]
@@ -172,13 +173,20 @@ def test_every_pool_of_an_encoder_takes_any_batch(pool):
         "batch", str(width)]
 
 
-def test_no_kernel_of_the_exporting_machine_is_in_a_program(monkeypatch):
+@pytest.mark.parametrize("within", [False, True])
+def test_no_kernel_of_the_exporting_machine_is_in_a_program(monkeypatch, within):
     """On a machine with NVIDIA's GPU a ViT in bfloat16 takes cuDNN's, which no other platform has."""
-    network = network_of("vit_tiny_patch16_224")
-    network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.bfloat16, attention="cudnn"))
+    if within:
+        network = network_of("dense_probe")
+        fields = {**network.model.backbone_fields, "attention": "cudnn"}
+        asked = network.model.clone(dtype=jnp.bfloat16, backbone_fields=fields)
+    else:
+        network = network_of("vit_tiny_patch16_224")
+        asked = network.model.clone(dtype=jnp.bfloat16, attention="cudnn")
+    network = dataclasses.replace(network, model=asked)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     program = program_of(network, pixels=False)
-    assert program.model.attention == "cudnn", "the network is described as it was trained"
+    assert program.model is asked, "the network is described as it was trained"
     lowered = jax.export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(*program.batched())
     assert "cudnn" not in lowered.mlir_module()
 
@@ -245,10 +253,16 @@ def test_what_a_converter_makes_is_compared(monkeypatch):
     expected = sorted(jax.eval_shape(program, *program.batched()))
 
     class Wrong:
-        def run(self, names, inputs):
-            return [np.asarray(program(*inputs.values())[name]) * 1.001 for name in expected]
+        def __init__(self, **factors):
+            self.factors = factors
 
-    assert 0.9e-3 < onnx_module._distance(Wrong(), program) < 1.1e-3
+        def run(self, names, inputs):
+            return [np.asarray(program(*inputs.values())[name]) * self.factors.get(name, 1) for name in expected]
+
+    assert 0.9e-3 < onnx_module._distance(Wrong(logits=1.001), program) < 1.1e-3
+    assert np.isnan(onnx_module._distance(Wrong(probabilities=np.nan), program)), "also in the last of the outputs"
+    program = dataclasses.replace(program, variables=jax.tree.map(np.zeros_like, program.variables))
+    assert onnx_module._distance(Wrong(), program) == 0, "a head that is all zeros is no error"
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ConfigError, match=r'jax2onnx, which is not installed: pip install "\.\[export-onnx\]"'):
         onnx(program)
@@ -270,7 +284,30 @@ def test_parameters_leave_under_their_publishers_names(command, environment, tmp
     assert json.loads((out / "preprocessing.json").read_text())["std"] == [0.3]
     printed = run_elsewhere(example_of(out), out, environment()).splitlines()
     assert sorted(line.split()[0] for line in printed) == sorted(to_state_dict(variables, model))
-    assert 'create_pretrained("lenet5", "model.safetensors")' in (out / "how_to_load.md").read_text()
+    text = (out / "how_to_load.md").read_text()
+    assert 'create_pretrained("lenet5", "model.safetensors")' in text and "timm.create_model" not in text
+
+
+def test_parameters_of_a_run_are_described_as_a_push_describes_them(command, tmp_path):
+    """By the name that the run has, at the size that it was judged at, and with what its outputs mean."""
+    model = create_model("resnet20", depths=(1, 1), width=4, image_size=8, in_channels=1, num_classes=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    run = write_model_run(tmp_path / "run", model, variables, names=("x", "y"), kind="regressor", metrics={},
+                          image_size=12, config={"model": "resnet20"}, mean=[1.0, 2.0], std=[3.0, 4.0])
+    out = tmp_path / "out"
+    exported(command, run, "--format", "safetensors", "--output", out)
+    done = command("push", run, "hf-hub:me/net", "--dry-run", "--output", tmp_path / "hub")
+    assert done.status == 0, done.err
+    config = json.loads((out / "config.json").read_text())
+    assert config == json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert config["cvjax"]["name"] == "resnet20" and config["pretrained_cfg"]["test_input_size"] == [1, 12, 12]
+    facts, text = json.loads((out / "export.json").read_text()), (out / "how_to_load.md").read_text()
+    assert facts["run"]["answers"] == {"mean": [1, 2], "std": [3, 4]} and "numbers less their mean" in text
+    assert facts["network"]["name"] == "resnet20" and text.startswith("# resnet20, a regressor")
+    back = create_pretrained("resnet20", out / "model.safetensors")
+    assert back.model.image_size == 12 == json.loads((out / "preprocessing.json").read_text())["height"]
+    jax.tree.map(np.testing.assert_array_equal, back.variables, variables)
 
 
 def test_a_failure_leaves_nothing(command, tmp_path, monkeypatch):
@@ -298,7 +335,8 @@ def test_an_unfinished_run_is_told(command, tmp_path):
     ("RUN", "--output PATH must be given"), ("--output out", "SOURCE must be given"),
     ("RUN --output full", "--output full: it must be new or empty, and it holds files"),
     ("RUN --output full/file", "--output full/file: it must be a folder, or not exist"),
-    ("RUN --output s3:/bucket/out", "it must be a folder on this machine"),
+    ("RUN --output s3://bucket/out", "--output s3://bucket/out: it must be a path on this machine"),
+    ("RUN --output full/file/out", "it must be in a folder that may be written to, and "),
     ("RUN --output out --format keras", "it must be one of stablehlo, onnx, safetensors"),
     ("RUN --output out --layout timm", "--layout timm: it must be left out of programs"),
     ("RUN --output out --format safetensors --preprocessing", "which hold no program"),
@@ -310,6 +348,7 @@ def test_an_unfinished_run_is_told(command, tmp_path):
     ("rcnn --output out", "rcnn is a run of rcnn, whose stages (selective search"),
     ("knn --output out", "knn is a run of knn and has no checkpoint: there is no network to export"),
     ("damaged --output out", "is not the summary of a run"),
+    ("probe --output out", "probe is a run of linear_probe, which judges a network that it did not train"),
     ("mae_vit_base_patch16 --output out", "export its encoder, vit_base_patch16_224, with --model-fields"),
     ("lenet5 --output out", "timm publishes no weights of lenet5"),
     ("lenet5 --weights none.pth --output out", "none.pth"),
@@ -322,8 +361,26 @@ def test_a_mistake_is_one_line(command, tmp_path, monkeypatch, arguments, messag
     if "RUN" in arguments or "damaged" in arguments:
         run = write_run(tmp_path / "damaged")
         (run / "summary.json").write_text("{}" if "damaged" in arguments else '{"metrics": {}}')
+    if "probe" in arguments:
+        write_run(tmp_path / "probe", kind="encoder", experiment="linear_probe")
     assert message in command("export", *arguments.replace("RUN", "damaged").split()).complaint
     assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_place_where_no_folder_can_be_put_is_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    check_new(tmp_path / "out")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
+    with pytest.raises(ConfigError, match="it must be a folder within this one"):
+        check_new(tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(ConfigError, match="--output .: it must be a folder within this one"):
+        check_new(Path("."))
+    check_new(Path("deep/new"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "out")  # root may write everywhere
+    with pytest.raises(ConfigError, match="in a folder that may be written to"):
+        check_new(Path("deep/new"))
 
 
 def supported(name: str) -> dict[str, str]:

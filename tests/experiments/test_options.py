@@ -69,6 +69,7 @@ def test_a_line_gives_these_values(line, values, loose):
     ("--pair 1 x", "--pair 1 x: it must be 2 values, each a whole number, or None"),
     ("--words a c", "--words a c: it must be any number of values, each one of a, b"),
     ("--files x", "unknown option --files"),
+    ("--place s3://b/x", "--place s3://b/x: it must be a path on this machine"),
 ])
 def test_values_that_an_option_does_not_take_are_refused(line, message):
     with pytest.raises(ConfigError, match=f"^({message})"):

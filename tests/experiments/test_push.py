@@ -68,6 +68,8 @@ def test_a_dry_run_writes_weights_config_and_card(push: Any, tmp_path: Path) -> 
     assert 'create_pretrained("vit_tiny_patch16_224", "hf-hub:me/my-net")' in card
     assert "somebody" not in card and r"folder\:photos" in card, "the folders of a machine are private"
     assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["license"] == "cc-by-4.0"
+    done, _ = push(tmp_path / "run", "--dry-run", "--license", "no")
+    assert done.status == 0 and front_of((out / "README.md").read_text())["license"] == "no", "a word, not False"
     again, _ = push(tmp_path / "run", "--dry-run")
     assert again.status == 0 and "no licence is stated" in again.out
     assert "license" not in front_of((out / "README.md").read_text())
@@ -91,6 +93,27 @@ def test_names_cannot_break_the_card(push: Any, tmp_path: Path) -> None:
     assert [token.content.count("\n") > 1 for token in tokens if token.type == "fence"] == [True] * 2 + [False]
     back = create_pretrained("vit_tiny_patch16_224", out / "model.safetensors")
     assert back.class_names == names
+
+
+def test_places_are_private_also_as_keys_and_above_the_working_folder(push: Any, tmp_path: Path) -> None:
+    run = vit_run(tmp_path / "run", experiment="average", config={"data": "folder:../somebody/photos"})
+    summary = json.loads((run / "summary.json").read_text())
+    summary["protocol"]["runs"] = {f"/somebody/{place}/a": {"step": step} for step, place in enumerate("xy")}
+    (run / "summary.json").write_text(json.dumps(summary))
+    done, out = push(run, "--dry-run")
+    assert done.status == 0, done.err
+    card = (out / "README.md").read_text()
+    assert "somebody" not in card and r"folder\:photos" in card
+    assert r"| runs/a/step | 0 |" in card and r"| runs/a/step | 1 |" in card, "both are told"
+
+
+def test_a_regressors_card_says_what_its_outputs_become(push: Any, tmp_path: Path) -> None:
+    run = vit_run(tmp_path / "run", ("x|y", "z"), kind="regressor", metrics={"test/mae": 0.5}, mean=[-1.25, 3e-9],
+                  std=[2.0, 1 / 3])
+    done, out = push(run, "--dry-run")
+    assert done.status == 0, done.err
+    card = (out / "README.md").read_text()
+    assert "| `0` x\\|y | -1.25 | 2 |\n| `1` z | 3e-09 | 0.333333333 |" in card
 
 
 def test_a_network_that_timm_lacks_is_published_in_our_names(push: Any, tmp_path: Path) -> None:
@@ -127,12 +150,37 @@ def test_what_cannot_be_published_is_one_line(push: Any, tmp_path: Path) -> None
     assert "no weight table for Linear" in push(linear)[0].complaint
     assert "this takes an encoder or a classifier" in push(
         vit_run(tmp_path / "boxes", kind="detector", experiment="detect"))[0].complaint
+    probe = vit_run(tmp_path / "probe", (), kind="encoder", experiment="linear_probe")
+    assert "judges a network that it did not train" in push(probe)[0].complaint
     run = vit_run(tmp_path / "run")
     assert "--license Apache 2" in push(run, "--license", "Apache 2")[0].complaint
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("kept")
     assert "holds other files (README.md)" in push(run, "--dry-run")[0].complaint
     assert (tmp_path / "out" / "README.md").read_text() == "kept"
+
+
+def test_only_what_a_push_wrote_is_written_over_even_if_it_was_killed(push: Any, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = vit_run(tmp_path / "run"), tmp_path / "out"
+
+    def killed(*_: Any) -> None:
+        (out / "model.safetensors.1.partial").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.wiring.push.save_weights", killed)
+        assert push(run, "--dry-run")[0].status != 0
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors.1.partial"]
+    done, _ = push(run, "--dry-run")
+    assert done.status == 0, done.err
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((out / "config.json").read_text())
+    del config["cvjax"]  # as timm writes it
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "model.safetensors").write_text("downloaded")
+    assert "holds other files (README.md, config.json, model.safetensors)" in push(run, "--dry-run")[0].complaint
+    assert (out / "model.safetensors").read_text() == "downloaded"
 
 
 class Hub:

@@ -253,8 +253,8 @@ def test_next_commands(experiment, config, expected):
 
 
 def test_a_command_is_what_a_shell_gives_back_and_steers_nothing():
-    """bash reads in $'' what Python writes for characters that steer."""
-    data = "folder:\x1b[2J\u202eit's\\n\n\udce9 x"
+    """bash reads bytes in $'': a letter such as U+009B has two of them."""
+    data = "folder:\x1b[2J\u202eit's\\n\n\udce9 x\x9b\xad1"
     command = resume_command({"started": {"arguments": ["experiments.supervised", "--data", data]}})
     assert not STEERS.search(command)
     said = subprocess.run(["bash", "-c", f"printf %s {command.rpartition('--data ')[2]}"], capture_output=True,

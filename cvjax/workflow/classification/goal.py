@@ -36,12 +36,17 @@ from cvjax.workflow.restore import Kind, Run
 
 @dataclasses.dataclass(frozen=True)
 class Goal(abc.ABC):
-    """What the K outputs of a network stand for. names: one for each of them."""
+    """What the K outputs of a network stand for. names: one for each of them.
+
+    best_metric, best_mode: by which a training chooses its checkpoint. compared_by: the one of `scores` by which
+    networks are compared, of which more is better.
+    """
 
     names: tuple[str, ...]
 
     kind: ClassVar[Kind]
     noun: ClassVar[str]
+    compared_by: ClassVar[str]
     best_metric: ClassVar[str]
     best_mode: ClassVar[Literal["min", "max"]] = "max"
 
@@ -87,6 +92,7 @@ class Classification(Goal):
 
     kind: ClassVar[Kind] = "classifier"
     noun: ClassVar[str] = "classes"
+    compared_by: ClassVar[str] = "top1"
     best_metric: ClassVar[str] = "top1"
 
     def learning(self, config: AugmentationConfig) -> dict[str, Any]:
@@ -118,6 +124,7 @@ class MultiLabel(Goal):
 
     kind: ClassVar[Kind] = "multi_label_classifier"
     noun: ClassVar[str] = "labels"
+    compared_by: ClassVar[str] = "map"
     best_metric: ClassVar[str] = "map"
 
     def learning(self, config: AugmentationConfig) -> dict[str, Any]:
@@ -150,6 +157,7 @@ class Regression(Goal):
 
     kind: ClassVar[Kind] = "regressor"
     noun: ClassVar[str] = "numbers"
+    compared_by: ClassVar[str] = "r2"  # errors of several columns have no common unit
     best_metric: ClassVar[str] = "loss"
     best_mode: ClassVar[Literal["min", "max"]] = "min"
 

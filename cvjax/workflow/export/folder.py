@@ -1,6 +1,7 @@
 """The folder of an export: the network's file, what its inputs and outputs mean, and how to load it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from cvjax.data.preprocessing import Preprocessing
 from cvjax.durable import whole_folder, write_whole
 from cvjax.errors import ConfigError
 from cvjax.interop import save_weights, to_state_dict
+from cvjax.interop.families import family_of
+from cvjax.interop.timm_config import write_config
 from cvjax.models.described import described
-from cvjax.storage import is_address
 from cvjax.workflow.config import require
 from cvjax.workflow.export.formats import Format
 from cvjax.workflow.export.how_to_load import how_to_load
 from cvjax.workflow.export.onnx import onnx
 from cvjax.workflow.export.program import Program
 from cvjax.workflow.export.stablehlo import PLATFORMS, stablehlo
-from cvjax.workflow.folder import versions, write_json
+from cvjax.workflow.folder import check_output, versions, write_json
 from cvjax.workflow.origin import sources_json
 
 LABELS, PREPROCESSING, EXPORT, HOW_TO_LOAD = "labels.json", "preprocessing.json", "export.json", "how_to_load.md"
@@ -31,11 +33,16 @@ def file_of(form: Format) -> str:
 
 
 def check_new(output: Path) -> None:
-    """ConfigError for a place that an export must not be written to: all but a new or an empty folder."""
-    address = is_address(str(output).replace(":/", "://", 1))  # a path has no two slashes side by side
-    require(not address, "output", output, "a folder on this machine")
-    require(not output.exists() or output.is_dir(), "output", output, "a folder, or not exist")
-    require(not output.exists() or not any(output.iterdir()), "output", output, "new or empty, and it holds files")
+    """ConfigError for a place that an export cannot be written to: all but a new folder, and an empty one that can be
+    replaced."""
+    check_output(output)
+    if output.exists():
+        require(not any(output.iterdir()), "output", output, "new or empty, and it holds files")
+        require(not (os.path.ismount(output) or output.samefile(".")), "output", output,
+                "a folder within this one, in whose place another cannot be put")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    require(above.is_dir() and os.access(above, os.W_OK), "output", output,
+            f"in a folder that may be written to, and {above} is none")
 
 
 def write_export(output: Path, program: Program, form: Format, run: Mapping[str, Any] | None, *,
@@ -46,14 +53,14 @@ def write_export(output: Path, program: Program, form: Format, run: Mapping[str,
     ConfigError for a network that cannot be written in this form.
     """
     write = _writer(program, form, layout)  # what takes long and may fail comes before the folder
-    facts = {"format": form, "file": file_of(form), **_described(program, form), "run": run,
+    facts = {"format": form, "file": file_of(form), **_described(program, form, layout), "run": run,
              "sources": sources_json([program.origin]), "versions": versions()}
     with whole_folder(output) as folder:
         write(folder)
         write_json(folder / LABELS, list(program.class_names))
         write_json(folder / PREPROCESSING, _preprocessing(program, form))
         write_json(folder / EXPORT, json.loads(json.dumps(facts), parse_constant=lambda _: None))
-        write_whole(folder / HOW_TO_LOAD, how_to_load(program, facts, folder))
+        write_whole(folder / HOW_TO_LOAD, how_to_load(program, facts))
 
 
 def _writer(program: Program, form: Format, layout: str | None) -> Callable[[Path], None]:
@@ -62,17 +69,24 @@ def _writer(program: Program, form: Format, layout: str | None) -> Callable[[Pat
             to_state_dict(program.variables, program.model, layout)
         except ValueError as error:
             raise ConfigError(f"--format safetensors: {error}; --format stablehlo needs no names") from None
-        return lambda folder: save_weights(program.variables, program.model, folder / file_of(form), layout,
-                                           preprocessing=program.preprocessing, class_names=program.class_names)
+        return lambda folder: _write_parameters(program, folder / file_of(form), layout)
     content = (stablehlo if form == "stablehlo" else onnx)(program)
     return lambda folder: write_whole(folder / file_of(form), content)
 
 
-def _described(program: Program, form: Format) -> dict[str, Any]:
-    """The network; and of a program its inputs and outputs, where `batch` stands for any number of images."""
-    facts: dict[str, Any] = {"network": described(program.model), "kind": program.kind}
+def _write_parameters(program: Program, path: Path, layout: str | None) -> None:
+    height, width, _ = program.inputs["image"].shape
+    write_config(path, program.model, program.preprocessing, program.class_names, name=program.name,
+                 judged_size=height if height == width else None)
+    save_weights(program.variables, program.model, path, layout)
+
+
+def _described(program: Program, form: Format, layout: str | None) -> dict[str, Any]:
+    """The network; of parameters, whose names they have; of a program its inputs and outputs, where `batch` stands for
+    any number of images."""
+    facts: dict[str, Any] = {"network": described(program.model, program.name), "kind": program.kind}
     if form == "safetensors":
-        return facts
+        return facts | {"layout": layout or next(iter(family_of(program.model).namings))}
     inputs = program.batched()
     outputs = jax.eval_shape(program, *inputs)
     facts |= {"inputs": {name: _shaped(one) for name, one in zip(program.inputs, inputs)},

@@ -1,14 +1,12 @@
 """The text beside an exported network: what it takes and gives, and an example that runs in its folder."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from cvjax.interop.hub import CONFIG
+from cvjax.interop.timm_config import timm_arguments
 from cvjax.models.swin import SwinTransformer
 from cvjax.models.vit import VisionTransformer
-from cvjax.text import printable, read_text
+from cvjax.text import printable
 from cvjax.workflow.export.program import Program
 
 _STABLEHLO = """\
@@ -51,7 +49,8 @@ _MEANING = {
     "score": "of each box, in [0, 1]", "box_label": "a place in `labels.json`",
     "valid": "False for rows that are no box"}
 _CROPPED = ("Before that a photo is resized and its central square is cut out, as `preprocessing.json` says in timm's "
-            "words: `crop` is the share of the resized image that the square keeps on a side.")
+            "words: `crop` is the share of the resized image that the square keeps on a side. One of exactly the "
+            "square's size stays as it is.")
 _BEFORE = {"detector": "Before that a photo is resized in proportion to fit the canvas, and put into its upper left "
                        "corner; the rest is ImageNet's mean.",
            "segmenter": "Photos are not resized: smaller ones are filled up with ImageNet's mean."}
@@ -59,12 +58,12 @@ _TAKEN = {"extent": "height and width of the picture, whose upper left corner is
           "scale": "pixels of the canvas for one of the picture's file"}
 
 
-def how_to_load(program: Program, facts: Mapping[str, Any], folder: Path) -> str:
-    """The text of `how_to_load.md`. facts: the content of `export.json`. folder: with the network's file."""
+def how_to_load(program: Program, facts: Mapping[str, Any]) -> str:
+    """The text of `how_to_load.md`. facts: the content of `export.json`."""
     form = facts["format"]
     lines = [f"# {program.name}, {_article(program.kind)} {program.kind}", ""]
     if form == "safetensors":
-        lines += _parameters(program, folder)
+        lines += _parameters(program, facts)
     else:
         code = _code(form, facts)
         lines += [_NEEDS[form], "", "```python", code.rstrip(), "```", "", "Inputs:", "", *_listed(
@@ -100,15 +99,17 @@ def _image(program: Program) -> str:
     return f"{colours}, each normalised: (pixel / 255 - mean) / std with those of `preprocessing.json`"
 
 
-def _parameters(program: Program, folder: Path) -> list[str]:
-    lines = [_NEEDS["safetensors"], "", "```python", _SAFETENSORS.rstrip(), "```", ""]
-    said = json.loads(read_text(folder / CONFIG)).get("architecture")
-    if said is None:
-        return [*lines, f"The network is a {program.name} with other fields, which `export.json` has."]
-    size = program.inputs["image"].shape[0]
-    sized = f", img_size={size}" if isinstance(program.model, VisionTransformer | SwinTransformer) else ""
-    return [*lines, f"Where the names are timm's: `timm.create_model(\"local-dir:FOLDER\", pretrained=True{sized})`. "
-            f"In cvjax: `create_pretrained(\"{said}\", \"model.safetensors\")`."]
+def _parameters(program: Program, facts: Mapping[str, Any]) -> list[str]:
+    lines = [_NEEDS["safetensors"], "", "```python", _SAFETENSORS.rstrip(), "```", "",
+             f"In cvjax: `create_pretrained(\"{program.name}\", \"model.safetensors\")`."]
+    if facts["layout"] == "timm" and timm_arguments(program.model, program.name) is not None:
+        size = program.inputs["image"].shape[0]
+        sized = f", img_size={size}" if isinstance(program.model, VisionTransformer | SwinTransformer) else ""
+        lines += ["", f"In timm: `timm.create_model(\"local-dir:FOLDER\", pretrained=True{sized})`."]
+    if program.kind == "regressor":
+        lines += ["", "Its outputs are numbers less their mean, over their deviation. Both are in `export.json`, under "
+                  "`run`, `answers`."]
+    return lines
 
 
 def _numbers(run: Mapping[str, Any] | None) -> list[str]:

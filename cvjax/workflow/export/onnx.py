@@ -47,14 +47,15 @@ def onnx(program: Program) -> bytes:
 
 
 def _distance(session: Any, program: Program) -> float:
-    """The largest difference between the outputs of two images, relative to the largest output."""
+    """The largest difference between the outputs of two images, relative to the largest output; NaN if any is NaN."""
     draw = np.random.default_rng(0)
     inputs = [draw.integers(0, 256, (2, *one.shape)).astype(one.dtype) if one.dtype == np.uint8
               else draw.standard_normal((2, *one.shape)).astype(one.dtype) for one in program.inputs.values()]
     expected = jax.device_get(jax.jit(program)(*inputs))
     found = session.run(sorted(expected), dict(zip(program.inputs, inputs)))
-    return max(float(np.abs(there - here).max() / np.abs(here).max()) for there, (name, here) in zip(
-        found, sorted(expected.items())) if np.issubdtype(here.dtype, np.floating))
+    distances = [np.abs(there - here).max() / (np.abs(here).max() or 1) for there, (_, here) in zip(
+        found, sorted(expected.items())) if np.issubdtype(here.dtype, np.floating)]
+    return float(np.max(distances))
 
 
 def _library(name: str) -> ModuleType:

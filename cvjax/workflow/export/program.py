@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
 from cvjax.evaluate.views import averaged
+from cvjax.models.backbone import OnBackbone
 from cvjax.models.image_model import ImageModel
 from cvjax.models.images import as_pair
 from cvjax.models.registry import name_of
@@ -30,7 +31,7 @@ MOST_BYTES = 2**31 - 2**24  # of FlatBuffers and Protocol Buffers, which hold pr
 class Program:
     """A network, and the function of images that it is for.
 
-    name: the registered name closest to the model. kind: what it is, in words. inputs: the shape of one example and the
+    name: a registered one of the model's class. kind: what it is, in words. inputs: the shape of one example and the
     dtype of each argument of the function, by name and in order; the first is the image. function(variables, *inputs),
     each `(B, ...)`, -> arrays by name, each `(B, ...)`. pixels: whether images are uint8 and normalised inside.
     preprocessing, class_names, origin: as of the network.
@@ -64,8 +65,10 @@ class Program:
                               f"{MOST_BYTES / 1e9:.1f}: export --format safetensors")
 
 
-def program_of(network: Network, *, pixels: bool) -> Program:
+def program_of(network: Network, *, pixels: bool, name: str | None = None) -> Program:
     """The program of a trained network; pixels: it takes images uint8 and normalises them.
+
+    name: a registered one of the model's class; None for the closest.
 
     Images have the size on which the network is judged. Classifiers give `logits` and `probabilities`, regressors
     `numbers` in their own units, segmenters `logits` and `labels` of each pixel, encoders `features`. Detectors also
@@ -80,7 +83,8 @@ def program_of(network: Network, *, pixels: bool) -> Program:
     inputs, function = parts.inputs, parts.function
     if pixels:
         inputs, function = inputs | {"image": jax.ShapeDtypeStruct(inputs["image"].shape, jnp.uint8)}, of_pixels
-    return Program(name_of(network.model), parts.kind, network.model, network.variables, inputs, function, how, pixels,
+    name = name_of(network.model) if name is None else name
+    return Program(name, parts.kind, network.model, network.variables, inputs, function, how, pixels,
                    parts.class_names, network.origin)
 
 
@@ -145,7 +149,12 @@ def _detection(network: TrainedDetector) -> _Parts:
 def _plain(network: Network) -> Network:
     """A network whose attention is no vendor's kernel: exported programs must not depend on one, nor on the machine
     that they were exported on."""
-    model = network.model
-    if "attention" not in {field.name for field in dataclasses.fields(model)}:
-        return network
-    return dataclasses.replace(network, model=model.clone(attention="xla"))
+    return dataclasses.replace(network, model=_by_xla(network.model))
+
+
+def _by_xla(model: ImageModel) -> ImageModel:
+    if isinstance(model, OnBackbone):  # a dense probe's ViT
+        plain = _by_xla(model.make_backbone())
+        if hasattr(plain, "attention"):
+            return model.clone(backbone_fields={**model.backbone_fields, "attention": plain.attention})
+    return model.clone(attention="xla") if hasattr(model, "attention") else model

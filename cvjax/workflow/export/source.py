@@ -21,7 +21,8 @@ from cvjax.workflow.segmentation.model import segmenter_of
 
 
 def open_run(place: str) -> Run:
-    """The run in a folder or at an address; errors as in `load_run`, and ConfigError for a run without a network."""
+    """The run in a folder or at an address; errors as in `load_run`, and ConfigError for a run without a network
+    of its own."""
     folder = Path(place)
     if not is_address(place) and (folder / CONFIG).exists() and not (folder / "checkpoints").is_dir():
         experiment = read_config(folder)["experiment"]
@@ -29,7 +30,7 @@ def open_run(place: str) -> Run:
             raise ConfigError(f"{place} is a run of rcnn, whose stages (selective search, a network, SVMs, regression) "
                               "are no single program; runs of detect can be exported")
         raise ConfigError(f"{place} is a run of {experiment} and has no checkpoint: there is no network to export")
-    return load_run(place)
+    return load_run(place).require_trained()
 
 
 def network_of_run(run: Run) -> Network:
