@@ -95,7 +95,7 @@ FORMS: dict[type[ImageModel], Callable[[Any], Form]] = {
     ResNetV2: _resnet_v2, DenseNet: _densenet, VGG: _vgg}
 
 # Arguments that do not change what a network answers, or that are said beside them, too.
-_PASSED_OVER = ("num_classes", "img_size", "dynamic_img_size", "strict_img_size")
+_PASSED_OVER = ("num_classes", "img_size", "dynamic_img_size", "strict_img_size", "drop_path_rate", "drop_block_rate")
 
 
 def stated_fields(model: ImageModel, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def stated_fields(model: ImageModel, arguments: Mapping[str, Any]) -> dict[str, 
     names |= {"in_chans": "in_channels", "global_pool": "pool"}
     found = {}
     for theirs, value in arguments.items():
-        if theirs in _PASSED_OVER or theirs.endswith("drop_rate") or theirs == "drop_block_rate" or value is None:
+        if theirs in _PASSED_OVER or theirs.endswith("drop_rate") or value is None:
             continue
         field, value = names.get(theirs), tuple(value) if isinstance(value, list) else value
         if theirs == "no_embed_class" and isinstance(value, bool):

@@ -44,7 +44,7 @@ def test_the_size_and_the_crop_are_those_of_the_test() -> None:
     found = published(A1)
     assert found.preprocessing("resnet50")[0].crop == 1 and found.image_size == 288
     squashed = {**A1["pretrained_cfg"], "crop_mode": "squash", "label_names": ["a", "b"]}
-    found = published(A1 | {"pretrained_cfg": squashed})
+    found = published(A1 | {"pretrained_cfg": squashed | {"num_classes": 2}})
     assert found.preprocessing("resnet50")[0].crop_mode == "squash" and found.class_names == ("a", "b")
 
 

@@ -1,4 +1,4 @@
-"""The names that `transformers` has for vision transformers: of ViT and DeiT, of DINOv2 and DINOv3, and of CLIP and SigLIP."""
+"""The names that `transformers` has for vision transformers: ViT and DeiT, DINOv2 and DINOv3, CLIP and SigLIP."""
 
 from collections.abc import Callable
 
