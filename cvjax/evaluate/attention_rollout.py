@@ -19,7 +19,7 @@ class PatchTransformer(Protocol):
 
     patch_size: int
     prefix: int
-    pool: str  # the output is "token": the first token; "avg": the mean of the patches; "map": an attention pool's
+    pool: str  # the output is "token": the first token; "avg": the patches' mean; or both; "map": an attention pool's
 
 
 def attention_weights(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> list[jax.Array]:
@@ -56,8 +56,8 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
 
     Heads are averaged, half of each layer's attention is replaced by the identity (the residual connection), and the
     layers' matrices are multiplied. The result is the class token's row with `pool="token"`, the mean row of the patch
-    tokens with `pool="avg"`, and their mean by the pool's weights with `pool="map"`. The sum over patches is at most 1;
-    the rest is the share of the class token and of registers.
+    tokens with `pool="avg"`, half of each with "token+avg", and their mean by the pool's weights with `pool="map"`. The
+    sum over patches is at most 1; the rest is the share of the class token and of registers.
 
     model: a `PatchTransformer`. images: normalised float `(B, H, W, C)`.
     """
@@ -77,5 +77,6 @@ def attention_rollout(model: nn.Module, variables: Mapping[str, Any], images: ja
     if pool is not None:
         pooled = jnp.matmul(pool, patches, precision=jax.lax.Precision.HIGHEST)[:, 0]
     else:
-        pooled = flow[:, 0] if model.pool == "token" else patches.mean(axis=1)
+        token, mean = flow[:, 0], patches.mean(axis=1)
+        pooled = {"token": token, "avg": mean, "token+avg": (token + mean) / 2}[model.pool]
     return pooled[:, model.prefix:].reshape(-1, rows, columns)

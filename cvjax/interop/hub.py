@@ -12,6 +12,11 @@ HUB = "hf-hub:"  # timm's prefix of names on the hub
 CONFIG = "config.json"  # what is published beside the weights: their architecture and classes; timm's: their images
 WEIGHTS = "model.safetensors"
 _FILES = (WEIGHTS, "pytorch_model.bin")
+_SHARDED = tuple(f"{file}.index.json" for file in _FILES)  # beside weights that lie in several files
+
+
+_IN_PARTS = ("its weights lie in several files, by {}, which are not read here; put them into one: with transformers, "
+             "load it and save_pretrained(FOLDER, max_shard_size='999GB')")
 
 
 def holds_weights(folder: Path) -> bool:
@@ -24,6 +29,9 @@ def in_folder(folder: Path) -> Path:
     for file in _FILES:
         if (folder / file).is_file():
             return folder / file
+    for file in _SHARDED:
+        if (folder / file).is_file():
+            raise FileNotFoundError(f"{folder}: {_IN_PARTS.format(file)}")
     raise FileNotFoundError(f"{folder}: holds neither {' nor '.join(_FILES)}")
 
 
@@ -78,6 +86,10 @@ def download(name: str) -> Path:
     if not reached:
         raise FileNotFoundError(f"{name}: not in the hub's cache, and the hub cannot be reached; run once with a "
                                 f"network, or give the path of a downloaded file{_hint(repository)}")
+    for file in _SHARDED:
+        with contextlib.suppress(EntryNotFoundError, HfHubHTTPError):
+            hf_hub_download(repository, file, revision=revision or None)
+            raise FileNotFoundError(f"{name}: {_IN_PARTS.format(file)}")
     raise FileNotFoundError(f"{name}: holds neither {' nor '.join(_FILES)}{_hint(repository)}")
 
 

@@ -47,10 +47,11 @@ def create_pretrained(name: str, weights: str | Path | None = None, **fields: An
         create_model(name, **fields)  # an unknown name or field comes before what is wrong with a file
         published = open_published(default_weights(name) if weights is None else weights)
     published.check_architecture(name, fields)
+    preprocessing, _ = published.preprocessing(name)  # what is wrong with it comes before the weights are laid out
     headless = {"num_classes": 0} if published.num_classes == 0 else {}
     model, variables = fitted(name, published, headless | fields)
     own = published.num_classes in (None, getattr(model, "num_classes", None))
-    return Pretrained(model, variables, published.preprocessing(name)[0], published.class_names if own else ())
+    return Pretrained(model, variables, preprocessing, published.class_names if own else ())
 
 
 def default_weights(name: str) -> str:

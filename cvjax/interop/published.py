@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +22,12 @@ from cvjax.data.preprocessing import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
 from cvjax.errors import CvjaxError
 from cvjax.interop.hub import CONFIG, HUB, beside, download, in_folder
 from cvjax.interop.state_dict import read_notes, read_wrapped
+from cvjax.interop.timm_arguments import stated_fields
 from cvjax.interop.transformers_config import (
     described,
     differences,
     is_transformers,
+    names_by_number,
     own_fields,
     registered_name,
     stated_images,
@@ -38,7 +41,7 @@ from cvjax.models.images import as_pair
 from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.registry import name_of
 from cvjax.ops.position import PositionResize, sincos_2d
-from cvjax.text import read_text
+from cvjax.text import printable, read_text
 
 # Among a file's own notes: HEIGHTxWIDTH, and how learned positions were resized.
 TRAINED, POSITION_RESIZE = "image_size", "position_resize"
@@ -60,6 +63,12 @@ _STATED: dict[str, Preprocessing] = {
     "vit_": Preprocessing(HALF, HALF, crop=0.9),
     "vit_*_gap_256": Preprocessing(HALF, HALF, crop=0.95),
     "vit_*_siglip_*": Preprocessing(HALF, HALF, crop=0.9),
+    "vit_*_siglip_gap_448": Preprocessing(HALF, HALF, crop=1.0),
+    "vit_*_siglip_gap_896": Preprocessing(HALF, HALF, crop=1.0),
+    "vit_medium_patch16_gap_240": Preprocessing(HALF, HALF, crop=0.95),
+    "vit_medium_patch16_gap_384": Preprocessing(HALF, HALF, crop=0.95, crop_mode="squash"),
+    "vit_so150m2_patch16_reg1_gap_256": Preprocessing(HALF, HALF, crop=1.0),
+    "vit_so150m2_patch16_reg1_gap_448": Preprocessing(HALF, HALF, crop=1.0, crop_mode="squash"),
     "vit_*_clip_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
     "vit_*_dinov2": Preprocessing(crop=1.0), "vit_*_dinov3": Preprocessing(crop=1.0),
     "vit_*_lingbot": Preprocessing(crop=1.0, crop_mode="squash", interpolation="bilinear"),
@@ -67,6 +76,7 @@ _STATED: dict[str, Preprocessing] = {
     "vit_*_tipsv2": Preprocessing((0,), (1,), crop=1.0),
     "vit_*_miil": Preprocessing((0,), (1,), interpolation="bilinear"),
     "eva_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0),
+    "eva_large_patch14_336": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0, crop_mode="squash"),
     "eva_giant_": Preprocessing(CLIP_MEAN, CLIP_STD, crop=0.9),
     "eva_giant_patch14_336": Preprocessing(CLIP_MEAN, CLIP_STD, crop=1.0, crop_mode="squash"),
     "eva_giant_patch14_560": Preprocessing(crop=1.0, crop_mode="squash"),
@@ -168,21 +178,29 @@ class Published:
     @property
     def num_classes(self) -> int | None:
         """The number of classes that their head tells apart, 0 without a head; None where nobody states it."""
-        found = self._stated.get("num_classes", self.config.get("num_classes"))
+        found = self.config.get("num_classes")  # this one first, as in timm: the other may be of an earlier network
+        found = self._stated.get("num_classes") if found is None else found
         return None if found is None else int(found)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of their classes, () where nobody states them."""
-        names = self._stated.get("label_names") or self.config.get("label_names") or ()
-        return tuple(map(str, names))
+        names = self.config.get("label_names") or self._stated.get("label_names") or ()
+        count = len(names) if self.num_classes is None else self.num_classes
+        numbered = names if isinstance(names, Mapping) else dict(enumerate(names))
+        return names_by_number(numbered, count, f"{CONFIG} of {self.source}")
 
     def fields(self, name: str) -> dict[str, Any]:
         """The fields in which their network differs from the registered model `name`; {} where nobody states it."""
         if self.network is not None:
             return own_fields(self.network)
         own = self.config.get(OWN)
-        return fields_of(own) if own is not None and own["name"] == name else {}
+        if own is not None:
+            return fields_of(own) if own["name"] == name else {}
+        try:
+            return stated_fields(create_model(name), self.config.get("model_args") or {})
+        except ValueError as error:
+            raise ValueError(f"{CONFIG} of {self.source}: model_args has {error}") from None
 
     def preprocessing(self, name: str) -> tuple[Preprocessing, str]:
         """What their images become, and who says so. name: the registered name of their model."""
@@ -196,8 +214,8 @@ class Published:
             how = Preprocessing(tuple(stated["mean"]), tuple(stated["std"]), **{
                 field: value for field, value in (("crop", crop), ("crop_mode", stated.get("crop_mode")),
                                                   ("interpolation", stated.get("interpolation"))) if value})
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.images} of {self.source}: {error}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{self.images} of {self.source}: {str(error)[:200]}") from None
         return how, f"{self.images} of {self.source}"
 
     def check_architecture(self, name: str, fields: Mapping[str, Any] = MappingProxyType({}), *, own: bool = True
@@ -220,7 +238,13 @@ class Published:
             structure(create_model(name)), structure(create_model(name.replace(*QUICK_GELU))))
         if given != name and not known:
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are of {given}, not of {name}")
-        return f"{self.source} is of {given}, says its {CONFIG}"
+        if own:
+            self.fields(name)  # says which of them cannot be
+        return f"{self.source} is of {given}, says its {CONFIG}{self._licensed}"
+
+    @property
+    def _licensed(self) -> str:
+        return f"; licence: {printable(self.licence, 60)}" if self.licence else ""
 
     def _check_written(self, network: ImageModel, name: str, fields: Mapping[str, Any]) -> str:
         """The same for weights that were saved here under another name."""
@@ -246,8 +270,7 @@ class Published:
             known = f"; it is of {given}" if given and given != name else ""
             raise ValueError(f"{CONFIG} of {self.source} says that the weights are not of {name}: "
                              f"{min(different, also, key=len)}{known}")
-        said = f"{self.source} is of {name if not given or not different else given}, says its {CONFIG}"
-        return f"{said}; licence: {self.licence}" if self.licence else said
+        return f"{self.source} is of {name if not given or not different else given}, says its {CONFIG}{self._licensed}"
 
 
 def is_published(content: Any) -> bool:
@@ -264,11 +287,15 @@ def _check_fields(config: Path, content: Mapping[str, Any]) -> None:
         if field == OWN:
             fits = _is_description(value)
         elif field in ("input_size", "test_input_size") and value is not None:
-            fits = isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n < 2**16 for n in value)
+            fits = isinstance(value, list) and len(value) == 3 and _is_size(value)
         elif field == "num_classes":
             fits = value is None or type(value) is int and 0 <= value < 2**24
         elif field == "label_names":
-            fits = value is None or isinstance(value, list | dict)
+            fits = value is None or isinstance(value, list) or isinstance(value, Mapping) and all(
+                key.isdecimal() and len(key) <= 8 for key in value)
+        elif field == "model_args":
+            fits = value is None or isinstance(value, Mapping) and all(map(_is_field, value.values())) and (
+                value.get("img_size") is None or _is_size(value["img_size"]))
         else:
             continue
         if not fits:
@@ -280,6 +307,11 @@ def _is_description(value: Any) -> bool:
     return (isinstance(value, Mapping) and value.keys() == {"name", "fields"} and isinstance(value["name"], str)
             and isinstance(value["fields"], Mapping) and value["fields"].keys().isdisjoint(OTHERWISE_SAID)
             and all(map(_is_field, value["fields"].values())))
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) in (2, 3) else [value]
+    return all(type(n) is int and 0 < n < 2**16 for n in sides)
 
 
 def _is_field(value: Any) -> bool:
@@ -340,7 +372,7 @@ def _of_family(name: str, arrays: Iterable[str], missing: str = CONFIG) -> tuple
     how = Preprocessing() if start is None else stated[start]
     if start == "vit_" and who != "torchvision" and not any(map(_is_head, names)):
         how, who = Preprocessing(crop=0.9), "the authors of self-supervised ViTs"  # DINO, MAE and I-JEPA
-    if name.endswith(_SIZES_UNCROPPED) and start != "vit_*_siglip_*":
+    if name.endswith(_SIZES_UNCROPPED) and start not in ("vit_*_siglip_*", name):
         how = dataclasses.replace(how, crop=1.0)
     return how, f"no {missing}: as {who} state{'s' * (who == 'torchvision')}"
 
@@ -380,10 +412,23 @@ def open_published(source: str | Path, part: str | None = None) -> Published:
     if not is_published(content):  # a file of that name that is about something else: a run's options
         content = {}
     _check_fields(config, content)
+    content = _of_its_size(content)
     resize = own or ("timm" if content else position_resize_of(arrays, place))
     stated = (content.get("pretrained_cfg") or content).get("input_size")
     return Published(name, arrays, content, trained or (stated and (int(stated[1]), int(stated[2]))), resize,
                      path)
+
+
+def _of_its_size(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What timm wrote, with the size that the network was made for in the place of that of the weights it started from.
+    """
+    size = (content.get("model_args") or {}).get("img_size")
+    if size is None or not isinstance(content.get("pretrained_cfg"), Mapping):
+        return content
+    stated = dict(content["pretrained_cfg"])
+    stated["input_size"] = [(stated.get("input_size") or [3])[0], *(size if isinstance(size, list) else (size, size))]
+    stated.pop("test_input_size", None)
+    return {**content, "pretrained_cfg": stated}
 
 
 def _of_transformers(name: str, path: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
@@ -421,10 +466,8 @@ def _read_json(path: Path) -> Any:
 
 def _trained(notes: Mapping[str, str]) -> tuple[int, int] | None:
     """What `save_weights` notes in a file of the images."""
-    if TRAINED not in notes:
-        return None
-    height, width = map(int, notes[TRAINED].split("x"))
-    return height, width
+    noted = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", notes.get(TRAINED, ""))  # others note other things
+    return None if noted is None else (int(noted[1]), int(noted[2]))
 
 
 def _noted_resize(notes: Mapping[str, str]) -> PositionResize | None:

@@ -42,8 +42,9 @@ _log = logging.getLogger(__name__)
 _WRAPPERS = ("state_dict", "model", "teacher")
 # Where they put running averages of the same weights, which lie beside them.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-# What stands before all names when a network was saved inside another module: data parallel, torch.compile, Lightning.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# What stands before all names when a network was saved inside another module: data parallel, torch.compile, Lightning,
+# transformers' wrapper of timm.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 
 
 # A large network's pickle, with an optimizer's state, has some hundred kilobytes.
@@ -251,7 +252,8 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, np.n
 
     Weights that a checkpoint keeps under `state_dict`, `model` or `teacher` are found there; what lies beside
     them (optimizer state, options) is dropped. part: the name under which to look instead, such as DINO's `student` or
-    timm's `state_dict_ema`. `module.`, `_orig_mod.` and `model.` before all names are left out.
+    timm's `state_dict_ema`. `module.`, `_orig_mod.`, `model.` and
+    `timm_model.` before all names are left out.
     Arrays may be read-only views. ValueError on a file of another kind, and on a `.pth` that asks for anything but
     tensors, numpy's numbers, containers and an argparse.Namespace.
     """

@@ -23,61 +23,75 @@ from cvjax.models.vit import VisionTransformer
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
-_MOST = 2**16  # of any size
+_MOST = 2**16  # of any size and number
 
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """The content of a JSON file, of which nothing is trusted. place: the file, for errors."""
+    """The content of a JSON file, of which nothing is trusted. place: the file, for errors.
+
+    A value of null is as one that is missing: their processors write it for what their class has by default.
+    """
 
     content: Mapping[str, Any]
     place: str
 
+    def _stated(self, key: str, default: Any) -> Any:
+        value = self.content.get(key)
+        return default if value is None else value
+
     def _checked(self, key: str, default: Any, fits: Callable[[Any], bool]) -> Any:
-        value = self.content.get(key, default)
+        value = self._stated(key, default)
         if not fits(value):
             raise ValueError(f"{self.place}: {key} is {str(value)[:40]!r}, which cannot be")
         return value
 
-    def count(self, key: str, default: int) -> int:
-        return self._checked(key, default, _is_count)
+    def count(self, key: str, default: int, least: int = 1) -> int:
+        return self._checked(key, default, lambda value: _is_count(value, least))
+
+    def index(self, key: str, default: int, end: int) -> int:
+        return self._checked(key, default, lambda value: type(value) is int and 0 <= value < end)
 
     def counts(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self._checked(key, default, lambda value: isinstance(value, list | tuple) and 0 < len(value) < 64
                                    and all(map(_is_count, value))))
 
     def number(self, key: str, default: float | None) -> float:
-        return float(self._checked(key, default, lambda value: type(value) in (int, float) and math.isfinite(value)))
+        return float(self._checked(key, default, _is_number))
 
     def flag(self, key: str, default: bool) -> bool:
         return self._checked(key, default, lambda value: type(value) is bool)
 
     def colours(self, key: str) -> list[float]:
-        return self._checked(key, None, lambda value: isinstance(value, list) and 0 < len(value) <= 64 and all(
-            type(each) in (int, float) and math.isfinite(each) for each in value))
+        return self._checked(key, None, lambda value: isinstance(value, list) and 0 < len(value) <= 64
+                             and all(map(_is_number, value)))
 
     def side(self, key: str, default: int) -> int:
         """Of a square that is given by one number or two."""
-        value = self.content.get(key, default)
+        value = self._stated(key, default)
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]
         return _Values({key: value}, self.place).count(key, default)
 
     def activation(self, default: str) -> Any:
-        return _ACTIVATIONS[self._checked("hidden_act", default, lambda value: value in _ACTIVATIONS)]
+        return _ACTIVATIONS[self._checked("hidden_act", default, lambda value: value in list(_ACTIVATIONS))]
 
     def demand(self, **usual: Any) -> None:
         """ValueError for a switch that no network here has."""
         for key, value in usual.items():
-            if (found := self.content.get(key, value)) != value:
+            if (found := self._stated(key, value)) != value:
                 raise ValueError(f"{self.place}: {key} is {str(found)[:40]}; here it must be {value}")
 
     def part(self, key: str) -> "_Values":
         return _Values(self._checked(key, {}, lambda value: isinstance(value, Mapping)), self.place)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < _MOST
+def _is_count(value: Any, least: int = 1) -> bool:
+    return type(value) is int and least <= value < _MOST
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -_MOST < value < _MOST
 
 
 def _transformer(config: _Values, patch: int = 16, epsilon: float = 1e-12, act: str = "gelu", **fields: Any
@@ -86,7 +100,8 @@ def _transformer(config: _Values, patch: int = 16, epsilon: float = 1e-12, act: 
     width = config.count("hidden_size", 768)
     if "mlp_ratio" not in fields:
         fields["mlp_ratio"] = (config.count("intermediate_size", 3072) + 0.5) / width  # the half is rounded down again
-    fields.setdefault("activation", config.activation(act))
+    if "activation" not in fields:
+        fields["activation"] = config.activation(act)
     patch = config.side("patch_size", patch)
     return VisionTransformer(
         image_size=max(config.side("image_size", 224) // patch, 1) * patch, patch_size=patch,
@@ -103,6 +118,23 @@ def _dinov2(config: _Values, patch: int, **fields: Any) -> VisionTransformer:
     else:
         fields["mlp_ratio"] = (int(width * ratio) + 0.5) / width
     return _transformer(config, patch, 1e-6, layer_scale=1.0, **fields)
+
+
+def _dinov3(config: _Values) -> VisionTransformer:
+    """What reads it reads the class token."""
+    config.demand(key_bias=False, proj_bias=True, mlp_bias=True, rope_theta=100.0)
+    biases = config.flag("query_bias", True)
+    config.demand(value_bias=biases)
+    gated = config.flag("use_gated_mlp", False)
+    activation = "swiglu_pair" if gated else config.activation("gelu")
+    if gated and config.content.get("hidden_act") != "silu":
+        raise ValueError(f"{config.place}: hidden_act is {str(config.content.get('hidden_act'))[:40]!r} beside "
+                         "use_gated_mlp; here it must be silu")
+    usual = _Values({"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6} | {
+        key: value for key, value in config.content.items() if value is not None and key != "qkv_bias"}, config.place)
+    return _transformer(usual, 16, 1e-5, activation=activation, position="rotary", layer_scale=1.0,
+                        prefix_positions=False, registers=config.count("num_register_tokens", 0, least=0)).clone(
+                            qkv_bias="qv" if biases else False)
 
 
 def _swin(config: _Values) -> SwinTransformer:
@@ -126,8 +158,8 @@ def _convnext(config: _Values, second: bool = False) -> ConvNeXt:
 
 def _resnet(config: _Values) -> ResNet:
     config.demand(hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
-    block = config.content.get("layer_type", "bottleneck")
-    config.demand(layer_type="basic" if block == "basic" else "bottleneck")
+    block = "basic" if config.content.get("layer_type") == "basic" else "bottleneck"
+    config.demand(layer_type=block)
     width, depths = config.count("embedding_size", 64), config.counts("depths", (3, 4, 6, 3))
     config.demand(hidden_sizes=[width * 2**i * (1 if block == "basic" else 4) for i in range(len(depths))])
     return ResNet(block=block, depths=depths, width=width, in_channels=config.count("num_channels", 3))
@@ -158,10 +190,10 @@ _KINDS: dict[str, _Kind] = {
     "vit_msn": _Kind(lambda config: _transformer(config, epsilon=1e-6)),
     "ijepa": _Kind(lambda config: _transformer(config, class_token=False, pool="avg")),
     "deit": _Kind(lambda config: _transformer(config, distilled=True), "cls_classifier"),
-    # Its classifier looks at the class token beside the mean of the patches.
-    "dinov2": _Kind(lambda config: _dinov2(config, 14), None),
+    "dinov2": _Kind(lambda config: _dinov2(config, 14)),
     "dinov2_with_registers": _Kind(lambda config: _dinov2(
-        config, 16, registers=config.count("num_register_tokens", 4), prefix_positions=False), None, "timm"),
+        config, 16, registers=config.count("num_register_tokens", 4), prefix_positions=False), resize="timm"),
+    "dinov3_vit": _Kind(_dinov3, None),
     "swin": _Kind(_swin),
     "convnext": _Kind(_convnext),
     "convnextv2": _Kind(lambda config: _convnext(config, second=True)),
@@ -171,6 +203,10 @@ _KINDS: dict[str, _Kind] = {
     "siglip_vision_model": _Kind(_siglip),
     "siglip": _Kind(lambda config: _siglip(config.part("vision_config"))),
 }
+
+
+# What a classifier reads, where it is not what the network alone gives.
+_CLASSIFIED = {"siglip": "avg", "dinov2": "token+avg", "dinov2_with_registers": "token+avg"}
 
 
 def is_transformers(content: Any) -> bool:
@@ -202,17 +238,21 @@ def described(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], plac
     row = _KINDS[kind]
     network = row.network(_Values(content, place))
     weight = arrays.get(f"{row.head}.weight")
-    if kind == "siglip" and weight is not None:  # its classifier takes the mean of the patches
-        network = network.clone(pool="avg")
+    if weight is not None and kind in _CLASSIFIED:
+        network = network.clone(pool=_CLASSIFIED[kind])
     classes_of = content.get("architectures")
     classifies = isinstance(classes_of, list) and any("ForImageClassification" in str(each) for each in classes_of)
     if weight is None and classifies and row.head is not None and "classifier.weight" not in arrays:
         raise ValueError(f"{place} names a classifier, but the weights have no {row.head}.weight")
-    classes = 0 if weight is None else len(weight)
-    return Described(kind, network, classes, _class_names(content.get("id2label"), classes, place), row.resize)
+    classes = 0 if weight is None or weight.ndim == 0 else len(weight)
+    return Described(kind, network, classes, names_by_number(content.get("id2label"), classes, place), row.resize)
 
 
-def _class_names(labels: Any, classes: int, place: str) -> tuple[str, ...]:
+def names_by_number(labels: Any, classes: int, place: str) -> tuple[str, ...]:
+    """The names of so many classes from an object, number -> name: () where it names others, or none but by number.
+
+    place: the file, for the ValueError if it is no such object.
+    """
     if labels is None or classes == 0:
         return ()
     if not isinstance(labels, Mapping) or not all(re.fullmatch("[0-9]{1,8}", str(key)) for key in labels):
@@ -232,6 +272,8 @@ _NOT_COMPARED = ("parent", "name", "axis_name", "weight_init", "image_size", "po
 def _compared(model: Any) -> dict[str, Any]:
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
               if field.name not in _NOT_COMPARED}
+    if fields.get("position") == "rotary":
+        del fields["pool"]  # these learnt without a head: names are of what somebody reads
     if hasattr(model, "mlp_ratio"):
         fields["hidden channels"] = int(model.width * model.mlp_ratio)
     if hasattr(model, "layer_scale"):
@@ -251,8 +293,10 @@ def differences(network: ImageModel, other: ImageModel) -> str:
 
 def own_fields(network: ImageModel) -> dict[str, Any]:
     """Fields of a network that its configuration states and that no name tells."""
-    return {name: getattr(network, name) for name in ("norm_epsilon", "activation")
-            if isinstance(network, VisionTransformer)}
+    if not isinstance(network, VisionTransformer):
+        return {}
+    pool = {"pool": network.pool} if network.pool == "token+avg" or network.position == "rotary" else {}
+    return {"norm_epsilon": network.norm_epsilon, "activation": network.activation, **pool}
 
 
 def _side(model: Any) -> int:
@@ -288,6 +332,8 @@ def stated_images(content: Mapping[str, Any], place: str) -> dict[str, Any]:
     kind = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
     by_short_side = kind.startswith(("CLIP", "Bit", "ConvNext"))
     size = content.get("size")
+    if size is None:
+        raise ValueError(f"{place} states no size")
     if isinstance(size, int):
         size = {"shortest_edge": size} if by_short_side else {"height": size, "width": size}
     sizes = _Values({"size": size}, place).part("size")
@@ -298,8 +344,11 @@ def stated_images(content: Mapping[str, Any], place: str) -> dict[str, Any]:
     side = resized
     if kind.startswith("ConvNext"):
         squash = resized >= 384
-        resized = resized if squash else int(resized / values.number("crop_pct", 224 / 256))
-    elif values.flag("do_center_crop", "crop_size" in content):
+        kept = values.number("crop_pct", 224 / 256)
+        if not 0.01 < kept <= 1:
+            raise ValueError(f"{place}: crop_pct is {kept}, which cannot be")
+        resized = resized if squash else int(resized / kept)
+    elif values.flag("do_center_crop", content.get("crop_size") is not None):
         crop = content.get("crop_size")
         crop = crop if isinstance(crop, Mapping) else {"height": crop, "width": crop}
         if crop.get("height") != crop.get("width"):
@@ -318,15 +367,17 @@ def stated_images(content: Mapping[str, Any], place: str) -> dict[str, Any]:
     mean, std = (values.colours("image_mean"), values.colours("image_std")) if normalizes else ([0.0], [1.0])
     if scale <= 0:
         raise ValueError(f"{place}: rescale_factor is {content.get('rescale_factor')}, which cannot be")
-    resample = content.get("resample", 2 if kind.startswith("ViT") else 3)
-    if resample not in range(len(_FILTERS)):
-        raise ValueError(f"{place}: resample is {str(resample)[:40]!r}, which cannot be")
+    resample = values.index("resample", 2 if kind.startswith(("ViT", "DINOv3")) else 3, len(_FILTERS))
     return {"size": side, "mean": [each / scale for each in mean], "std": [each / scale for each in std],
             "crop_pct": crop_pct, "crop_mode": "squash" if squash else "center", "interpolation": _FILTERS[resample]}
 
 
 def stated_licence(readme: str) -> str:
-    """The licence in a README's front matter, "" where it states none."""
+    """The licence in a README's front matter, "" where it states none; of an "other" one, its name."""
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", readme, re.DOTALL)
-    found = front and re.search(r"^license:[ \t]*[\"']?([\w.+ -]{1,60}?)[\"']?[ \t]*$", front[1], re.MULTILINE)
-    return found[1] if found else ""
+    stated = {}
+    for key in ("license", "license_name") if front else ():
+        found = re.search(rf"^{key}:[ \t]*[\"']?([\w.+ -]{{1,60}}?)[\"']?[ \t]*(?:#.*)?$", front[1], re.MULTILINE)
+        stated[key] = found[1] if found else ""
+    said = stated.get("license", "")
+    return stated["license_name"] or said if said == "other" else said

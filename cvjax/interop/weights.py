@@ -58,6 +58,24 @@ def _slots(model: nn.Module, shapes: Mapping[tuple[str, ...], Any], naming: Nami
     return slots
 
 
+def _shapes(model: nn.Module, family: Family, arrays: int) -> dict[str, Any]:
+    """The model's variables without numbers; ValueError if its fields, which a file may state, make no network.
+
+    arrays: how many there are to fill them. More blocks than that are not even built, which takes time.
+    """
+    try:
+        blocks = getattr(model, "depths", getattr(model, "depth", 0))
+        blocks = blocks if isinstance(blocks, int) else sum(blocks)
+        if blocks <= arrays:
+            return jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model))
+    except ValueError:
+        raise
+    except Exception as error:  # fields can be wrong in any way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"the fields of this {type(model).__name__} make no network: {reason}") from error
+    raise ValueError(f"{type(model).__name__} has {blocks} blocks, the weights have {arrays} arrays")
+
+
 def _start(model: nn.Module, family: Family, paths: list[tuple[str, ...]], rng: jax.Array) -> dict:
     """Freshly initialised variables at `paths`. The compiler removes the work for all other paths."""
     @jax.jit
@@ -107,7 +125,7 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     # Torch's batch norm counts its batches for a mode that cvjax does not have.
     given = {name: np.asarray(array, np.float32) for name, array in content.items()
              if not name.endswith("num_batches_tracked")}
-    variables = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), *family.inputs(model)))
+    variables = flatten_dict(_shapes(model, family, len(given)))
     tables = [(_slots(model, variables, naming), naming, dict(naming.read(given, model)))
               for naming in family.namings.values()]
     slots, naming, given = max(tables, key=lambda table: len(table[0].keys() & table[2].keys()))

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cvjax.models.image_model import ImageModel
 from cvjax.spelling import did_you_mean
-from cvjax.timm_weights import about_name
+from cvjax.timm_weights import about_name, about_weights
 
 _MODELS: dict[str, tuple[type[ImageModel], Mapping[str, Any]]] = {}
 
@@ -52,9 +52,11 @@ def create_model(name: str, /, **overrides: Any) -> ImageModel:
 
 def _about(name: str) -> str:
     """What is known of a name that is none of a model here."""
+    name = name.removeprefix("hf-hub:timm/")
     bare, _, tag = name.partition(".")
     if tag and bare in _MODELS:
-        return f"the model is {bare}, and hf-hub:timm/{name} are weights of it"
+        wrong = about_weights(name)
+        return f"the model is {bare}, and " + (wrong or f"hf-hub:timm/{name} are weights of it")
     return f"{did_you_mean(bare, _MODELS, 'list_models() names all')} ({about_name(bare)})"
 
 

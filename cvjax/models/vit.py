@@ -53,7 +53,8 @@ class VisionTransformer(ImageModel):
 
     image_size: the size that positions are made for; they are interpolated for other sizes.
     pool: "token" reads the class token, "avg" the mean of the patch tokens, "map" what one learned query finds in them
-        (Zhai et al. 2022, https://arxiv.org/abs/2106.04560; SigLIP).
+        (Zhai et al. 2022, https://arxiv.org/abs/2106.04560; SigLIP), "token+avg" the class token and that mean, side by
+        side (the linear classifiers of DINOv2).
     class_token: False for only patch tokens and registers, with pool "avg" or "map".
     distilled: a second token with a head of its own, as DeiT has it for a teacher's answers; the logits are the mean of
         both heads'.
@@ -89,7 +90,7 @@ class VisionTransformer(ImageModel):
     heads: int = 12
     mlp_ratio: float = 4.0
     num_classes: int = 1000
-    pool: Literal["token", "avg", "map"] = "token"
+    pool: Literal["token", "avg", "map", "token+avg"] = "token"
     class_token: bool = True
     distilled: bool = False
     registers: int = 0
@@ -112,8 +113,8 @@ class VisionTransformer(ImageModel):
     attention: Implementation = "auto"
 
     def setup(self) -> None:
-        if self.pool == "token" and not self.class_token:
-            raise ValueError("pool 'token': it must be 'avg' or 'map' without a class token")
+        if self.pool.startswith("token") and not self.class_token:
+            raise ValueError(f"pool {self.pool!r}: it must be 'avg' or 'map' without a class token")
         if self.distilled and (self.pool != "token" or self.representation_size or self.fc_norm):
             raise ValueError(f"distilled with pool {self.pool!r}, representation_size {self.representation_size} and "
                              f"fc_norm {self.fc_norm}: they must be 'token', 0 and None")
@@ -222,12 +223,15 @@ class VisionTransformer(ImageModel):
         return {name: outputs[i][:, self.prefix:].reshape(-1, *grid, self.width) for i, name in wanted}
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """The input of the head: `(B, D)`; of two heads, the mean of their inputs."""
+        """The input of the head: `(B, D)`, or `(B, 2D)` of pool "token+avg"; of two heads, the mean of their inputs."""
         x = self.tokens(images, train=train)
         if self.pool == "token":
             x = x[:, :2].mean(axis=1) if self.distilled else x[:, 0]
+        elif self.pool == "map":
+            x = self.attn_pool(x[:, self.prefix:])
         else:
-            x = self.attn_pool(x[:, self.prefix:]) if self.pool == "map" else x[:, self.prefix:].mean(axis=1)
+            first, mean = x[:, 0], x[:, self.prefix:].mean(axis=1)
+            x = mean if self.pool == "avg" else jnp.concatenate([first, mean], axis=-1)
         x = x if self.normed_tokens else self.final_norm(x)
         return jnp.tanh(self.pre_logits(x)) if self.representation_size else x
 

@@ -10,6 +10,7 @@ from cvjax.interop.coverage import coverage
 from cvjax.layers.conv import Conv
 from cvjax.models import create_model, list_models
 from cvjax.models.images import as_pair
+from cvjax.models.mae import MaskedAutoencoder
 from cvjax.models.resnet import ResNet
 from cvjax.models.summary import summarize, table
 from cvjax.ops.receptive_field import ReceptiveField
@@ -41,10 +42,10 @@ def run(config: Config) -> None:
                       flush=True)
             return
         assert config.name is not None  # checked with the options
-        if config.name.startswith("mae_"):
+        model = create_model(config.name, **given)
+        if isinstance(model, MaskedAutoencoder):
             raise ConfigError(f"{config.name} takes a mask besides the image: inspect its encoder, "
                               f"such as {config.name.removeprefix('mae_')}_224")
-        model = create_model(config.name, **given)
         shape = (*as_pair(model.image_size), model.in_channels)
         check_model(model, config.name, shape)
         summary = summarize(model, shape)

@@ -26,6 +26,17 @@ def test_fields_and_sizes_change_it(command):
     assert f"{9 * 8 + 2 * 9 * 64 + 3 * 16 + 8 * 5 + 5:,}" in done.out
 
 
+@pytest.mark.parametrize("word, said", [
+    ("mae_nonsense", "unknown model 'mae_nonsense'"), ("mae_vit_base_patch16", "such as vit_base_patch16_224"),
+    ("resnet50.foo", "the model is resnet50, and timm lists no resnet50.foo: its tags are a1_in1k"),
+    ("hf-hub:timm/resnet50.a1_in1k", "the model is resnet50, and hf-hub:timm/resnet50.a1_in1k are weights of it"),
+    ("efficientnet_b0", "timm has it"), ("", "timm has none of that name"),
+])
+def test_words_that_are_no_model_are_one_line(command, word: str, said: str):
+    done = command("inspect", word)
+    assert done.status != 0 and said in done.err and len(done.err.strip().splitlines()) == 1
+
+
 def test_one_row_for_each_model(command, monkeypatch):
     import experiments.wiring.inspect as wiring
 

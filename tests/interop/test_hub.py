@@ -109,3 +109,8 @@ def test_names_that_cannot_be_are_refused(saved, monkeypatch):
         load_weights(saved[0], "hf-hub:timm/empty")
 
 
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_weights_in_several_files_are_refused_in_words(saved, monkeypatch, index):
+    answer(monkeypatch, {index: "index"})
+    with pytest.raises(FileNotFoundError, match=f"^hf-hub:a/b: its weights lie in several files, by {index}, "):
+        load_weights(saved[0], "hf-hub:a/b")

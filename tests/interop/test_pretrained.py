@@ -1,6 +1,7 @@
 """Models with published weights by their names. Nothing here needs a network."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -77,3 +78,29 @@ def test_a_mistake_is_one_line(published, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(published[0].read_bytes())
     with pytest.raises(ValueError, match="the weights are of resnet50, not of vit_tiny_patch16_224"):
         create_pretrained("vit_tiny_patch16_224", tmp_path / "model.safetensors", **SMALL)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"depth": 60000}, "VisionTransformer has 60000 blocks, the weights have 20 arrays"),
+    ({"depth": "many"}, "the fields of this VisionTransformer make no network: "),
+    ({"norm_epsilon": [1]}, "the fields of this VisionTransformer make no network: "),
+    ({"width": 0}, "the fields of this VisionTransformer make no network: "),
+])
+def test_a_description_of_no_network_is_one_line(published, tmp_path, fields, message):
+    shutil.copy(published[0], tmp_path)
+    config = json.loads(published[0].with_name("config.json").read_text())
+    config["cvjax"]["fields"] |= fields
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message) as error:
+        create_pretrained("vit_tiny_patch16_224", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_impossible_images_come_before_the_weights_are_laid_out(published, tmp_path, monkeypatch):
+    shutil.copy(published[0], tmp_path)
+    config = json.loads(published[0].with_name("config.json").read_text())
+    config["pretrained_cfg"]["interpolation"] = "random"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(pretrained, "load_weights", None)
+    with pytest.raises(ValueError, match="interpolation 'random'; allowed"):
+        create_pretrained("vit_tiny_patch16_224", tmp_path)

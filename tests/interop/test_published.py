@@ -44,8 +44,69 @@ def test_the_size_and_the_crop_are_those_of_the_test() -> None:
     found = published(A1)
     assert found.preprocessing("resnet50")[0].crop == 1 and found.image_size == 288
     squashed = {**A1["pretrained_cfg"], "crop_mode": "squash", "label_names": ["a", "b"]}
-    found = published(A1 | {"pretrained_cfg": squashed})
+    found = published(A1 | {"pretrained_cfg": squashed | {"num_classes": 2}})
     assert found.preprocessing("resnet50")[0].crop_mode == "squash" and found.class_names == ("a", "b")
+
+
+def test_what_timm_says_beside_the_weights_it_started_from_comes_first(tmp_path: Path) -> None:
+    """As timm 1.0.31 writes a network of 7 classes that started from weights of 1000, with names by number."""
+    names = {str(i): name for i, name in enumerate("abcdefg")}
+    config = A1 | {"num_classes": 7, "label_names": names}
+    found = open_published(write(tmp_path, config))
+    assert found.num_classes == 7 and found.class_names == tuple("abcdefg")
+    assert open_published(write(tmp_path, config | {"num_classes": 8})).class_names == ()
+    assert open_published(write(tmp_path, config | {"label_names": ["a"]})).class_names == ()
+    with pytest.raises(ValueError, match="label_names is .*, which cannot be"):
+        open_published(write(tmp_path, config | {"label_names": {"first": "a"}}))
+
+
+@pytest.mark.parametrize("name, arguments, fields", [
+    ("resnet50", {"num_classes": 7, "in_chans": 3, "global_pool": "avg", "drop_path_rate": 0.1}, {}),
+    ("resnet50", {"in_chans": 1}, {"in_channels": 1}), ("resnet50", None, {}),
+    ("vit_tiny_patch16_224", {"global_pool": "avg", "init_values": 1e-5, "no_embed_class": True},
+     {"pool": "avg", "layer_scale": 1e-5, "prefix_positions": False}),
+    ("swinv2_tiny_window8_256", {"window_size": 4}, {"window": 4}),
+    ("vit_base_patch16_dinov3", {"global_pool": "token"}, {"pool": "token"}),
+    ("convnext_tiny", {"depths": [3, 3, 9, 3], "norm_eps": 1e-5}, {"norm_epsilon": 1e-5}),
+])
+def test_timms_arguments_are_fields(name: str, arguments: Any, fields: dict[str, Any]) -> None:
+    found = published({"architecture": name, "model_args": arguments, "pretrained_cfg": {}})
+    assert found.fields(name) == fields
+    assert "says its config.json" in found.check_architecture(name)
+
+
+@pytest.mark.parametrize("name, arguments, message", [
+    ("resnet50", {"global_pool": "max"}, "global_pool 'max', which no ResNet here has"),
+    ("vit_tiny_patch16_224", {"act_layer": "relu"}, "act_layer 'relu', which no VisionTransformer here has"),
+    ("vit_tiny_patch16_224", {"depth": "3"}, "depth '3', which no VisionTransformer"),
+    ("googlenet", {"aux_logits": True}, "aux_logits 'True', which no GoogLeNet"),
+])
+def test_arguments_of_timm_that_are_not_here_are_named(name: str, arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^config.json of some.safetensors: model_args has {message}"):
+        published({"architecture": name, "model_args": arguments}).check_architecture(name)
+
+
+def test_positions_are_for_the_size_that_timm_made_the_network_for(tmp_path: Path) -> None:
+    config = AUGREG | {"model_args": {"img_size": [96, 96]}}
+    found = open_published(write(tmp_path, config))
+    assert found.trained == (96, 96) and found.image_size == 96
+    with pytest.raises(ValueError, match="model_args is .*, which cannot be"):
+        open_published(write(tmp_path, AUGREG | {"model_args": {"img_size": "large"}}))
+
+
+def test_the_licence_that_timm_states_is_said() -> None:
+    stated = A1["pretrained_cfg"] | {"license": "cc-by-nc-4.0\x1b"}
+    said = published(A1 | {"pretrained_cfg": stated}).check_architecture("resnet50")
+    assert said.endswith("is of resnet50, says its config.json; licence: cc-by-nc-4.0\\x1b")
+
+
+def test_numbers_and_notes_that_cannot_be_do_no_harm(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="int too large"):
+        published(A1 | {"pretrained_cfg": A1["pretrained_cfg"] | {"mean": [10**400] * 3}}).preprocessing("resnet50")
+    path = tmp_path / "w.safetensors"
+    for note in ("224", "axb", "1x2x3", "-1x-1", "0x5", "9999999x1"):
+        safetensors.numpy.save_file({"head.weight": np.zeros((2, 3), np.float32)}, path, {"image_size": note})
+        assert open_published(path).trained is None
 
 
 def test_what_cannot_be_done_is_an_error_that_names_the_file() -> None:
@@ -65,7 +126,9 @@ def test_what_cannot_be_done_is_an_error_that_names_the_file() -> None:
     ("swinv2_tiny_window8_256", 0.485, 0.9, "bicubic"), ("swinv2_base_window12to24_192to384", 0.485, 1.0, "bicubic"),
     ("resnetv2_34d", 0.5, 0.9, "bicubic"), ("resnetv2_50", 0.5, 0.95, "bicubic"),
     ("resnetv2_50x1_bit", 0.5, 0.875, "bicubic"), ("resnetv2_50x3_bit", 0.5, 1.0, "bilinear"),
-    ("convnext_xxlarge", 0.48145466, 1.0, "bicubic"),
+    ("convnext_xxlarge", 0.48145466, 1.0, "bicubic"), ("vit_so400m_patch14_siglip_gap_448", 0.5, 1.0, "bicubic"),
+    ("vit_so400m_patch14_siglip_384", 0.5, 0.9, "bicubic"), ("vit_medium_patch16_gap_384", 0.5, 0.95, "bicubic"),
+    ("vit_so150m2_patch16_reg1_gap_256", 0.5, 1.0, "bicubic"),
 ])
 def test_a_bare_file_is_seen_as_its_family_states(name: str, mean: float, crop: float, interpolation: str) -> None:
     how, whose = published(None, "head.weight").preprocessing(name)

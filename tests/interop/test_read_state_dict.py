@@ -138,7 +138,8 @@ except ImportError as error:
     assert "safetensors" in message and "pip install 'cvjax[experiments]'" in message
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod.module.",
+                                    "timm_model."])
 def test_what_stands_before_all_names_is_left_out_and_said(tmp_path: Path, prefix: str,
                                                            caplog: pytest.LogCaptureFixture) -> None:
     arrays = {"conv1.weight": np.zeros(1, np.float32), "model.fc.weight": np.ones(1, np.float32)}

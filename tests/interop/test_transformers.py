@@ -42,30 +42,31 @@ def test_names_and_shapes_are_theirs(case: str) -> None:
     """All of those in their file but the ones that networks here have no use for."""
     _, _, name, fields = CASES[case]
     model: Any = create_model(name, **fields, image_size=16 if case == "swin" else 8)
-    classes = {"clip": 5, "siglip": 0, "dinov2": 0, "dinov2_with_registers": 0}.get(case, 3)
-    model = model.clone(num_classes=classes)
+    classes = {"clip": 5, "siglip": 0, "dinov2_with_registers": 0, "dinov3_vit": 0}.get(case, 3)
+    model = model.clone(num_classes=classes, **({"pool": "token+avg"} if case == "dinov2" else {}))
     variables = jax.eval_shape(model.init, jax.random.key(0), *model_images(model))
     stand_in = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
     found = {key: list(array.shape) for key, array in to_state_dict(stand_in, model, "transformers").items()}
-    stored = {key.removeprefix("dinov2.") if case == "dinov2" else key: shape
-              for key, shape in STORED["networks"][case]["shapes"].items() if not key.endswith("num_batches_tracked")}
-    unused = {"dinov2": {"classifier.weight", "classifier.bias", "embeddings.mask_token"},
-              "dinov2_with_registers": {"embeddings.mask_token"}}.get(case, set())
-    assert {key: shape for key, shape in stored.items() if key not in unused} == found
+    stored = {key: shape for key, shape in STORED["networks"][case]["shapes"].items()
+              if not key.endswith(("num_batches_tracked", "embeddings.mask_token"))}
+    assert stored == found
 
 
-@pytest.mark.parametrize("case", ["vit", "clip", "siglip", "resnet"])
+@pytest.mark.parametrize("case", ["vit", "clip", "siglip", "resnet", "dinov2", "dinov3_vit"])
 def test_a_repository_is_a_model_with_its_numbers(case: str, tmp_path: Path) -> None:
     _, _, name, fields = CASES[case]
     found = create_pretrained(name, write(tmp_path, case), **fields)
     there, back = arrays_of(case), to_state_dict(found.variables, found.model, "transformers")
     assert all(np.array_equal(there[key], array) for key, array in back.items())
     model: Any = found.model
-    assert model.num_classes == {"clip": 5, "siglip": 0}.get(case, 3)
-    assert found.class_names == (("a", "b", "c") if case in ("vit", "resnet") else ())
+    assert model.num_classes == {"clip": 5, "siglip": 0, "dinov3_vit": 0}.get(case, 3)
+    assert found.class_names == (("a", "b", "c") if case in ("vit", "resnet", "dinov2") else ())
     if case != "resnet":
-        assert (model.norm_epsilon, model.activation, model.image_size) == {
-            "vit": (1e-12, "gelu", 8), "clip": (1e-5, "quick_gelu", 8), "siglip": (1e-6, "gelu_tanh", 8)}[case]
+        assert (model.norm_epsilon, model.activation, model.pool) == {
+            "vit": (1e-12, "gelu", "token"), "clip": (1e-5, "quick_gelu", "token"),
+            "siglip": (1e-6, "gelu_tanh", "map"), "dinov2": (1e-6, "gelu", "token+avg"),
+            "dinov3_vit": (1e-5, "gelu", "token")}[case]
+        assert model.image_size == 8
 
 
 def test_queries_keys_and_values_stand_in_this_order(tmp_path: Path) -> None:
@@ -96,6 +97,10 @@ LARGE_MLP = LARGE | {"intermediate_size": 4096}
       "num_attention_heads": 24, "use_swiglu_ffn": True}, "vit_giant_patch14_dinov2"),
     ({"model_type": "dinov2_with_registers", "image_size": 518, "patch_size": 14, **LARGE},
      "vit_large_patch14_reg4_dinov2"),
+    ({"model_type": "dinov3_vit", "num_register_tokens": 4}, "vit_small_patch16_dinov3_qkvb"),
+    ({"model_type": "dinov3_vit", "num_register_tokens": 4, "hidden_size": 1280, "num_hidden_layers": 32,
+      "num_attention_heads": 20, "intermediate_size": 5120, "use_gated_mlp": True, "hidden_act": "silu",
+      "query_bias": False, "value_bias": False}, "vit_huge_plus_patch16_dinov3"),
     ({"model_type": "swin"}, "swin_tiny_patch4_window7_224"),
     ({"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12,
       "image_size": 384}, "swin_base_patch4_window12_384"),
@@ -132,6 +137,10 @@ CLIP_LIKE = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_ed
      Preprocessing((0.5,) * 3, (0.2,) * 3, 0.875)),
     (CLIP_LIKE | {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}}, 384,
      Preprocessing((0.5,) * 3, (0.2,) * 3, 1.0, "squash")),
+    ({"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 224, "width": 224}, "resample": None,
+      "image_mean": [0.5] * 3, "image_std": [0.2] * 3, **dict.fromkeys(
+          ("crop_size", "do_center_crop", "do_normalize", "do_rescale", "do_resize", "rescale_factor"))}, 224,
+     Preprocessing((0.5,) * 3, (0.2,) * 3, 1.0, "squash", "bilinear")),
     (CLIP_LIKE | {"rescale_factor": 1 / 127.5}, 224, Preprocessing((0.25,) * 3, (0.1,) * 3, 1.0)),
     (CLIP_LIKE | {"do_normalize": False, "do_rescale": False}, 224, Preprocessing((0.0,), (1 / 255,), 1.0)),
 ])
@@ -157,6 +166,8 @@ def test_a_licence_is_the_readmes(tmp_path: Path) -> None:
     found = open_published(tmp_path)
     assert found.licence == "apache-2.0"
     assert found.check_architecture("vit_tiny_patch16_224", VIT).endswith("says its config.json; licence: apache-2.0")
+    front = "---\nlicense: {}  # see below\nlicense_name: dinov3-license\n---\n"
+    assert [stated_licence(front.format(said)) for said in ("other", "mit")] == ["dinov3-license", "mit"]
     for text in ("# ViT\nlicense: mit\n", "---\ntags: x\n---\nlicense: mit\n", "", "---\nlicense:\n- a\n---\n"):
         assert stated_licence(text) == ""
 
@@ -182,6 +193,10 @@ def fails(folder: Path, message: str, **fields: Any) -> None:
     ({"hidden_size": "12"}, "hidden_size is '12', which cannot be"), ({"hidden_size": -1}, "hidden_size is '-1'"),
     ({"hidden_size": 2**80}, "hidden_size is '1208"), ({"num_hidden_layers": True}, "num_hidden_layers is 'True'"),
     ({"layer_norm_eps": [1]}, "layer_norm_eps is"), ({"hidden_act": "silu"}, "hidden_act is 'silu'"),
+    ({"hidden_act": ["gelu"]}, "hidden_act is"), ({"layer_norm_eps": 10**400}, "layer_norm_eps is '1000"),
+    ({"model_type": "dinov2", "mlp_ratio": 1e308}, "mlp_ratio is '1e\\+308'"),
+    ({"model_type": "dinov3_vit", "rope_theta": 1e4}, "rope_theta is 10000.0; here it must be 100.0"),
+    ({"model_type": "dinov3_vit", "use_gated_mlp": True}, "hidden_act is 'gelu' beside use_gated_mlp"),
     ({"id2label": ["a"]}, "id2label is"), ({"patch_size": [4, 2]}, "patch_size is"),
     ({"hidden_size": 24}, r"are not of vit_tiny_patch16_224: width 24 \(not 12\)$"),
     ({"num_hidden_layers": 3, "qkv_bias": False},
@@ -197,6 +212,21 @@ def test_configurations_that_do_not_fit_are_named(change: dict[str, Any], messag
                 if "resnet" in str(change) else {}), message)
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"crop_pct": 0}, "crop_pct is 0.0, which cannot be"), ({"crop_pct": 1e-320}, "crop_pct is"),
+    ({"resample": 2.0}, "resample is '2.0'"), ({"resample": 6}, "resample is '6'"),
+    ({"image_mean": [10**400] * 3}, "image_mean is"), ({"rescale_factor": 10**400}, "rescale_factor is '1000"),
+    ({"size": None}, "states no size"),
+])
+def test_processors_that_cannot_be_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^x:? {message}"):
+        stated_images(CLIP_LIKE | {"image_processor_type": "ConvNextImageProcessor"} | change, "x")
+
+
+def test_a_classifier_of_one_number_is_named(tmp_path: Path) -> None:
+    fails(write(tmp_path, "vit", classifier__weight=np.zeros((), np.float32)), r"of another shape: classifier.*\(\)")
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     key = "vit.encoder.layer.0.attention.attention.key.bias"
     write(tmp_path, "vit", **{key.replace(".", "__"): None, "vit__extra": np.zeros(2, np.float32),
@@ -210,6 +240,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fails(tmp_path, "holds neither model.safetensors nor pytorch_model.bin$")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    fails(tmp_path, "its weights lie in several files, by model.safetensors.index.json, which are not read here")
     fails(write(tmp_path, "vit", "{"), "config.json is not JSON")
     (write(tmp_path, "vit") / "preprocessor_config.json").write_text("[")
     fails(tmp_path, "preprocessor_config.json is not JSON")

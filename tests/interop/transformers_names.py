@@ -21,6 +21,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "dinov2": ("Dinov2ForImageClassification", DINO, "vit_small_patch14_dinov2", VIT | dict(mlp_ratio=4)),
     "dinov2_with_registers": ("Dinov2WithRegistersModel", DINO, "vit_small_patch14_reg4_dinov2",
                               VIT | dict(mlp_ratio=4)),
+    "dinov3_vit": ("DINOv3ViTModel", TOWER | dict(num_register_tokens=4), "vit_small_patch16_dinov3_qkvb",
+                   VIT | dict(pool="token")),
     "swin": ("SwinForImageClassification", dict(embed_dim=4, depths=[1, 1], num_heads=[1, 2], window_size=2,
                                                 image_size=16), "swin_tiny_patch4_window7_224",
              dict(width=4, depths=(1, 1), heads=(1, 2), window=2)),

@@ -54,6 +54,13 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
                      VIT | dict(mlp_ratio=64.5 / 12)),
     "dinov2_with_registers": ("Dinov2WithRegistersModel", DINO, "vit_small_patch14_reg4_dinov2",
                               VIT | dict(mlp_ratio=4)),
+    "dinov2_classifier": ("Dinov2ForImageClassification", DINO, "vit_small_patch14_dinov2", VIT | dict(mlp_ratio=4)),
+    "dinov2_with_registers_classifier": ("Dinov2WithRegistersForImageClassification", DINO,
+                                         "vit_small_patch14_reg4_dinov2", VIT | dict(mlp_ratio=4)),
+    "dinov3": ("DINOv3ViTModel", TOWER | dict(num_register_tokens=4), "vit_small_patch16_dinov3_qkvb", VIT),
+    "dinov3_gated": ("DINOv3ViTModel", TOWER | dict(num_register_tokens=4, use_gated_mlp=True, hidden_act="silu",
+                                                    query_bias=False, value_bias=False),
+                     "vit_huge_plus_patch16_dinov3", VIT),
     "swin": ("SwinForImageClassification", SWIN, "swin_tiny_patch4_window7_224", OUR_SWIN),
     "convnext": ("ConvNextForImageClassification", CONVNEXT, "convnext_tiny", OUR_CONVNEXT),
     "convnextv2": ("ConvNextV2ForImageClassification", CONVNEXT, "convnextv2_atto", OUR_CONVNEXT),
@@ -158,10 +165,10 @@ def test_logits_and_gradients_are_theirs(case: str, transformers: ModuleType, tm
         grads = {key: value for key, value in grads.items() if key != "head"}
     reached = to_state_dict({"params": grads}, ours, layout)
     there = gradients(theirs, tmp_path / "gradients")
-    if case == "dinov2_with_registers":  # the class token's position is part of the token here
-        there["embeddings.position_embeddings"][:, 0] = 0
-    plain, reached = ({re.sub(r"^(vision_model|vit)\.", "", key): value for key, value in arrays.items()}
-                      for arrays in (there, reached))
+    base = re.compile(r"^(vision_model|vit|dinov2(_with_registers)?)\.")
+    plain, reached = ({base.sub("", key): value for key, value in arrays.items()} for arrays in (there, reached))
+    if case.startswith("dinov2_with_registers"):  # the class token's position is part of the token here
+        plain["embeddings.position_embeddings"][:, 0] = 0
     if case == "vit_mae":  # there they are fixed, and stored
         del reached["embeddings.position_embeddings"], plain["embeddings.position_embeddings"]
     for key, value in reached.items():

@@ -101,9 +101,10 @@ _LATER = ("class_token", "distilled", "registers", "prefix_positions", "pre_norm
 
 def _vit(model: VisionTransformer) -> Family:
     if model.position == "rotary" or model.qkv_bias == "qv":
-        return dataclasses.replace(_TIMM, namings={"timm": _EVA})
+        there = vit_transformers(model, lambda model: {}) if model.position == "rotary" else {}
+        return dataclasses.replace(_TIMM, namings={"timm": _EVA, **there})
     usual = {field.name: field.default for field in dataclasses.fields(model)}
-    later = model.pool == "map" or any(getattr(model, name) != usual[name] for name in _LATER)
+    later = model.pool in ("map", "token+avg") or any(getattr(model, name) != usual[name] for name in _LATER)
     return dataclasses.replace(_TIMM, namings={
         **_TIMM.namings, **({} if later else _TORCHVISIONS),
         **vit_transformers(model, _constants("embeddings.position_embeddings"))})

@@ -1,4 +1,4 @@
-"""The names that `transformers` has for vision transformers: of ViT and DeiT, of DINOv2, and of CLIP and SigLIP."""
+"""The names that `transformers` has for vision transformers: ViT and DeiT, DINOv2 and DINOv3, CLIP and SigLIP."""
 
 from collections.abc import Callable
 
@@ -71,6 +71,24 @@ def _dinov2(model: VisionTransformer) -> Naming:
                         head=r"classifier\..+", read=read, write=write)
 
 
+def _dinov3(model: VisionTransformer) -> Naming:
+    block = r"layer/\1"
+    first = "fc1_x" if model.activation == "swiglu_pair" else "fc1"
+    rules = (
+        Rule("patch_embed/proj/kernel", "embeddings/patch_embeddings/weight", PATCHES),
+        Rule("patch_embed/proj/bias", "embeddings/patch_embeddings/bias"),
+        Rule("cls_token", "embeddings/cls_token"), Rule("reg_token", "embeddings/register_tokens"),
+        Rule(r"blocks/(\d+)/attn/qkv/([qv])_bias", rf"{block}/attention/\2_proj/bias"),
+        *linear(r"blocks/(\d+)/attn/qkv", f"{block}/attention/{{q_proj,k_proj,v_proj}}"),
+        *linear(r"blocks/(\d+)/attn/proj", f"{block}/attention/o_proj"),
+        *linear(rf"blocks/(\d+)/mlp/{first}", f"{block}/mlp/up_proj"),
+        *linear(r"blocks/(\d+)/mlp/fc1_g", f"{block}/mlp/gate_proj"),
+        *linear(r"blocks/(\d+)/mlp/fc2", f"{block}/mlp/down_proj"),
+        Rule(r"blocks/(\d+)/ls(\d)/gamma", rf"{block}/layer_scale\2/lambda1"), *TORCH)
+    norms = ((r"blocks/(\d+)/norm(\d)/", rf"{block}/norm\2/"),)
+    return transformers("dinov3_vit", rules, (*norms, ("head/", "classifier/")), head=r"classifier\..+")
+
+
 def _tower(model: VisionTransformer) -> Naming:
     """The vision towers of CLIP and SigLIP, by themselves or in a file with that of the text.
 
@@ -122,6 +140,9 @@ def vit_transformers(model: VisionTransformer, constants: Constants) -> dict[str
     """
     if model.qk_norm or not model.normed_tokens:
         return {}
+    if model.position == "rotary":
+        usual = model.class_token and not model.distilled and model.pool != "map" and model.qkv_bias is not True
+        return {"transformers": _dinov3(model)} if usual and model.layer_scale is not None else {}
     if model.layer_scale is not None:
         return {"transformers": _dinov2(model)} if model.class_token and not model.distilled else {}
     if model.registers or not model.prefix_positions:
