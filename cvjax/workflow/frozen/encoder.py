@@ -127,7 +127,7 @@ def encoder_of(run: Run) -> Encoder:
                        run.channels, run.preprocessing, run.config, run.origin)
     model = run.model.clone(num_classes=0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, run.channels)))
-    params = {name: run.variables["params"][name] for name in shapes["params"]}
+    params = {name: run.variables["params"][name] for name in shapes.get("params", {})}  # none where all is head
     pool = model.pool if isinstance(model, VisionTransformer) else "token"
     return Encoder(run.experiment, model, run.variables | {"params": params}, pool, 1, size, run.channels,
                    run.preprocessing, run.config, run.origin)
