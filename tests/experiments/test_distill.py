@@ -168,8 +168,8 @@ def test_weights_and_teacher_are_taken_down_alike_with_and_without_a_measurement
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     save_weights(jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes), model,
                  tmp_path / "start.safetensors")
-    arguments = ("--teacher", teacher, "--pretrained", tmp_path / "start.safetensors", *TINY[:-4], "--model", "resnet20",
-                 "--model-fields", "width=4", "depths=(1,)")
+    arguments = ("--teacher", teacher, "--pretrained", tmp_path / "start.safetensors", *TINY[:-4], "--model",
+                 "resnet20", "--model-fields", "width=4", "depths=(1,)")
     for i, more in enumerate((("--steps", 6), ("--minutes", 1))):
         done = command("distill", *arguments, *more, "--run-dir", tmp_path / f"run{i}")
         assert done.status == 0, done.err
