@@ -1,8 +1,8 @@
 """Fine-tune a pre-trained encoder as a classifier.
 
 The recipe (He et al. 2022, app. A.1, Table 9) has layer-wise learning-rate decay, mixup, label smoothing, drop path,
-and positions that are learnt from the fixed ones on. `--scratch` trains the same network from random parameters, for a
-comparison at the same budget.
+and positions that are learnt from the fixed ones on; rotary ones stay. `--scratch` trains the same network from random
+parameters, for a comparison at the same budget.
 
     python -m experiments.finetune --checkpoint runs/mae_pretrain/digits
 """

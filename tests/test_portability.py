@@ -6,11 +6,18 @@ The steps are those of the commands themselves, stopped before the first one; sh
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvjax.data.preprocessing import Preprocessing
+from cvjax.models import create_model
 from cvjax.train.dispatch import in_a_row
+from cvjax.workflow import distillation
+from cvjax.workflow.classification.goal import Classification
+from cvjax.workflow.classification.model import Classifier, parse_fields
 from cvjax.workflow.lowering import lower_step
+from cvjax.workflow.prediction.predictor import ClassifierNetwork
 from experiments.wiring.plan import prepare
 from tests.experiments.written_runs import write_run
 
@@ -112,6 +119,24 @@ def test_distillation_lowers(tmp_path):
     _, program = lower("distill", "--teacher", teacher, "--model", "linear", "--model-fields", "--batch-size", 8,
                        tmp_path=tmp_path)
     assert program.count("tensor<64x10xf32>") > 1
+
+
+@pytest.mark.slow
+def test_a_papers_distillation_lowers_at_full_size(tmp_path, monkeypatch):
+    """Of its published teacher, the shapes."""
+    def shapes_of(name, weights, *, fields):
+        model = create_model(name, **parse_fields(fields))
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+        goal = Classification(tuple(map(str, range(1000))))
+        return ClassifierNetwork([Classifier(model, variables, 224, 3, Preprocessing.of(3), goal)]), None
+
+    monkeypatch.setattr(distillation, "published_network", shapes_of)
+    prepared, program = lower("distill", "deit_small_distilled", tmp_path=tmp_path)
+    learnt, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                      for tree in (prepared.state.params, prepared.state.constants["teacher"]["params"]))
+    assert (learnt, frozen) == (22_436_432, 60_192_808)
+    assert "tensor<1024x224x224x3xui8>" in program and "tensor<1024x198x384xbf16>" in program
+    assert "tensor<1024x7x7x2048xbf16>" in program, "the teacher sees the student's pictures"
 
 
 def test_several_airbench_steps_in_one_program_lower(tmp_path):

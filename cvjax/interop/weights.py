@@ -111,6 +111,13 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     One line in the log lists what is fresh, ignored or resized. Any other difference between file and model is a
     ValueError with every name that is missing, unexpected, of another shape, or (positions) of other values.
     """
+    return load_partly(model, weights, part=part, rng=rng, whole=whole, trained=trained)[0]
+
+
+def load_partly(model: nn.Module, weights: str | Path | Mapping[str, Any], *, part: str | None = None,
+                rng: jax.Array | None = None, whole: bool = False, trained: tuple[int, int] | None = None
+                ) -> tuple[dict[str, Any], list[str]]:
+    """What `load_weights` gives, and the paths of the parameters that start fresh, such as `head/kernel`."""
     family = family_of(model)
     if part is not None and isinstance(weights, Mapping):
         raise ValueError(f"part {part!r} with names and arrays: it is for files, which may hold several networks")
@@ -177,10 +184,11 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any], *, p
     for path, names in parts.items():
         array = given[names[0]] if len(names) == 1 else np.concatenate([given[name] for name in names])
         loaded[path] = jnp.asarray(slots[names[0]].layout.to_ours(array, model))
-    if fresh:
+    started = list(dict.fromkeys(slots[name].path for name in fresh))
+    if started:
         key = jax.random.key(0) if rng is None else rng
-        loaded |= _start(model, family, [slots[name].path for name in fresh], key)
-    return unflatten_dict(loaded)
+        loaded |= _start(model, family, started, key)
+    return unflatten_dict(loaded), ["/".join(path[1:]) for path in started if path[0] == "params"]
 
 
 def adapted_to_channels(kernel: np.ndarray, channels: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A pre-trained kernel W `(D, K)` stands still. It learns an update of rank r, W + alpha / r A B (sec. 4.1, eq. 3), of
 which A `(D, r)` is drawn at random and B `(r, K)` starts at 0, so that training starts at the pre-trained network. The
-head learns whole, and all else stands still, too.
+head learns whole, and so does what the pre-trained weights lack; all else stands still, too.
 
 The network does not know of it: kernels are merged before each call, so that every model, and whatever a model can do,
 stays as it is. Only what learns is in `params`, under the paths of the network. The rest travels in the model state, as
@@ -41,13 +41,14 @@ class Lora(NamedTuple):
     """What learns.
 
     rank: r, at least 1. alpha: A B is multiplied by alpha / r. layers: whose kernels learn an update, those of the
-    attention, or also those of the MLPs. is_head(path): whether a parameter learns whole.
+    attention, or also those of the MLPs. is_whole(path): whether a parameter learns whole, as those of
+    the head do.
     """
 
     rank: int
     alpha: float
     layers: LoraLayers
-    is_head: Callable[[str], bool]
+    is_whole: Callable[[str], bool]
 
 
 def adapted_kernels(params: Any, layers: LoraLayers) -> dict[Path, Any]:
@@ -125,6 +126,6 @@ def _draw(params: Any, lora: Lora, rng: jax.Array) -> dict[Path, jax.Array]:
 def _split(variables: Any, updates: dict[Path, jax.Array], lora: Lora) -> dict[str, Any]:
     """A network's variables as what learns and what stands still."""
     params = _flat(variables["params"])
-    head = {path: leaf for path, leaf in params.items() if lora.is_head("/".join(path))}
+    head = {path: leaf for path, leaf in params.items() if lora.is_whole("/".join(path))}
     still = {path: leaf for path, leaf in params.items() if path not in head}
     return {**variables, "params": unflatten_dict(head | updates), "frozen": {"params": unflatten_dict(still)}}

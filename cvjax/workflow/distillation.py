@@ -98,6 +98,9 @@ def open_teacher(source: str, weights: str | None, fields: Sequence[str], *, enc
             return _of_encoder(source, load_encoder(source, "judged"), dtype)
         classifier = classifier_of(load_run(source).require("classifier"))
         return _of_classifier(source, classifier, classifier.origin, classifier.goal, dtype)
+    if tag and weights is not None:
+        raise ConfigError(f"--teacher {source}: {tag!r} names weights of timm, and --teacher-weights gives others: "
+                          "leave one out")
     if weights is None:
         with config_errors():
             weights = f"{HUB}timm/{source}" if tag else default_weights(name)

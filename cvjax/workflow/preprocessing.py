@@ -11,9 +11,10 @@ import numpy as np
 
 from cvjax.data.preprocessing import Preprocessing
 from cvjax.errors import ConfigError
-from cvjax.interop import load_weights, to_state_dict
+from cvjax.interop import to_state_dict
 from cvjax.interop.hub import HUB, holds_weights
 from cvjax.interop.published import POSITION_RESIZE, Published, open_published, resizing_as
+from cvjax.interop.weights import load_partly
 from cvjax.models.image_model import ImageModel
 from cvjax.ops.position import PositionResize
 from cvjax.workflow.config import PreprocessingOptions, config_errors
@@ -67,8 +68,12 @@ class Pretrained:
 
     def variables(self, model: ImageModel, seed: int) -> Any:
         """The variables of `resizing(model)`; a missing head, or one of other classes, starts fresh and is logged."""
+        return self.partly(model, seed)[0]
+
+    def partly(self, model: ImageModel, seed: int) -> tuple[Any, list[str]]:
+        """`variables`, and the paths of the parameters that start fresh."""
         try:
-            return load_weights(self.resizing(model), self.arrays, rng=jax.random.key(seed), trained=self.trained)
+            return load_partly(self.resizing(model), self.arrays, rng=jax.random.key(seed), trained=self.trained)
         except ValueError as error:
             raise ConfigError(f"--pretrained {self.source}: {str(error).splitlines()[0]}") from None
 

@@ -10,7 +10,7 @@ from cvjax.tasks.distillation import feature_task, logits_lesson, token_lesson
 from cvjax.train.preemption import StopRequest
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
-from cvjax.workflow.classification.model import build_classifier, create_model_or_fail
+from cvjax.workflow.classification.model import build_classifier, check_model, create_model_or_fail
 from cvjax.workflow.classification.parts import training_parts
 from cvjax.workflow.config import as_json
 from cvjax.workflow.devices import ENGINES
@@ -24,7 +24,7 @@ from cvjax.workflow.prepared import Prepared, prepare_training
 from cvjax.workflow.restore import record_of
 from cvjax.workflow.training import train
 from experiments.distill import HARD_WEIGHT, TEMPERATURE, Config
-from experiments.wiring.supervised import Taught, run_one
+from experiments.wiring.supervised import Taught, train_one
 from experiments.wiring.supervised import prepare as prepare_classifier
 
 
@@ -33,31 +33,25 @@ def run(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     if config.method == "features":
         run_features(config, folder, stop)
     else:
-        run_one(config, folder, stop, partial(teach, config, folder))
+        train_one(prepare_within(prepare, config, folder), config, folder, stop)
 
 
 def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
-    """The training, see `cvjax.workflow.prepared.Prepared`."""
-    if config.method == "features":
-        return prepare_features(config, folder)
-    return prepare_classifier(config, folder, partial(teach, config, folder))
-
-
-def open_for(config: Config, folder: RunFolder, inputs: ImageInputs) -> Teacher:
-    """The teacher of a configuration, checked and taken down."""
+    """The training, see `cvjax.workflow.prepared.Prepared`. The teacher is read before the data."""
     teacher = open_teacher(config.teacher, config.teacher_weights, config.teacher_fields,
                            encoder=config.method == "features", dtype=config.dtype)
     folder.reads(teacher.origin, again=True)
-    check_taught(teacher, inputs.dataset, config.data, classes=config.method != "features")
-    return teacher
+    if config.method == "features":
+        return prepare_features(config, folder, teacher)
+    return prepare_classifier(config, folder, partial(teach, config, teacher))
 
 
-def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInputs) -> Taught:
+def teach(config: Config, teacher: Teacher, model: ImageModel, inputs: ImageInputs) -> Taught:
     """What the teacher brings to a classifier."""
     if config.method == "token" and not (isinstance(model, VisionTransformer) and model.distilled):
         raise ConfigError(f"--method token: {config.model} has no distillation token; deit_small_distilled_patch16_224 "
                           "has one, and so has a ViT with --model-fields distilled=True")
-    teacher = open_for(config, folder, inputs)
+    check_taught(teacher, inputs.dataset, config.data, classes=True)
     ask = teacher.asked(inputs.preprocessing)
     weight = HARD_WEIGHT[config.method] if config.hard_weight is None else config.hard_weight
     if config.method == "token":
@@ -69,7 +63,7 @@ def teach(config: Config, folder: RunFolder, model: ImageModel, inputs: ImageInp
 
 def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     """Train an encoder, probe it beside random parameters, and report."""
-    prepared = prepare_within(prepare_features, config, folder)
+    prepared = prepare_within(prepare, config, folder)
     trained = train(prepared, folder, stop)
     if trained is None:
         return
@@ -81,15 +75,17 @@ def run_features(config: Config, folder: RunFolder, stop: StopRequest) -> None:
     folder.finish(metrics, shared_protocol(inputs) | found | prepared.protocol, trained)
 
 
-def prepare_features(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
+def prepare_features(config: Config, folder: RunFolder, teacher: Teacher) -> Prepared[ImageInputs]:
     """The training of an encoder without labels."""
     inputs = make_inputs(config, image_size=config.image_size, eval_size=config.eval_size, folder=folder,
                          prepare=partial(training_parts, as_json(config)),
                          raw_pixels=create_model_or_fail(config.model).raw_pixels, repeats=config.aug_repeats)
     inputs = augmented(config, inputs)
-    teacher = open_for(config, folder, inputs)
+    check_taught(teacher, inputs.dataset, config.data, classes=False)
     backbone = build_classifier(config, image_size=inputs.crop_size, channels=inputs.dataset.channels, num_classes=0,
                                 drop_path=config.drop_path, dropout=config.dropout)
+    if inputs.crop_size != inputs.image_size:  # `build_classifier` has looked at training crops
+        check_model(backbone, config.model, inputs.seen_shape)
     model = Projected(with_axis_name(backbone, ENGINES[config.parallel].axis_name), teacher.width)
     encoder = encoder_of(model, {}, inputs)
     task = feature_task(model, ask=teacher.asked(inputs.preprocessing), augment=inputs.augment,

@@ -14,7 +14,7 @@ from cvjax.train.preemption import StopRequest
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.augmentation import augmented, mixing
 from cvjax.workflow.classification.goal import Classification
-from cvjax.workflow.classification.transfer import with_lora
+from cvjax.workflow.classification.transfer import parameter_shapes, with_lora
 from cvjax.workflow.config import on_data_of
 from cvjax.workflow.folder import RunFolder, print_metrics
 from cvjax.workflow.frozen.encoder import check_channels, load_encoder
@@ -54,16 +54,19 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     if not encoder.is_vit:
         raise ConfigError(f"--checkpoint {config.checkpoint} holds a {type(encoder.model).__name__}; this takes ViTs, "
                           "for others there is `python -m experiments.supervised --pretrained RUN`")
+    fixed = encoder.model.position
     model = encoder.model.clone(
-        num_classes=inputs.dataset.num_classes, pool=config.pool, position="learned", drop_path=config.drop_path,
+        num_classes=inputs.dataset.num_classes, pool=config.pool, drop_path=config.drop_path,
+        position=fixed if fixed == "rotary" else "learned",
         remat=config.remat, scan=config.scan, attention=config.attention, dtype=jnp.dtype(config.dtype))
 
     def adapt(variables: Any, pretrained: Any) -> Any:
         """Take all parameters from the pretrained ones; positions that were fixed there start from the same values."""
         params = dict(variables["params"])
-        positions = sincos_2d(model.width, (encoder.image_size // model.patch_size,) * 2)
-        first = model.placed_prefix
-        params["pos_embed"] = params["pos_embed"].at[0, first:].set(positions).at[0, :first].set(0)
+        if "pos_embed" in params:
+            grid, first = (encoder.image_size // model.patch_size,) * 2, model.placed_prefix
+            positions = sincos_2d(model.width, grid, moco=fixed == "sincos2d_moco")
+            params["pos_embed"] = params["pos_embed"].at[0, first:].set(positions).at[0, :first].set(0)
         params |= {name: params[name] | {"kernel": HEAD * params[name]["kernel"]}
                    for name in model.output_modules if name in params}
         params |= {key: value for key, value in pretrained.items() if key in params}
@@ -71,7 +74,9 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
 
     task = supervised_task(model, augment=inputs.augment, preprocess=inputs.preprocess,
                            mix=mixing(config), **Classification(inputs.dataset.class_names).learning(config))
-    task, start, lora_alpha = with_lora(config, model, task, adapt)
+    learnt = {*encoder.variables["params"], "pos_embed"}
+    fresh = [path for path in parameter_shapes(model) if path.split("/")[0] not in learnt] if config.lora else []
+    task, start, lora_alpha = with_lora(config, model, task, adapt, fresh)
     meta = record_of("finetune", config, "classifier", model, image_size=(inputs.image_size, inputs.image_size),
                      channels=inputs.dataset.channels, preprocessing=inputs.preprocessing,
                      class_names=inputs.dataset.class_names,

@@ -15,6 +15,7 @@ from cvjax.visualize.reconstruction import reconstruction_panel
 from cvjax.workflow.augmentation import Augmentation
 from cvjax.workflow.budget import prepare_within
 from cvjax.workflow.classification.transfer import with_parameters
+from cvjax.workflow.config import require
 from cvjax.workflow.continued import late_schedules
 from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import Encoder
@@ -69,6 +70,11 @@ def prepare(config: Config, folder: RunFolder) -> Prepared[ImageInputs]:
     learnt = start and learnt_parameters(model, start, config.seed)
     images = len(inputs.dataset.train)
     late = learnt is not None and "decoder" not in learnt
+    if learnt is not None and not late:
+        for name in ("head_warmup_epochs", "backbone_rate"):
+            value, default = getattr(config, name), getattr(Config, name)
+            require(value == default, name, value, "left out with weights that have a decoder, beside which nothing is "
+                    "fresh")
     return prepare_training(config, task, inputs, best_metric="loss", best_mode="min", meta=meta, model=model,
                             output_modules=model.output_modules, pretrained=learnt,
                             adapt=with_parameters if start else None,

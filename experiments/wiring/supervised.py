@@ -70,9 +70,13 @@ class Taught(NamedTuple):
 Teach = Callable[[ImageModel, ImageInputs], Taught]
 
 
-def run_one(config: Config, folder: RunFolder, stop: StopRequest, teach: Teach | None = None) -> None:
-    """Train one model into `folder`."""
-    prepared = prepare_within(partial(prepare, teach=teach), config, folder)
+def run_one(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Train one model into `folder`, and report."""
+    train_one(prepare_within(prepare, config, folder), config, folder, stop)
+
+
+def train_one(prepared: Prepared[ImageInputs], config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """`run_one` of what is prepared."""
     trained = train(prepared, folder, stop)
     if trained is None:
         return
@@ -121,7 +125,7 @@ def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Pr
     axis_name = ENGINES[config.parallel].axis_name  # the batch's axis under pmap, for models with batch statistics
     mapped = with_axis_name(model, axis_name)
     frozen = frozen_parameters(config.freeze, model)
-    pretrained = None if start is None else start.variables(model, config.seed)
+    pretrained, fresh = (None, []) if start is None else start.partly(model, config.seed)
     adapt = None if pretrained is None else lambda fresh, pretrained: {**fresh, **pretrained}
     if pretrained is None and model.examples:
         examples = inputs.preprocess(inputs.examples("train", model.examples))
@@ -130,7 +134,7 @@ def prepare(config: Config, folder: RunFolder, teach: Teach | None = None) -> Pr
                            mix=mixing(config), frozen=frozen, batch_norm_group=config.batch_norm_group,
                            lesson=taught and taught.lesson,
                            predict=partial(averaged, views=config.test_views), **goal.learning(config))
-    task, adapt, lora_alpha = with_lora(config, model, task, adapt)
+    task, adapt, lora_alpha = with_lora(config, model, task, adapt, fresh)
     meta = record_of(folder.experiment, config, goal.kind, model,
                      image_size=(inputs.image_size, inputs.image_size),
                      channels=dataset.channels, preprocessing=inputs.preprocessing, class_names=goal.names,

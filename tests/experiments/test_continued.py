@@ -138,6 +138,9 @@ def test_an_mae_takes_an_encoder_and_learns_a_fresh_decoder_or_takes_both(tmp_pa
     run = prepared("mae_pretrain", *MAE, "--pretrained", tmp_path / "whole" / "mae.safetensors")
     assert equal(jax.jit(run.initialize)(run.pretrained, run.constants).params, whole)
     assert "stands still" not in capsys.readouterr().out, "nothing is fresh"
+    for option in ("--backbone-rate", "--head-warmup-epochs"):
+        with pytest.raises(ConfigError, match=f"{option} 0.5: it must be left out with weights that have a decoder"):
+            prepared("mae_pretrain", *MAE, "--pretrained", tmp_path / "whole" / "mae.safetensors", option, 0.5)
 
     written(vit(), tmp_path / "learned" / "vit.safetensors")
     with pytest.raises(ConfigError, match="of other values than the model computes: pos_embed"):

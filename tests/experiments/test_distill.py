@@ -20,6 +20,7 @@ from cvjax.tasks.task import outputs_of
 from cvjax.train.checkpoint import restore_weights
 from cvjax.train.log import TIMING, RunLog
 from cvjax.workflow.distillation import open_teacher
+from cvjax.workflow.folder import RunFolder
 from cvjax.workflow.frozen.encoder import load_encoder
 from cvjax.workflow.normalization import normalized, preprocess
 from cvjax.workflow.restore import load_run
@@ -141,7 +142,38 @@ def test_it_answers_in_evaluation_mode(teacher: Path) -> None:
     np.testing.assert_allclose(asked(variables, images)[:1], asked(variables, images[:1]), atol=1e-5)
 
 
+def test_the_features_of_a_network_that_is_all_head_are_its_pixels(teacher: Path) -> None:
+    opened = open_teacher(str(teacher), None, (), encoder=True, dtype="float32")
+    images = jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
+    np.testing.assert_array_equal(opened.answers(opened.variables, images), images.reshape(2, 64))
+
+
 # --- runs
+
+
+def test_weights_and_teacher_are_taken_down_alike_with_and_without_a_measurement(
+        command: Callable[..., Any], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--minutes` prepares a training twice, and only once when it goes on: then both orders are compared."""
+    import cvjax.workflow.budget as budget
+    import experiments.wiring.distill as wiring
+
+    def measured(prepare: Callable[..., Any], config: Any, folder: RunFolder) -> tuple[float, float]:
+        prepare(config, RunFolder(dataclasses.replace(config, dry_run=True), folder.experiment, folder.name))
+        return 10.0, 1.0
+
+    found: list[list[Any]] = []
+    monkeypatch.setattr(budget, "seconds_per_step", measured)
+    monkeypatch.setattr(wiring, "train_one", lambda prepared, config, folder, stop: found.append([*folder.origins]))
+    model = create_model("resnet20", width=4, depths=(1,), image_size=8, in_channels=1, num_classes=10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    save_weights(jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes), model,
+                 tmp_path / "start.safetensors")
+    arguments = ("--teacher", teacher, "--pretrained", tmp_path / "start.safetensors", *TINY[:-4], "--model",
+                 "resnet20", "--model-fields", "width=4", "depths=(1,)")
+    for i, more in enumerate((("--steps", 6), ("--minutes", 1))):
+        done = command("distill", *arguments, *more, "--run-dir", tmp_path / f"run{i}")
+        assert done.status == 0, done.err
+    assert found[0] == found[1] and len(found[0]) == 2
 
 
 @pytest.mark.slow
@@ -255,6 +287,11 @@ def test_a_teacher_of_other_classes_is_refused_in_one_line(command: Callable[...
     (("--method", "features", "--label-smoothing", 0.1), "--label-smoothing 0.1: it must be left out with --method"),
     (("--distance", "mse"), "--distance mse: it must be left out with --method logits"),
     (("--folds", 3), "--folds 3: it must be 0"),
+    (("--teacher", "resnet50.a1_in1k", "--teacher-weights", "x.pth"), "'a1_in1k' names weights of timm, and --"),
+    (("--teacher", "nowhere", "--data", "folder:/nowhere"), "--teacher nowhere: it must be the folder of a run"),
+    (("--method", "features", "--model", "airbench94", "--image-size", 16), "--model airbench94: its first layer is "),
+    (("--method", "features", "--model", "vit_tiny_patch16_224", "--model-fields", "patch_size=4", "--eval-size", 6),
+     "--model vit_tiny_patch16_224 on images of 6x6x1: "),
 ])
 def test_what_cannot_be_is_refused_in_one_line(command: Callable[..., Any], teacher: Path, tmp_path: Path,
                                                arguments: tuple, words: str) -> None:

@@ -17,6 +17,7 @@ from cvjax.train.checkpoint import restore_weights
 from cvjax.train.log import RunLog
 from cvjax.workflow.frozen.encoder import load_encoder
 from cvjax.workflow.restore import load_run
+from experiments.wiring.plan import prepare
 from tests.experiments.tiny_vit import write_vit_run
 
 NAME, FIELDS = "vit_tiny_patch16_224", dict(patch_size=4, width=12, depth=1, heads=2)
@@ -126,6 +127,12 @@ def test_what_cannot_be_is_refused(command, base, arguments, message, tmp_path):
     assert message in done.complaint and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("pool, whole", [("token", {"head"}), ("avg", {"head", "fc_norm"})])
+def test_what_the_weights_lack_learns_whole(base, pool, whole):
+    run = prepare("supervised", [*MODEL, f"pool={pool}", "--pretrained", str(base), "--lora", "2", "--steps", "2"])
+    assert run.state.params.keys() == {"blocks", *whole}
+
+
 def test_other_networks_are_refused_by_name(command, tmp_path):
     model = create_model("resnet18", image_size=8, in_channels=1, num_classes=10, width=8, depths=(1,))
     path = tmp_path / "resnet.safetensors"
@@ -149,11 +156,12 @@ def test_fine_tuning_learns_updates_of_a_run(command, no_pictures, tmp_path):
     done = command("finetune", "--checkpoint", base, "--data", f"npz:{tmp_path}/data.npz", "--lora", 2, "--steps", 2,
                    "--batch-size", 8, "--base-learning-rate", 1, "--run-dir", tmp_path / "run")
     assert done.status == 0, done.err
-    assert "lora: 2 kernels learn an update of rank 2, times 1\n" in done.out
+    assert "update of rank 2, times 1; fc_norm/bias, fc_norm/scale learn whole, because the weights lack" in done.out
     before, after = (flatten_dict(load_run(run).variables["params"], sep="/") for run in (base, tmp_path / "run"))
     moved = {name for name in before.keys() & after.keys() if not np.array_equal(before[name], after[name])}
     assert {name for name in moved if not name.startswith("head/")} == {
         "blocks/0/attn/qkv/kernel", "blocks/0/attn/proj/kernel"}
+    assert np.any(after["fc_norm/bias"]) and np.any(after["fc_norm/scale"] != 1), "the base has no such norm"
 
 
 @pytest.mark.slow

@@ -64,8 +64,15 @@ def parse_fields(fields: Sequence[str]) -> dict[str, Any]:
 
 def build_classifier(config: NetworkOptions, *, image_size: int, channels: int, num_classes: int,
                      drop_path: float | None = None, dropout: float | None = None) -> ImageModel:
-    """The classifier that a configuration describes; ConfigError if it cannot be built."""
-    model = create_asked(config, create_model_or_fail(config.model), image_size=image_size, in_channels=channels,
+    """The classifier that a configuration describes; ConfigError if it cannot be built.
+
+    num_classes: 0 for an encoder.
+    """
+    bare = create_model_or_fail(config.model)
+    if bare.examples and not num_classes:
+        raise ConfigError(f"--model {config.model}: its first layer is made from training images and never learns, "
+                          "which only experiments.supervised does")
+    model = create_asked(config, bare, image_size=image_size, in_channels=channels,
                          num_classes=num_classes, drop_path=drop_path, dropout=dropout)
     check_model(model, config.model, (image_size, image_size, channels))
     return model

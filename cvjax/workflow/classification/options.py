@@ -108,8 +108,8 @@ class LoraConfig(AugmentationConfig):
     """Low-rank updates of a pre-trained network."""
 
     lora: int | None = None
-    """LoRA: the attention's kernels learn an update of this rank, the head learns whole, and all else stands still. It
-    takes a higher learning rate than all parameters do."""
+    """LoRA: the attention's kernels learn an update of this rank, the head and what the weights lack learn whole, and
+    all else stands still. It takes a higher learning rate than all parameters do."""
     lora_alpha: float | None = None
     """LoRA's updates are multiplied by this over the rank; by default it is the rank. To compare ranks, give all the
     same."""

@@ -1,8 +1,8 @@
 """Training that starts from learnt weights: freezing some, and a learning rate for each layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from cvjax.tasks.lora import Lora, adapted_kernels, lora_start, lora_task
 from cvjax.tasks.task import Task
 from cvjax.train.optim import head_scale, product, vit_layer_decay
 from cvjax.workflow.classification.options import LoraConfig
+from cvjax.workflow.config import config_errors
 
 Adapt = Callable[[Any, Any], Any]
 
@@ -40,14 +41,16 @@ def module_order(model: ImageModel) -> list[str]:
         return call(*arguments, **options)
 
     with nn.intercept_methods(noting):
-        names = ["/".join(path) for path in flatten_dict(_shapes(model))]
+        names = parameter_shapes(model)
     return [path for path in dict.fromkeys(paths) if path and any(name.startswith(path + "/") for name in names)]
 
 
-def _shapes(model: ImageModel) -> Any:
-    """The shapes of a model's parameters."""
+def parameter_shapes(model: ImageModel) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a model's parameters, by path; ConfigError for fields that do not go together."""
     size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, model.in_channels)))["params"]
+    with config_errors():
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, model.in_channels)))
+    return cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(shapes["params"], sep="/"))
 
 
 def frozen_parameters(freeze: str, model: ImageModel) -> Callable[[str], bool] | None:
@@ -100,16 +103,17 @@ def learning_rates(layer_decay: float, backbone_rate: float, model: ImageModel) 
     return product(*scales)
 
 
-def with_lora(config: LoraConfig, model: ImageModel, task: Task, adapt: Adapt | None
+def with_lora(config: LoraConfig, model: ImageModel, task: Task, adapt: Adapt | None, fresh: Collection[str] = ()
               ) -> tuple[Task, Adapt | None, float | None]:
     """The task and its start with the low-rank updates that a configuration asks for, and their alpha, None for none.
 
-    adapt: see `cvjax.workflow.prepared.prepare_training`. ConfigError if the model cannot have such updates.
+    adapt: see `cvjax.workflow.prepared.prepare_training`. fresh: paths of the parameters that the weights lack; they
+    learn whole, as the head does. ConfigError if the model cannot have such updates.
     """
     rank = config.lora
     if rank is None:
         return task, adapt, None
-    kernels = adapted_kernels(_shapes(model), config.lora_layers)
+    kernels = adapted_kernels(unflatten_dict(parameter_shapes(model), sep="/"), config.lora_layers)
     if not kernels:
         what = "attention kernels" if config.lora_layers == "attention" else "kernels of attention or of MLPs"
         raise ConfigError(f"--lora {rank}: a {type(model).__name__} has no {what}; it is for ViTs and Swins")
@@ -117,8 +121,11 @@ def with_lora(config: LoraConfig, model: ImageModel, task: Task, adapt: Adapt | 
     if rank > min(kernel.shape):
         raise ConfigError(f"--lora {rank}: it must be at most {min(kernel.shape)}, the rank that {'/'.join(path)} "
                           f"{kernel.shape} can have")
-    lora = Lora(rank, float(config.lora_alpha or rank), config.lora_layers, partial(is_head, model))
-    print(f"lora: {len(kernels)} kernels learn an update of rank {rank}, times {lora.alpha / rank:g}")
+    others = frozenset(path for path in fresh if not is_head(model, path))
+    lora = Lora(rank, float(config.lora_alpha or rank), config.lora_layers,
+                lambda path: path in others or is_head(model, path))
+    print(f"lora: {len(kernels)} kernels learn an update of rank {rank}, times {lora.alpha / rank:g}"
+          + f"; {', '.join(sorted(others))} learn whole, because the weights lack them" * bool(others))
     return lora_task(task, lora), adapt and lora_start(adapt, lora), lora.alpha
 
 

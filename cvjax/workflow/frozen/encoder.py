@@ -127,10 +127,7 @@ def encoder_of(run: Run) -> Encoder:
                        run.channels, run.preprocessing, run.config, run.origin)
     model = run.model.clone(num_classes=0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, run.channels)))
-    if "params" not in shapes:
-        raise ConfigError(f"{run.path} is a run of {run.experiment} with a {type(model).__name__}, which has no "
-                          "parameters without its head: there is no encoder in it")
-    params = {name: run.variables["params"][name] for name in shapes["params"]}
+    params = {name: run.variables["params"][name] for name in shapes.get("params", {})}  # none where all is head
     pool = model.pool if isinstance(model, VisionTransformer) else "token"
     return Encoder(run.experiment, model, run.variables | {"params": params}, pool, 1, size, run.channels,
                    run.preprocessing, run.config, run.origin)
