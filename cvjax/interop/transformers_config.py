@@ -244,7 +244,9 @@ def described(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], plac
     classifies = isinstance(classes_of, list) and any("ForImageClassification" in str(each) for each in classes_of)
     if weight is None and classifies and row.head is not None and "classifier.weight" not in arrays:
         raise ValueError(f"{place} names a classifier, but the weights have no {row.head}.weight")
-    classes = 0 if weight is None or weight.ndim == 0 else len(weight)
+    if weight is not None and weight.ndim == 0:
+        raise ValueError(f"{row.head}.weight beside {place} is one number, not a matrix")
+    classes = 0 if weight is None else len(weight)
     return Described(kind, network, classes, names_by_number(content.get("id2label"), classes, place), row.resize)
 
 
@@ -288,7 +290,7 @@ def differences(network: ImageModel, other: ImageModel) -> str:
         return f"{type(network).__name__} (not {type(other).__name__})"
     found, wanted = _compared(network), _compared(other)
     return ", ".join(f"{field} {value} (not {wanted[field]})" for field, value in found.items()
-                     if value != wanted[field])
+                     if value != wanted.get(field, value))
 
 
 def own_fields(network: ImageModel) -> dict[str, Any]:
@@ -375,9 +377,12 @@ def stated_images(content: Mapping[str, Any], place: str) -> dict[str, Any]:
 def stated_licence(readme: str) -> str:
     """The licence in a README's front matter, "" where it states none; of an "other" one, its name."""
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", readme, re.DOTALL)
-    stated = {}
-    for key in ("license", "license_name") if front else ():
+    if not front:
+        return ""
+
+    def stated(key: str) -> str:
         found = re.search(rf"^{key}:[ \t]*[\"']?([\w.+ -]{{1,60}}?)[\"']?[ \t]*(?:#.*)?$", front[1], re.MULTILINE)
-        stated[key] = found[1] if found else ""
-    said = stated.get("license", "")
-    return stated["license_name"] or said if said == "other" else said
+        return found[1] if found else ""
+
+    said = stated("license")
+    return stated("license_name") or said if said == "other" else said

@@ -58,7 +58,7 @@ class Run:
     @property
     def network_name(self) -> str:
         """The registered name that its configuration has for its network, or the closest one."""
-        given = self.config.get("model")
+        given = str(self.config.get("model"))
         known = given in list_models() and type(create_model(given)) is type(self.model)
         return given if known else name_of(self.model)
 

@@ -92,7 +92,7 @@ def test_a_description_of_no_network_is_one_line(published, tmp_path, fields, me
     config["cvjax"]["fields"] |= fields
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message) as error:
-        create_pretrained("vit_tiny_patch16_224", tmp_path)
+        create_pretrained(config["cvjax"]["name"], tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -103,4 +103,4 @@ def test_impossible_images_come_before_the_weights_are_laid_out(published, tmp_p
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(pretrained, "load_weights", None)
     with pytest.raises(ValueError, match="interpolation 'random'; allowed"):
-        create_pretrained("vit_tiny_patch16_224", tmp_path)
+        create_pretrained(config["cvjax"]["name"], tmp_path)
