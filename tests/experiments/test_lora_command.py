@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused(command, base, arguments, message, tmp_path):
 
 @pytest.mark.parametrize("pool, whole", [("token", {"head"}), ("avg", {"head", "fc_norm"})])
 def test_what_the_weights_lack_learns_whole(base, pool, whole):
-    run = prepare("supervised", [*MODEL, f"pool={pool}", "--pretrained", str(base), "--lora", "2", "--steps", "2"])
+    run = prepare("supervised", [*MODEL, f"pool={pool}", "--pretrained", str(base), "--lora", "2", "--steps", "20"])
     assert run.state.params.keys() == {"blocks", *whole}
 
 
