@@ -224,7 +224,8 @@ def test_processors_that_cannot_be_are_named(change: dict[str, Any], message: st
 
 
 def test_a_classifier_of_one_number_is_named(tmp_path: Path) -> None:
-    fails(write(tmp_path, "vit", classifier__weight=np.zeros((), np.float32)), r"^classifier.weight beside .* is one number, not a matrix$")
+    fails(write(tmp_path, "vit", classifier__weight=np.zeros((), np.float32)),
+          "^classifier.weight beside .* is one number, not a matrix$")
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
