@@ -13,8 +13,6 @@ CONFIG = "config.json"  # what is published beside the weights: their architectu
 WEIGHTS = "model.safetensors"
 _FILES = (WEIGHTS, "pytorch_model.bin")
 _SHARDED = tuple(f"{file}.index.json" for file in _FILES)  # beside weights that lie in several files
-
-
 _IN_PARTS = ("its weights lie in several files, by {}, which are not read here; put them into one: with transformers, "
              "load it and save_pretrained(FOLDER, max_shard_size='999GB')")
 

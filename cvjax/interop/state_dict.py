@@ -252,8 +252,8 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, np.n
 
     Weights that a checkpoint keeps under `state_dict`, `model` or `teacher` are found there; what lies beside
     them (optimizer state, options) is dropped. part: the name under which to look instead, such as DINO's `student` or
-    timm's `state_dict_ema`. `module.`, `_orig_mod.`, `model.` and
-    `timm_model.` before all names are left out.
+    timm's `state_dict_ema`. `module.`, `_orig_mod.`, `model.` and `timm_model.` before all names are left
+    out.
     Arrays may be read-only views. ValueError on a file of another kind, and on a `.pth` that asks for anything but
     tensors, numpy's numbers, containers and an argparse.Namespace.
     """

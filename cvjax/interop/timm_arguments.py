@@ -46,8 +46,9 @@ def _vit(model: VisionTransformer) -> Form:
     arguments = _renamed(
         model, patch_size="patch_size", width="embed_dim", depth="depth", heads="num_heads", mlp_ratio="mlp_ratio",
         registers="reg_tokens", pre_norm="pre_norm", qk_norm="qk_norm", qkv_bias="qkv_bias", layer_scale="init_values")
-    pooled = {"global_pool": model.pool, "class_token": model.class_token, "fc_norm": not model.normed_tokens}
-    arguments |= dict.fromkeys(("pool", "class_token", "fc_norm"), pooled)
+    if model.pool != "token+avg":  # which timm does not have
+        pooled = {"global_pool": model.pool, "class_token": model.class_token, "fc_norm": not model.normed_tokens}
+        arguments |= dict.fromkeys(("pool", "class_token", "fc_norm"), pooled)
     arguments |= {"prefix_positions": {"no_embed_class": not model.prefix_positions},
                   "position": {}}  # files hold fixed ones as if they were learned
     return Form(arguments, "patch_embed.proj", ["head", "head_dist"] if model.distilled else "head", fixed_size=True)

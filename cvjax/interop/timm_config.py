@@ -34,7 +34,7 @@ def timm_arguments(model: ImageModel, name: str) -> dict[str, Any] | None:
     form = form_of(model)
     own, usual = structure(model)[1], structure(base)[1]
     changed = [field for field in own if own[field] != usual[field] and field != "in_channels"]
-    if name in form.lacks or getattr(model, "pool", "") == "token+avg" or not form.arguments.keys() >= set(changed):
+    if name in form.lacks or not form.arguments.keys() >= set(changed):
         return None
     return {theirs: value for field in changed for theirs, value in form.arguments[field].items()}
 

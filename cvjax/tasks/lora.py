@@ -41,8 +41,7 @@ class Lora(NamedTuple):
     """What learns.
 
     rank: r, at least 1. alpha: A B is multiplied by alpha / r. layers: whose kernels learn an update, those of the
-    attention, or also those of the MLPs. is_whole(path): whether a parameter learns whole, as those of
-    the head do.
+    attention, or also those of the MLPs. is_whole(path): whether a parameter learns whole, as those of the head do.
     """
 
     rank: int
@@ -126,6 +125,6 @@ def _draw(params: Any, lora: Lora, rng: jax.Array) -> dict[Path, jax.Array]:
 def _split(variables: Any, updates: dict[Path, jax.Array], lora: Lora) -> dict[str, Any]:
     """A network's variables as what learns and what stands still."""
     params = _flat(variables["params"])
-    head = {path: leaf for path, leaf in params.items() if lora.is_whole("/".join(path))}
-    still = {path: leaf for path, leaf in params.items() if path not in head}
-    return {**variables, "params": unflatten_dict(head | updates), "frozen": {"params": unflatten_dict(still)}}
+    whole = {path: leaf for path, leaf in params.items() if lora.is_whole("/".join(path))}
+    still = {path: leaf for path, leaf in params.items() if path not in whole}
+    return {**variables, "params": unflatten_dict(whole | updates), "frozen": {"params": unflatten_dict(still)}}

@@ -40,7 +40,8 @@ def _finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in numbers])) if numbers else jnp.array(True)
 
 
-def _held(params: Any, frozen: Callable[[str], bool]) -> Any:
+def _without_gradients(params: Any, frozen: Callable[[str], bool]) -> Any:
+    """The same numbers; for frozen ones no gradient is formed."""
     return jax.tree.map(lambda path, x: jax.lax.stop_gradient(x) if frozen(path) else x, leaf_names(params), params)
 
 
@@ -65,7 +66,7 @@ def make_train_step(task: Any, optimizer: optax.GradientTransformation, *, accum
     steps can be, all as (sum, count).
     """
     def loss(params: Any, *inputs: Any) -> tuple[jax.Array, Any]:
-        return task.loss(params if frozen is None else _held(params, frozen), *inputs)
+        return task.loss(params if frozen is None else _without_gradients(params, frozen), *inputs)
 
     gradients_of = jax.value_and_grad(loss, has_aux=True)
 
