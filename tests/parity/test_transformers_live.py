@@ -253,14 +253,15 @@ def test_what_is_stored_is_what_they_write(transformers: ModuleType) -> None:
     assert make_transformers_names.content() == STORED
 
 
-def test_the_guides_example_for_those_who_come_from_flax(transformers: ModuleType, tmp_path: Path) -> None:
+def test_the_guides_example_for_those_who_come_from_flax(
+        transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a repository of a ViT-Ti of two blocks in the place of that on the hub."""
     import torch
 
-    from cvjax.models.registry import register
+    from cvjax.models import registry
     from cvjax.models.vit import TINY, VisionTransformer
 
-    register({"vit_docs_patch16_224": (VisionTransformer, TINY | dict(depth=2))})
+    monkeypatch.setitem(registry._MODELS, "vit_docs_patch16_224", (VisionTransformer, TINY | dict(depth=2)))
     guide = (Path(__file__).parents[2] / "docs/guides/weights.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```py\n(.*?)```", guide, re.S)
     theirs = network(transformers, "ViTForImageClassification", dict(
