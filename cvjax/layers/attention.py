@@ -9,7 +9,7 @@ from jax import lax
 
 from cvjax.layers.dense import Dense
 from cvjax.layers.initializers import TransformerInit, xavier_uniform
-from cvjax.layers.partition import spread
+from cvjax.layers.partition import is_spread, spread
 from cvjax.ops.attention import Implementation, attend
 from cvjax.ops.linear import linear
 from cvjax.ops.position import rotate
@@ -49,7 +49,15 @@ class QKV(nn.Module):
 
 
 def _one_product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q, k, v = jnp.moveaxis(linear(x, kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
+    """Cut into three columns, whose gradients are put side by side; with an axis of three they are padded and added.
+
+    Only whole heads can be shared out to devices, which need that axis.
+    """
+    if is_spread():
+        q, k, v = jnp.moveaxis(linear(x, kernel, bias), 2, 0)  # from (B, T, 3, heads, D / heads)
+        return q, k, v
+    columns = linear(x, kernel.reshape(len(kernel), -1), None if bias is None else bias.reshape(-1))
+    q, k, v = (part.reshape(*x.shape[:-1], *kernel.shape[2:]) for part in jnp.split(columns, 3, axis=-1))
     return q, k, v
 
 

@@ -27,14 +27,20 @@ def spread_axis(path: str) -> int | None:
     return next((axis for end, axis in RULES.items() if re.search(rf"/{end}$", path)), None)
 
 
+def is_spread(over: str = AXIS) -> bool:
+    """Whether there is a mesh axis `over`, so that `spread` does something."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return over in mesh.axis_names and mesh.axis_types[mesh.axis_names.index(over)] == AxisType.Auto
+
+
 def spread(x: jax.Array, axis: int, over: str = AXIS) -> jax.Array:
     """`x` with its `axis` spread over the mesh axis `over`, if there is one; its other axes stay as they are.
 
     Raises ValueError if the length of the mesh axis does not divide that of `axis`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if over not in mesh.axis_names or mesh.axis_types[mesh.axis_names.index(over)] != AxisType.Auto:
+    if not is_spread(over):
         return x
+    mesh = jax.sharding.get_abstract_mesh()
     if x.shape[axis] % mesh.shape[over]:
         raise ValueError(f"mesh axis {over}={mesh.shape[over]} must divide the {x.shape[axis]} "
                          f"{'heads or channels' if over == AXIS else 'examples'} that are to be spread: "

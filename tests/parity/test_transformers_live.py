@@ -258,10 +258,10 @@ def test_the_guides_example_for_those_who_come_from_flax(
     """With a repository of a ViT-Ti of two blocks in the place of that on the hub."""
     import torch
 
-    from cvjax.models import registry
+    from cvjax.models.registry import _MODELS
     from cvjax.models.vit import TINY, VisionTransformer
 
-    monkeypatch.setitem(registry._MODELS, "vit_docs_patch16_224", (VisionTransformer, TINY | dict(depth=2)))
+    monkeypatch.setitem(_MODELS, "vit_docs_patch16_224", (VisionTransformer, TINY | dict(depth=2)))
     guide = (Path(__file__).parents[2] / "docs/guides/weights.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```py\n(.*?)```", guide, re.S)
     theirs = network(transformers, "ViTForImageClassification", dict(
