@@ -103,7 +103,8 @@ def _weighted_mean(scores: jax.Array, values: jax.Array) -> jax.Array:
 def _weighted_mean_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
                        ) -> tuple[jax.Array, jax.Array]:
     (scores, values), (scores_dot, values_dot) = primals, tangents
-    weights = jax.nn.softmax(scores).astype(values.dtype)
+    # Without the barrier, XLA keeps the float32 scores for the backward pass and computes the weights again from them.
+    weights = lax.optimization_barrier(jax.nn.softmax(scores).astype(values.dtype))
     result = _mean(weights, values)
     moved = weights.astype(jnp.float32) * scores_dot
     shift = moved.sum(axis=-1, keepdims=True) * result.astype(jnp.float32)  # (B, heads, T, D)
