@@ -93,7 +93,7 @@ def _fitting(prepared: Any, target: Any, mode: str, cache: Path, absent: Any, *,
         path.parent.mkdir(parents=True, exist_ok=True)
         begin, error, peak, argument, counted = time.perf_counter(), None, 0, 0, None
         try:
-            compiled = lowered.compile()
+            compiled = absent.compile_for_absent(lowered)
             memory = compiled.memory_analysis()
             peak, argument = memory.peak_memory_in_bytes, memory.argument_size_in_bytes
             counted = (compiled.cost_analysis() or {}).get("flops")

@@ -127,6 +127,20 @@ def absent_devices(target: Target) -> list[Any]:
                                              **options).devices)
 
 
+def compile_for_absent(lowered: Any) -> Any:
+    """The compiled program of `jax.jit(...).lower(...)` for absent devices.
+
+    XLA chooses the tiles of Triton's products by trying them on the card. Without one it finds none for some products in
+    float32, such as those of a resize; then the program is compiled without Triton's products.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as problem:
+        if "output tile sizes" not in str(problem):
+            raise
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+
+
 @contextlib.contextmanager
 def as_on(target: Target) -> Iterator[None]:
     """Let JAX and cvjax answer as on a machine with the target: the backend's name, and cuDNN's for one of CARDS."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cvjax.errors import ConfigError
 from cvjax.train.layout import Layout
 from cvjax.train.mesh import MeshEngine
+from cvjax.workflow.absent_devices import compile_for_absent
 from cvjax.workflow.prepared import Prepared
 
 
@@ -34,6 +35,6 @@ def compiled_peak(prepared: Prepared[Any], layout: Layout, devices: Sequence[Any
     engine = MeshEngine(devices=devices, layout=layout)
     lowered = engine.compile_step(prepared.step, prepared.state).lower(prepared.state, prepared.batch)
     try:
-        return lowered.compile().memory_analysis().peak_memory_in_bytes
+        return compile_for_absent(lowered).memory_analysis().peak_memory_in_bytes
     except jax.errors.JaxRuntimeError as problem:
         raise ConfigError(f"the step does not compile: {str(problem).strip().splitlines()[0]}") from None

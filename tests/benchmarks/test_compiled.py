@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+from typing import Any
 
+import jax
 import pytest
 
 from benchmarks.compiled import config, measure
@@ -11,7 +13,7 @@ from benchmarks.compiled.hlo import parse, sizes
 from benchmarks.compiled.report import Row, differences, markdown, text
 from benchmarks.compiled.worker import Facts
 from cvjax.errors import ConfigError
-from cvjax.workflow.absent_devices import Target, missing_compiler, parse_target
+from cvjax.workflow.absent_devices import Target, compile_for_absent, missing_compiler, parse_target
 
 ABBREVIATED = """HloModule jit_step, is_scheduled=true
 
@@ -149,3 +151,22 @@ def test_a_step_compiles_for_a_device_that_is_not_here(name, tmp_path, capsys):
     stored = list((tmp_path / "cache").iterdir())
     measure.run(wanted)
     assert sorted(stored) == sorted((tmp_path / "cache").iterdir()), "compiled once"
+
+
+def test_a_program_for_which_triton_finds_no_tiles_is_compiled_without_it() -> None:
+    asked: list[Any] = []
+
+    class Lowered:
+        def __init__(self, problem: str) -> None:
+            self.problem = problem
+
+        def compile(self, compiler_options: dict[str, Any] | None = None) -> str:
+            asked.append(compiler_options)
+            if compiler_options is None:
+                raise jax.errors.JaxRuntimeError(self.problem)
+            return "compiled"
+
+    assert compile_for_absent(Lowered("INTERNAL: Couldn't find output tile sizes that satisfy hlo")) == "compiled"
+    assert asked == [None, {"xla_gpu_enable_triton_gemm": False}]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        compile_for_absent(Lowered("RESOURCE_EXHAUSTED: out of memory"))
