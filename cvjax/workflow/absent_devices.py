@@ -130,8 +130,8 @@ def absent_devices(target: Target) -> list[Any]:
 def compile_for_absent(lowered: Any) -> Any:
     """The compiled program of `jax.jit(...).lower(...)` for absent devices.
 
-    XLA chooses the tiles of Triton's products by trying them on the card. Without one it finds none for some products in
-    float32, such as those of a resize; then the program is compiled without Triton's products.
+    XLA chooses the tiles of Triton's products by trying them on the card. Without one it finds none for some products
+    in float32, such as those of a resize; then the program is compiled without Triton's products.
     """
     try:
         return lowered.compile()
