@@ -4,8 +4,8 @@
 first, then an experiment with its preset and options. Nothing is computed or written. Memory is what the device's
 own compiler needs, where that is installed (`pip install ".[compile-gpu]"` or `".[compile-tpu]"`), and else reckoned
 from the step's trace, mostly within 15 % of it. Unless --data is given, a
-preset's data set on disk is replaced by as many blank pictures as ImageNet has (for segment and detect: by scenes of
-digits). `--lower tpu cuda rocm` also lowers the step.
+preset's data set on disk is replaced by as many blank pictures as ImageNet has (CIFAR-10 by as many as it has; for
+segment and detect: by scenes of digits). `--lower tpu cuda rocm` also lowers the step.
 """
 
 import dataclasses

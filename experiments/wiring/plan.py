@@ -33,6 +33,7 @@ class Room(NamedTuple):
 
 BLANK: Mapping[str, str] = dict.fromkeys(("segment", "detect"), "scenes:256,1,32")  # replaces a preset's data set
 IMAGENET = "blank:1281167,256,1000"
+CIFAR10 = "blank:50000,32,10"
 
 
 def prepare(experiment: str, arguments: Sequence[str], room: Room | None = None) -> Prepared[Any]:
@@ -45,7 +46,11 @@ def prepare(experiment: str, arguments: Sequence[str], room: Room | None = None)
     config, name = parse(options, module.Config, module.PRESETS, module.__doc__ or "", arguments)
     given = {argument.split("=")[0] for argument in arguments}
     if config.data.partition(":")[0] in ("tfds", "folder", "voc", "coco") and "--data" not in given:
-        config = dataclasses.replace(config, data=BLANK.get(experiment, IMAGENET), data_cache=False)
+        small = "cifar10" in config.data
+        if small and getattr(config, "image_size", 0) is None:  # that of the pictures, which blank ones do not tell
+            config = dataclasses.replace(config, image_size=32)
+        blank = CIFAR10 if small else BLANK.get(experiment, IMAGENET)
+        config = dataclasses.replace(config, data=blank, data_cache=False)
     # A plan does not depend on the contents of the run's folder, and it describes jit even for pmap.
     with tempfile.TemporaryDirectory() as nowhere:
         config = dataclasses.replace(config, dry_run=True, parallel="jit", run_dir=str(Path(nowhere) / name))

@@ -118,6 +118,11 @@ def test_data_given_in_either_form_are_those_planned_for(capsys):
     assert "data blank:64,32,7: 64 training and 2 test images, 7 classes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("experiment", "name"), [("simsiam_pretrain", "global"), ("mae_pretrain", "image")])
+def test_a_preset_of_cifar10_is_planned_for_its_pictures(experiment, name):
+    assert prepare(experiment, ["cifar10"]).batch[name].shape[-3:] == (32, 32, 3)
+
+
 @pytest.mark.parametrize("device", ["b200", "mi300x", "tpu_v3"])
 def test_devices_without_a_compiler_are_planned_for(device, capsys):
     plan.run(plan.Config(device=device, devices=1, compile=False), [*TINY_VIT])
